@@ -1,0 +1,9 @@
+/* agrad.h - the front door. Read the headers it includes in this order. */
+#ifndef AGRAD_H
+#define AGRAD_H
+#include "core/base.h"
+#include "core/tensor.h"
+#include "core/random.h"
+#include "core/memory.h"
+#include "ops/ops.h"
+#endif

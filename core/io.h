@@ -1,0 +1,34 @@
+/* core/io.h - the one place that opens files. Reads are whole or mapped; writes replace atomically. */
+#ifndef AG_IO_H
+#define AG_IO_H
+#include "core/base.h"
+AG_BEGIN_DECLS
+
+/* A file mapped for reading, in the innermost scope. data[size] is readable only if size > 0; an empty file has
+ * data "" . Fails, naming path and reason: missing, folder, not readable. */
+typedef struct { const char *data; int64_t size; } ag_bytes;
+ag_bytes ag_read_file_(const char *at, const char *path);
+#define ag_read_file(path) ag_read_file_(AG_HERE, path)
+
+/* A file being replaced: written beside the target as PATH.tmp-<pid>, fsynced, renamed over it by ag_file_commit, the
+ * folder fsynced. Until then the old file is whole; a failure or the end of the scope without commit removes the
+ * temporary. Every failed write names path, bytes needed and the reason. */
+typedef struct ag_file ag_file;
+ag_file *ag_file_create_(const char *at, const char *path);
+void ag_file_write(ag_file *f, const void *data, int64_t size);
+void ag_file_printf(ag_file *f, const char *fmt, ...) AG_PRINTF(2, 3);
+void ag_file_commit(ag_file *f);
+#define ag_file_create(path) ag_file_create_(AG_HERE, path)
+
+bool ag_file_exists(const char *path);
+bool ag_is_folder(const char *path);
+
+/* An append-only text file (logs): opened for appending or truncated, flushed after each line. */
+typedef struct ag_log ag_log;
+ag_log *ag_log_open_(const char *at, const char *path, bool append);
+void ag_log_printf(ag_log *l, const char *fmt, ...) AG_PRINTF(2, 3);
+void ag_log_close(ag_log *l);
+#define ag_log_open(path, append) ag_log_open_(AG_HERE, path, append)
+
+AG_END_DECLS
+#endif

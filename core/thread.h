@@ -1,0 +1,13 @@
+/* core/thread.h - how kernels use several cores. */
+#ifndef AG_THREAD_H
+#define AG_THREAD_H
+#include "core/base.h"
+AG_BEGIN_DECLS
+
+/* Runs body(begin, end, arg) over [0, n) on up to ag_threads() threads when n * cost (rough ns per item) is worth
+ * waking them; pieces are cut at multiples of `grain`. The cut depends on n alone, never on the number of threads,
+ * wherever a result could. Inside a body no ag_fail and no tensors. */
+void ag_parallel(int64_t n, int64_t grain, double cost, void (*body)(int64_t begin, int64_t end, void *arg), void *arg);
+
+AG_END_DECLS
+#endif
