@@ -30,7 +30,8 @@ tests    := $(wildcard tests/test_*.c)
 objects  := $(sources:%=$(out)/%.o)
 lib      := $(out)/libagrad.a
 
-.PHONY: all test clean
+.PHONY: all lib test clean
+lib: $(lib)
 all: $(lib) $(tests:tests/%.c=$(out)/tests/%)
 
 test: all
