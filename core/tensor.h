@@ -25,6 +25,10 @@ struct ag_tensor {              /* read freely; write through functions */
     void *data;                 /* first element: host memory on AG_CPU, device memory on AG_CUDA, NULL on AG_META */
     ag_tensor *grad;            /* same shape; NULL before the first backward */
     struct ag_rows *rows;       /* row gradients gathered since the last reset (sparse_grad only) */
+    /* An op that reads single rows of a sparse_grad parameter (embedding, dot_bias) calls this first when it is not NULL:
+     * a lazy optimizer brings these rows up to date. ids: i64; column: ids[:, column] of i64[B, C], or -1 for all. */
+    void (*before_read)(ag_tensor *param, const ag_tensor *ids, int column, void *ctx);
+    void *before_read_ctx;
     ag_node *node;              /* how it was made; NULL for a leaf */
     ag_storage *storage;
     const char *name;           /* parameter's path, or NULL */
