@@ -258,8 +258,8 @@ typedef struct { char unset_; int64_t users, items, ratings; uint64_t seed; } da
  * user, popularity by a power law) from known factors, as a table user,item,rating,time,title. */
 #define data_synthetic(...) ag_data_synthetic_(AG_HERE, AG_OPTS0(data_synthetic_opts, __VA_ARGS__))
 data_table *ag_data_synthetic_(const char *at, data_synthetic_opts opts) AG_PURE;
-/* What the generator rounds, after N(0, 0.7) noise, to a rating: 3.53 + user bias + item bias + <5 factors, 5 factors>; the
- * mean squared error of a perfect model is a little above 0.49. user, item count from 1. */
+/* What the generator rounds, after N(0, 0.85) noise, to a rating: 3.53 + user bias + item bias + <5 factors, 5 factors>;
+ * a perfect model's mean squared error is near 0.85^2 + 1/12, less what the ends 1 and 5 cut. user, item from 1. */
 #define data_synthetic_score ag_data_synthetic_score
 double ag_data_synthetic_score(int64_t user, int64_t item, uint64_t seed);
 /* Any number of ratings quickly, pairs may come twice: for benchmarks. A table user,item,rating. */
