@@ -39,7 +39,8 @@ const char *ag_data_text_printf(const char *fmt, ...)
 {
     va_list args;
     va_start(args, fmt);
-    const int n = vsnprintf(NULL, 0, fmt, args);
+    char probe[1];
+    const int n = vsnprintf(probe, sizeof probe, fmt, args);
     va_end(args);
     char *s = ag_alloc(n + 1, 1);
     ag_defer(ag_free, s);

@@ -39,7 +39,7 @@ const char *ag_data_type_name(data_type type);
 const char *ag_data_place(const data_table *t, int64_t row, const data_column *c);
 /* At most 40 bytes of a cell in quotes, control characters as "?", then its length; in the innermost scope. */
 const char *ag_data_show(const char *cell, int64_t len);
-const char *ag_data_text_printf(const char *fmt, ...) AG_PRINTF(1, 2);      /* a string in the innermost scope */
+const char *ag_data_text_printf(const char *fmt, ...) AG_PRINTF(1, 2) __attribute__((nonnull(1)));      /* a string in the innermost scope */
 
 const char *ag_data_float_text(double f);           /* shortest of 15 .. 17 digits that reads back; NaN is "" */
 
