@@ -24,7 +24,7 @@ ifneq ($(wildcard /usr/include/dnnl.h /usr/include/oneapi/dnnl/dnnl.h),)
   LDLIBS   += -ldnnl
 endif
 
-sources  := $(wildcard core/*.c ops/*.c nn/*.c optim/*.c data/*.c models/*.c)
+sources  := $(wildcard core/*.c ops/*.c nn/*.c optim/*.c data/*.c models/*.c) cuda/stub.c
 examples := $(wildcard examples/*/main.c)
 tests    := $(wildcard tests/test_*.c)
 objects  := $(sources:%=$(out)/%.o)

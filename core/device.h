@@ -1,0 +1,50 @@
+/* core/device.h - the device table: what the engine needs from a place where tensors can live.
+ *
+ *     const ag_device_ops *d = ag_device_table(AG_CUDA);       fails, saying why, where there is no GPU
+ *     d->copy_in(t->data, host, bytes);
+ *
+ * Work on a device is queued in order; only copy_out and sync wait. Kernels are in the op table (ops/op.h), so
+ * nothing but this header and that table leads into cuda/. A build without nvcc has cuda/stub.c in its place. */
+#ifndef AG_DEVICE_H
+#define AG_DEVICE_H
+#include "core/tensor.h"
+AG_BEGIN_DECLS
+
+typedef struct {
+    int64_t total, free;            /* bytes of the device, all processes counted */
+    int64_t in_use, peak, cached;   /* of this process: held by tensors, largest so far, kept for reuse */
+    int64_t system_calls;           /* how often the driver was asked for memory */
+} ag_device_memory;
+
+typedef struct {
+    const char *name;
+    /* Called once, before anything else. False: the device cannot be used; `why` then names the missing part, what
+     * it is for and what goes on without it. */
+    bool (*init)(char *why, size_t size);
+    /* Uninitialised memory, 256-byte aligned, from a cache of freed blocks; NULL when there is no more. A block freed
+     * while queued work still reads it is only handed to later work. (NULL on the CPU: core/memory.c) */
+    void *(*alloc)(size_t bytes);
+    void (*free)(void *p);
+    void (*trim)(void);             /* gives cached blocks back to the driver */
+    void (*memory)(ag_device_memory *m);
+    /* host -> device (the host buffer may be reused at once), device -> host (waits), device -> device */
+    void (*copy_in)(void *dst, const void *host, size_t bytes);
+    void (*copy_out)(void *host, const void *src, size_t bytes);
+    void (*copy)(void *dst, const void *src, size_t bytes);
+    /* dst[..] = src[..], dst[..] += src[..] (f32, bf16) and dst[..] = value: tensors of this device and of one shape,
+     * any strides, any two dtypes (to integers rounds toward zero). NULL on the CPU: core/tensor.c does it. */
+    void (*assign)(ag_tensor *dst, const ag_tensor *src);
+    void (*add)(ag_tensor *dst, const ag_tensor *src);
+    void (*fill)(ag_tensor *dst, double value);
+    void (*sync)(void);             /* waits for all queued work; fails with what went wrong in it */
+} ag_device_ops;
+
+/* The entry of a device, initialised. Fails, saying why, when the device cannot be used. */
+const ag_device_ops *ag_device_table(ag_device device);
+/* Whether AG_CUDA can be used; when not, `why` (may be NULL) says what is missing. */
+bool ag_cuda_available(char *why, size_t size);
+
+extern const ag_device_ops ag_cuda_device;      /* cuda/device.cu or cuda/stub.c */
+
+AG_END_DECLS
+#endif
