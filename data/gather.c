@@ -1,67 +1,76 @@
 /* data/gather.c - drawing samples: the permutation, and copying records into a batch. */
+#include <math.h>
 #include <string.h>
 #include "core/random.h"
 #include "data/set.h"
 
 /* ---- the permutation --------------------------------------------------------------------------------------------------------- */
 
-enum { ROUNDS = 8, BLOCK = 256 };
+enum { BLOCK = 256 };
 
 data_permutation ag_data_permutation(int64_t n, uint64_t seed, uint64_t stream)
 {
-    data_permutation p = { .n = (uint64_t)n };
-    int bits = 2;
-    while (bits < 63 && (UINT64_C(1) << bits) < p.n) bits++;
-    p.left = bits / 2;
-    p.right = bits - p.left;
-    for (int k = 0; k < ROUNDS; k += 4) {
+    data_permutation p = { .n = (uint64_t)n, .left = (uint32_t)sqrt((double)n) + 1 };
+    p.right = (uint32_t)((p.n + p.left - 1) / p.left);
+    for (int k = 0; k < 2; k++) {
         const ag_philox4 r = ag_philox(seed, stream, (uint64_t)k);
-        memcpy(p.key + k, r.v, sizeof r.v);
+        memcpy(p.key + 4 * k, r.v, sizeof r.v);
     }
     return p;
 }
 
-static inline uint32_t mix(uint32_t x)          /* "lowbias32" of C. Wellons' hash prospector */
+/* 0 .. below-1 from x: two rounds of C. Wellons' "lowbias32", of whose bits the high ones count. */
+static inline uint32_t hash_below(uint32_t x, uint32_t below)
 {
     x = (x ^ (x >> 16)) * 0x7FEB352Du;
     x = (x ^ (x >> 15)) * 0x846CA68Bu;
-    return x ^ (x >> 16);
+    return (uint32_t)((uint64_t)x * below >> 32);
 }
 
-/* Halves of `left` and `right` bits; each round replaces one half by its xor with a hash of the other. */
+static inline uint32_t add_modulo(uint32_t a, uint32_t b, uint32_t m) { return a + b >= m ? a + b - m : a + b; }
+
+/* Each round adds a hash of one half to the other. */
 static inline void feistel(const data_permutation *p, uint32_t *left, uint32_t *right)
 {
-    const uint32_t ml = (uint32_t)((UINT64_C(1) << p->left) - 1), mr = (uint32_t)((UINT64_C(1) << p->right) - 1);
     uint32_t l = *left, r = *right;
-    for (int k = 0; k < ROUNDS; k += 2) {
-        l ^= mix(r ^ p->key[k]) & ml;
-        r ^= mix(l ^ p->key[k + 1]) & mr;
+    for (int k = 0; k < 8; k += 2) {
+        l = add_modulo(l, hash_below(r + p->key[k], p->left), p->left);
+        r = add_modulo(r, hash_below(l + p->key[k + 1], p->right), p->right);
     }
     *left = l;
     *right = r;
 }
 
+/* The digits of v .. v + m-1. */
+static void split_digits(const data_permutation *p, uint64_t v, int m, uint32_t *l, uint32_t *r)
+{
+    const uint32_t right = p->right, first_l = (uint32_t)(v / right), first_r = (uint32_t)(v % right);
+    for (int i = 0; i < m; i++) {
+        const uint32_t x = first_r + (uint32_t)i, carry = right < BLOCK ? x / right : x >= right;
+        l[i] = first_l + carry;
+        r[i] = x - carry * right;
+    }
+}
+
 void ag_data_permute(const data_permutation *perm, int64_t begin, int64_t n, int64_t *out)
 {
     const data_permutation p = *perm;
-    const uint64_t mr = (UINT64_C(1) << p.right) - 1;
+    uint32_t l[BLOCK], r[BLOCK];
     for (int64_t done = 0; done < n; done += BLOCK) {
         const int m = n - done < BLOCK ? (int)(n - done) : BLOCK;
-        uint32_t l[BLOCK], r[BLOCK];
-        for (int i = 0; i < m; i++) {
-            const uint64_t v = (uint64_t)(begin + done + i);
-            l[i] = (uint32_t)(v >> p.right);
-            r[i] = (uint32_t)(v & mr);
-        }
+        split_digits(&p, (uint64_t)(begin + done), m, l, r);
         for (int i = 0; i < m; i++) feistel(&p, &l[i], &r[i]);
+        uint64_t outside = 0;
         for (int i = 0; i < m; i++) {
-            uint64_t v = (uint64_t)l[i] << p.right | r[i];
-            while (v >= p.n) {
-                feistel(&p, &l[i], &r[i]);
-                v = (uint64_t)l[i] << p.right | r[i];
-            }
-            out[done + i] = (int64_t)v;
+            out[done + i] = (int64_t)((uint64_t)l[i] * p.right + r[i]);
+            outside |= p.n - 1 - (uint64_t)out[done + i];
         }
+        if (!(outside >> 63)) continue;         /* left right is hardly more than n: one in sqrt(n) walks on */
+        for (int i = 0; i < m; i++)
+            while ((uint64_t)out[done + i] >= p.n) {
+                feistel(&p, &l[i], &r[i]);
+                out[done + i] = (int64_t)((uint64_t)l[i] * p.right + r[i]);
+            }
     }
 }
 

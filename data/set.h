@@ -31,9 +31,9 @@ int64_t ag_data_field_bytes(const data_field *f);       /* of one sample outside
 /* Writes the samples index[0 .. n-1] to x and y. */
 void ag_data_gather(const data_set *s, const int64_t *index, int64_t n, uint64_t key, void *x, void *y);
 
-/* A bijection of 0 .. n-1 computed element by element: a Feistel network of 8 rounds over the smallest power of two >= n,
- * walked until it lands inside (Black and Rogaway 2002). A function of (n, seed, stream) alone. */
-typedef struct { uint64_t n; int left, right; uint32_t key[8]; } data_permutation;
+/* A bijection of 0 .. n-1 computed element by element: a Feistel network of 8 rounds on the two digits of i in a mixed radix
+ * left x right >= n, walked until it lands inside (Black and Rogaway 2002). A function of (n, seed, stream) alone. */
+typedef struct { uint64_t n; uint32_t left, right, key[8]; } data_permutation;
 data_permutation ag_data_permutation(int64_t n, uint64_t seed, uint64_t stream);
 void ag_data_permute(const data_permutation *p, int64_t begin, int64_t n, int64_t *out);      /* of begin .. begin+n-1 */
 #endif
