@@ -95,8 +95,8 @@ void ag_optim_zero_grad(optim *opt);
  * the batch are merged first, so row gradients give the dense gradient's norm. (torch's clip_grad_norm_) */
 #define optim_clip_norm(opt, max) ag_optim_clip_norm_(AG_HERE, opt, max)
 double ag_optim_clip_norm_(const char *at, optim *opt, double max);
-/* Lazy rows make up for their missed steps, in all tables: before saving, or before a table is read whole. Cheap when
- * nothing is behind. */
+/* Lazy rows make up for their missed steps, in all tables: to be called before a table is saved, read whole or
+ * overwritten. Cheap when nothing is behind. */
 #define optim_flush ag_optim_flush
 void optim_flush(optim *opt);
 
@@ -135,6 +135,9 @@ ag_named ag_optim_state_at_(const char *at, optim *opt, int64_t i);
  * shape. optim_steps is the largest of the parameters' steps afterwards. */
 #define optim_load_state(opt, f, prefix) ag_optim_load_state_(AG_HERE, opt, f, prefix)
 void ag_optim_load_state_(const char *at, optim *opt, const ag_safetensors *f, const char *prefix);
+/* To be called after the state tensors were written by other means (ag_copy): optim_steps and the lazy rows follow. */
+#define optim_refresh ag_optim_refresh
+void optim_refresh(optim *opt);
 /* As if nothing had been trained: moments and steps zero. */
 #define optim_reset ag_optim_reset
 void optim_reset(optim *opt);

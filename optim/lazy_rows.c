@@ -1,0 +1,129 @@
+/* optim/lazy_rows.c - the rows of lazily stepped tables: bringing them up to date, all or those about to be read. */
+#include <math.h>
+#include "optim/state.h"
+
+#ifdef AG_F64
+#define SQRT sqrt
+#else
+#define SQRT sqrtf
+#endif
+
+/* Row id from step `last` to the clock's now. */
+static void catch_up(const optim_param *p, int64_t id, int32_t last, int64_t width, real eps)
+{
+    const optim_gap k = ag_optim_clock_gap(p->clock, last);
+    real *restrict w = (real *)p->t->data + id * width;
+    real *restrict m = (real *)p->slot[0]->data + id * width;
+    real *restrict v = (real *)p->slot[1]->data + id * width;
+#pragma omp simd
+    for (int64_t i = 0; i < width; i++) {
+        const real x = SQRT(v[i]) * k.q, over = 1 / (x + eps), rho = x * over;
+        const real sum = k.c[0] + rho * (k.c[1] + rho * (k.c[2] + rho * (k.c[3] + rho * k.c[4])));
+        w[i] = k.decay * (w[i] - m[i] * (sum * over));
+        m[i] *= k.p1;
+        v[i] *= k.p2;
+    }
+}
+
+typedef struct {
+    const optim_param *p;
+    const int64_t *ids;                 /* NULL: every row */
+    int64_t stride, width, rows;
+    int32_t now;
+    real eps;
+} touch_job;
+
+enum { AHEAD = 6 };                     /* rows asked for before they are needed: tables are larger than the caches */
+
+static void prefetch(const touch_job *j, int64_t id)
+{
+    for (int64_t c = 0; c < j->width; c += (int64_t)(64 / sizeof(real))) {
+        __builtin_prefetch((real *)j->p->t->data + id * j->width + c, 1);
+        __builtin_prefetch((real *)j->p->slot[0]->data + id * j->width + c, 1);
+        __builtin_prefetch((real *)j->p->slot[1]->data + id * j->width + c, 1);
+    }
+}
+
+enum { CLAIMS = 256 };
+
+typedef struct { int64_t id; int32_t before; } claim;
+
+/* Ids repeat; of the threads that meet a row, the one that swaps its step for now brings it up to date. Rows are claimed
+ * some hundred at a time, because the swap waits for all stores before it. Ids out of range are reported by the op. */
+static int claim_rows(const touch_job *j, int64_t begin, int64_t end, claim *to)
+{
+    int32_t *last = j->p->last;
+    int n = 0;
+    for (int64_t i = begin; i < end; i++) {
+        const int64_t id = j->ids ? j->ids[i * j->stride] : i;
+        if (id < 0 || id >= j->rows || __atomic_load_n(last + id, __ATOMIC_RELAXED) == j->now) continue;
+        const int32_t before = __atomic_exchange_n(last + id, j->now, __ATOMIC_RELAXED);
+        if (before != j->now) to[n++] = (claim){ id, before };
+    }
+    return n;
+}
+
+static void touch_rows(int64_t begin, int64_t end, void *arg)
+{
+    const touch_job *j = arg;
+    claim rows[CLAIMS];
+    for (int64_t i = begin; i < end; i += CLAIMS) {
+        const int n = claim_rows(j, i, i + CLAIMS < end ? i + CLAIMS : end, rows);
+        for (int k = 0; k < AHEAD && k < n; k++) prefetch(j, rows[k].id);
+        for (int k = 0; k < n; k++) {
+            if (k + AHEAD < n) prefetch(j, rows[k + AHEAD].id);
+            catch_up(j->p, rows[k].id, rows[k].before, j->width, j->eps);
+        }
+    }
+}
+
+void ag_optim_lazy_touch(optim_param *p, int64_t n, const int64_t *ids, int64_t stride)
+{
+    const int64_t rows = p->t->shape[0];
+    if (p->clock->now == p->clock->base || rows == 0) return;
+    touch_job j = { p, ids, stride, ag_numel(p->t) / rows, rows, (int32_t)p->clock->now, (real)p->opt->eps };
+    ag_parallel(n, 64, 10 + 0.5 * (double)j.width, touch_rows, &j);
+}
+
+void ag_optim_lazy_catch_up(optim_param *p)
+{
+    ag_optim_lazy_touch(p, p->t->shape[0], NULL, 0);
+}
+
+/* ids[..., column] of i64[B, C], or all of them. */
+static void before_read(ag_tensor *t, const ag_tensor *ids, int column, void *ctx)
+{
+    optim_param *p = ctx;
+    if (ids->device != AG_CPU || t->device != AG_CPU) return;
+    const int64_t *v = ids->data;
+    if (column >= 0) {
+        ag_optim_lazy_touch(p, ids->shape[0], v + column * ids->stride[1], ids->stride[0]);
+    } else if (ag_is_contiguous(ids)) {
+        ag_optim_lazy_touch(p, ag_numel(ids), v, 1);
+    } else if (ids->ndim == 1) {
+        ag_optim_lazy_touch(p, ids->shape[0], v, ids->stride[0]);
+    } else {
+        ag_optim_lazy_catch_up(p);
+    }
+}
+
+void ag_optim_lazy_start(optim_param *p)
+{
+    const int64_t rows = p->t->shape[0];
+    if (!p->last) p->last = ag_alloc(rows ? rows : 1, sizeof *p->last);
+    for (int64_t i = 0; i < rows; i++) p->last[i] = (int32_t)p->clock->now;
+    p->lazy = true;
+    p->t->before_read = before_read;
+    p->t->before_read_ctx = p;
+}
+
+void ag_optim_lazy_stop(optim_param *p)
+{
+    if (!p->lazy) return;
+    ag_optim_lazy_catch_up(p);
+    p->lazy = false;
+    p->t->before_read = NULL;
+    p->t->before_read_ctx = NULL;
+    ag_free(p->last);
+    p->last = NULL;
+}

@@ -1,0 +1,330 @@
+/* optim/optim.c - one step: which parameters take part, the dense ones in one pass over all of them, rows, clocks. */
+#include <math.h>
+#include <string.h>
+#include "optim/state.h"
+
+/* ---- hyper-parameters of a parameter's next step ---------------------------------------------------------------------- */
+
+static int64_t *steps_of(const optim_param *p)
+{
+    return p->step->data;
+}
+
+optim_hyper ag_optim_hyper(const optim_param *p)
+{
+    const optim *o = p->opt;
+    const optim_group *g = &o->group[p->group];
+    const double wd = g->no_decay || !p->decays ? 0 : g->weight_decay ? g->weight_decay : o->weight_decay;
+    return (optim_hyper){ .lr = o->lr[p->group] * (g->lr_mult ? g->lr_mult : 1), .wd = wd, .beta1 = o->beta1,
+                          .beta2 = o->beta2, .eps = o->eps, .t = *steps_of(p) + 1, .fastai = o->fastai };
+}
+
+optim_scalars ag_optim_scalars(const optim_param *p)
+{
+    const optim *o = p->opt;
+    const optim_hyper h = ag_optim_hyper(p);
+    optim_scalars s = { .scale = (real)o->clip, .lr = (real)h.lr, .decay = (real)(o->l2 ? 1 : 1 - h.lr * h.wd),
+                        .l2 = (real)(o->l2 ? h.wd : 0), .beta1 = (real)h.beta1, .beta2 = (real)h.beta2 };
+    o->rule->scalars(&h, &s);
+    return s;
+}
+
+/* ---- the dense pass ------------------------------------------------------------------------------------------------------ */
+
+typedef struct { const optim_segment *seg; int n; optim_kernel kernel; } dense_job;
+
+static void step_segments(int64_t begin, int64_t end, void *arg)
+{
+    const dense_job *j = arg;
+    int lo = 0, hi = j->n - 1;
+    while (lo < hi) {                   /* the last segment that begins at or before `begin` */
+        const int mid = (lo + hi + 1) / 2;
+        if (j->seg[mid].begin <= begin) lo = mid;
+        else hi = mid - 1;
+    }
+    for (int i = lo; i < j->n && j->seg[i].begin < end; i++) {
+        const optim_segment *s = &j->seg[i];
+        const int64_t a = (begin > s->begin ? begin : s->begin) - s->begin;
+        const int64_t b = (end < s->begin + s->n ? end : s->begin + s->n) - s->begin;
+        if (a < b)
+            j->kernel(&s->scalars, b - a, s->w + a, s->g + a, s->s0 ? s->s0 + a : NULL, s->s1 ? s->s1 + a : NULL);
+    }
+}
+
+static bool has_dense_grad(const ag_tensor *t)
+{
+    return t->grad && !t->grad_fresh;
+}
+
+static bool takes_part(const optim_param *p)
+{
+    return p->t->requires_grad && (p->t->rows || has_dense_grad(p->t));
+}
+
+/* Whether this step touches only the rows with a gradient. */
+static bool steps_by_rows(const optim_param *p)
+{
+    const optim *o = p->opt;
+    if (!p->t->rows || has_dense_grad(p->t) || !o->rule->by_rows) return false;
+    return !o->rule->lazy ? ag_optim_hyper(p).wd == 0 : p->lazy;
+}
+
+static optim_segment segment_of(const char *at, const optim_param *p)
+{
+    const ag_tensor *t = p->t;
+    if (!ag_is_contiguous(t) || !ag_is_contiguous(t->grad))
+        ag_fail(at, "%s: parameter %s or its gradient is not contiguous; make the parameter from ag_contiguous(x)",
+                p->opt->rule->name, t->name);
+    return (optim_segment){ .n = ag_numel(t), .w = t->data, .g = t->grad->data, .scalars = ag_optim_scalars(p),
+                      .s0 = p->slot[0] ? p->slot[0]->data : NULL, .s1 = p->slot[1] ? p->slot[1]->data : NULL };
+}
+
+/* All dense parameters are one range of elements to the threads: many small tensors cost no more than one large one.
+ * Segments begin at multiples of 16 elements, so that pieces are cut at whole vectors. */
+static void dense_step(const char *at, optim *o)
+{
+    int64_t total = 0;
+    dense_job j = { o->segment, 0, o->rule->kernel };
+    for (int i = 0; i < o->n_params; i++) {
+        const optim_param *p = &o->param[i];
+        if (!takes_part(p) || steps_by_rows(p)) continue;
+        if (p->t->rows) ag_rows_to_dense(p->t);
+        optim_segment s = segment_of(at, p);
+        if (o->rule->trust) {
+            ag_optim_trust_step(&s.scalars, s.n, s.w, s.g, s.s0, s.s1);
+            continue;
+        }
+        s.begin = total;
+        total += (s.n + 15) / 16 * 16;
+        o->segment[j.n++] = s;
+    }
+    if (j.n) ag_parallel(total, 2048, 0.25, step_segments, &j);
+}
+
+/* ---- clocks of lazy parameters --------------------------------------------------------------------------------------------- */
+
+static optim_clock *clock_new(optim *o, const optim_param *p)
+{
+    optim_clock *k = o->clock[o->n_clocks++] = ag_alloc(1, sizeof *k);
+    k->group = p->group;
+    k->decays = p->decays;
+    ag_optim_clock_start(k, *steps_of(p), o->beta2);
+    return k;
+}
+
+void ag_optim_clocks_start(optim *o)
+{
+    for (int i = 0; i < o->n_clocks; i++) ag_free(o->clock[i]);
+    o->n_clocks = 0;
+    for (int i = 0; i < o->n_params; i++) {
+        optim_param *p = &o->param[i];
+        if (!o->rule->lazy || !p->t->sparse_grad || p->t->ndim < 1 || p->t->device != AG_CPU) continue;
+        if (o->l2 && ag_optim_hyper(p).wd != 0) continue;
+        p->clock = NULL;
+        for (int k = 0; k < o->n_clocks; k++)
+            if (o->clock[k]->group == p->group && o->clock[k]->decays == p->decays &&
+                o->clock[k]->now == *steps_of(p))
+                p->clock = o->clock[k];
+        if (!p->clock) p->clock = clock_new(o, p);
+        ag_optim_lazy_start(p);
+    }
+}
+
+/* A parameter that stands still while others on its clock go on gets a clock of its own. */
+static void leave_clock(optim_param *p)
+{
+    for (int i = 0; i < p->opt->n_params; i++) {
+        const optim_param *q = &p->opt->param[i];
+        if (q == p || !q->lazy || q->clock != p->clock || !takes_part(q)) continue;
+        ag_optim_lazy_catch_up(p);
+        p->clock = clock_new(p->opt, p);
+        return;
+    }
+}
+
+/* Brings every row on a clock to its now, and begins the table anew. */
+static void restart_clock(optim *o, optim_clock *k)
+{
+    for (int i = 0; i < o->n_params; i++)
+        if (o->param[i].lazy && o->param[i].clock == k) ag_optim_lazy_catch_up(&o->param[i]);
+    ag_optim_clock_start(k, k->now, o->beta2);
+}
+
+/* Before the rows are stepped: room on the clocks; a table that turned out to be read whole (it has a dense gradient),
+ * or whose weights vanish within one step, becomes a dense parameter. */
+static void prepare_lazy(optim *o)
+{
+    for (int i = 0; i < o->n_params; i++) {
+        optim_param *p = &o->param[i];
+        if (!p->lazy) continue;
+        if (!takes_part(p)) {
+            leave_clock(p);
+            continue;
+        }
+        const optim_hyper h = ag_optim_hyper(p);
+        if (ag_optim_clock_full(p->clock, 1 - h.lr * h.wd)) restart_clock(o, p->clock);
+        if (has_dense_grad(p->t) || ag_optim_clock_full(p->clock, 1 - h.lr * h.wd)) ag_optim_lazy_stop(p);
+    }
+}
+
+/* Clocks without a parameter in this step stand still. */
+static void advance_clocks(optim *o)
+{
+    for (int k = 0; k < o->n_clocks; k++) {
+        const optim_param *p = NULL;
+        for (int i = 0; i < o->n_params && !p; i++)
+            if (o->param[i].lazy && o->param[i].clock == o->clock[k] && takes_part(&o->param[i])) p = &o->param[i];
+        if (!p) continue;
+        const optim_hyper h = ag_optim_hyper(p);
+        ag_optim_clock_step(o->clock[k], h.lr, o->l2 ? 1 : 1 - h.lr * h.wd, h.beta1, h.beta2);
+    }
+}
+
+/* ---- the public calls ------------------------------------------------------------------------------------------------------- */
+
+static void require_cpu(const char *at, const optim *o)
+{
+    for (int i = 0; i < o->n_params; i++)
+        if (o->param[i].t->device != AG_CPU)
+            ag_fail(at, "%s: no step on %s for parameter %s", o->rule->name, ag_device_name(o->param[i].t->device),
+                    o->param[i].t->name);
+}
+
+void ag_optim_step_(const char *at, optim *o)
+{
+    require_cpu(at, o);
+    o->n_gathers = 0;
+    if (o->n_clocks) prepare_lazy(o);
+    for (int i = 0; i < o->n_params; i++)
+        if (takes_part(&o->param[i]) && steps_by_rows(&o->param[i])) ag_optim_rows_step(&o->param[i]);
+    dense_step(at, o);
+    if (o->n_clocks) advance_clocks(o);
+    for (int i = 0; i < o->n_params; i++)
+        if (takes_part(&o->param[i])) ++*steps_of(&o->param[i]);
+    ag_optim_zero_grad(o);
+    o->steps++;
+}
+
+void ag_optim_zero_grad(optim *o)
+{
+    for (int i = 0; i < o->n_params; i++) ag_zero_grad(o->param[i].t);
+    o->clip = 1;
+}
+
+void ag_optim_flush(optim *o)
+{
+    for (int i = 0; i < o->n_params; i++)
+        if (o->param[i].lazy) ag_optim_lazy_catch_up(&o->param[i]);
+}
+
+/* ---- clipping ------------------------------------------------------------------------------------------------------------------ */
+
+enum { NORM_PIECE = 4096 };
+
+typedef struct { const real *g; int64_t n; double *piece; } norm_job;
+
+static void norm_pieces(int64_t begin, int64_t end, void *arg)
+{
+    const norm_job *j = arg;
+    for (int64_t k = begin; k < end; k++) {
+        const int64_t stop = (k + 1) * NORM_PIECE < j->n ? (k + 1) * NORM_PIECE : j->n;
+        double sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = k * NORM_PIECE; i < stop; i++) sum += (double)j->g[i] * j->g[i];
+        j->piece[k] = sum;
+    }
+}
+
+/* In pieces of fixed size: the same bits for any number of threads. */
+static double norm2(const ag_tensor *g)
+{
+    const int64_t n = ag_numel(g), pieces = (n + NORM_PIECE - 1) / NORM_PIECE;
+    norm_job j = { g->data, n, ag_alloc(pieces ? pieces : 1, sizeof(double)) };
+    ag_parallel(pieces, 1, NORM_PIECE * 0.2, norm_pieces, &j);
+    double sum = 0;
+    for (int64_t k = 0; k < pieces; k++) sum += j.piece[k];
+    ag_free(j.piece);
+    return sum;
+}
+
+double ag_optim_clip_norm_(const char *at, optim *o, double max)
+{
+    if (!(max > 0)) ag_fail(at, "optim_clip_norm: the largest norm must be positive (got %g)", max);
+    require_cpu(at, o);
+    double sum = 0;
+    o->n_gathers = 0;
+    for (int i = 0; i < o->n_params; i++) {
+        optim_param *p = &o->param[i];
+        if (!takes_part(p)) continue;
+        if (p->t->rows && has_dense_grad(p->t)) ag_rows_to_dense(p->t);
+        sum += p->t->rows ? ag_optim_rows_norm2(p) : norm2(p->t->grad);
+    }
+    const double norm = sqrt(sum);
+    o->clip = norm > max ? max / (norm + 1e-6) : 1;
+    return norm;
+}
+
+/* ---- rates and momentum -------------------------------------------------------------------------------------------------------- */
+
+int ag_optim_groups(const optim *o)
+{
+    return o->n_groups;
+}
+
+static void check_rate(const char *at, const char *what, double value)
+{
+    if (!(value >= 0) || isinf(value)) ag_fail(at, "%s: %g is not a number from 0 on", what, value);
+}
+
+static void check_group(const char *at, const char *what, const optim *o, int group)
+{
+    if (group < 0 || group >= o->n_groups)
+        ag_fail(at, "%s: group %d of an optimizer with %d group%s", what, group, o->n_groups, o->n_groups > 1 ? "s" : "");
+}
+
+void ag_optim_set_lr_(const char *at, optim *o, int group, double lr)
+{
+    check_rate(at, "optim_set_lr", lr);
+    if (group != -1) check_group(at, "optim_set_lr", o, group);
+    for (int i = 0; i < o->n_groups; i++)
+        if (group == -1 || group == i) o->lr[i] = lr;
+}
+
+void ag_optim_set_lrs_(const char *at, optim *o, double lo, double hi)
+{
+    check_rate(at, "optim_set_lrs", lo);
+    check_rate(at, "optim_set_lrs", hi);
+    const int n = o->n_groups;
+    for (int i = 0; i < n; i++)
+        o->lr[i] = i == n - 1 ? hi : lo == 0 ? hi / 10 : lo * pow(hi / lo, (double)i / (n - 1));
+}
+
+double ag_optim_lr_(const char *at, const optim *o, int group)
+{
+    check_group(at, "optim_lr", o, group);
+    return o->lr[group];
+}
+
+void ag_optim_set_momentum_(const char *at, optim *o, double m)
+{
+    if (!(m >= 0 && m < 1)) ag_fail(at, "optim_set_momentum: %g is not in [0, 1)", m);
+    if (o->has_momentum) o->beta1 = m;
+}
+
+double ag_optim_momentum(const optim *o)
+{
+    return o->has_momentum ? o->beta1 : 0;
+}
+
+void ag_optim_set_weight_decay_(const char *at, optim *o, double wd)
+{
+    check_rate(at, "optim_set_weight_decay", wd);
+    o->weight_decay = wd;
+    for (int i = 0; i < o->n_params; i++)           /* L2 decay pulls at every element in every step */
+        if (o->l2 && o->param[i].lazy && ag_optim_hyper(&o->param[i]).wd != 0) ag_optim_lazy_stop(&o->param[i]);
+}
+
+int64_t ag_optim_steps(const optim *o)
+{
+    return o->steps;
+}

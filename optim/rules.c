@@ -1,0 +1,202 @@
+/* optim/rules.c - the optimizers' formulas: one vectorised pass each over w, g and up to two state arrays. */
+#include <math.h>
+#include "core/memory.h"
+#include "optim/state.h"
+
+#ifdef AG_F64
+#define SQRT sqrt
+#else
+#define SQRT sqrtf
+#endif
+
+/* ---- SGD ------------------------------------------------------------------------------------------------------------ */
+
+static void no_scalars(const optim_hyper *h, optim_scalars *s)
+{
+    (void)h;
+    (void)s;
+}
+
+static void sgd(const optim_scalars *s, int64_t n, real *restrict w, const real *restrict g, real *s0, real *s1)
+{
+    (void)s0;
+    (void)s1;
+    const optim_scalars k = *s;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) w[i] = k.decay * w[i] - k.lr * (k.scale * g[i] + k.l2 * w[i]);
+}
+
+static void sgd_momentum(const optim_scalars *s, int64_t n, real *restrict w, const real *restrict g, real *restrict a,
+                         real *s1)
+{
+    (void)s1;
+    const optim_scalars k = *s;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        a[i] = k.beta1 * a[i] + (k.scale * g[i] + k.l2 * w[i]);
+        w[i] = k.decay * w[i] - k.lr * a[i];
+    }
+}
+
+static void nesterov(const optim_scalars *s, int64_t n, real *restrict w, const real *restrict g, real *restrict a,
+                     real *s1)
+{
+    (void)s1;
+    const optim_scalars k = *s;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        const real d = k.scale * g[i] + k.l2 * w[i];
+        a[i] = k.beta1 * a[i] + d;
+        w[i] = k.decay * w[i] - k.lr * (d + k.beta1 * a[i]);
+    }
+}
+
+const optim_rule ag_optim_rule_sgd = { .name = "optim_sgd", .kernel = sgd, .scalars = no_scalars, .by_rows = true };
+const optim_rule ag_optim_rule_sgd_momentum = { .name = "optim_sgd", .slot = { "momentum_buffer" },
+                                                .kernel = sgd_momentum, .scalars = no_scalars };
+const optim_rule ag_optim_rule_nesterov = { .name = "optim_sgd", .slot = { "momentum_buffer" }, .kernel = nesterov,
+                                            .scalars = no_scalars };
+
+/* ---- Adam and what differs from it in the scalars only --------------------------------------------------------------- */
+
+static void adam(const optim_scalars *s, int64_t n, real *restrict w, const real *restrict g, real *restrict m,
+                 real *restrict v)
+{
+    const optim_scalars k = *s;
+    const real b1 = 1 - k.beta1, b2 = 1 - k.beta2;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        const real d = k.scale * g[i] + k.l2 * w[i];
+        m[i] = k.beta1 * m[i] + b1 * d;
+        v[i] = k.beta2 * v[i] + b2 * d * d;
+        w[i] = k.decay * w[i] - k.step * m[i] / (k.root * SQRT(v[i]) + k.eps);
+    }
+}
+
+static double debias(double beta, int64_t t)
+{
+    return 1 - pow(beta, (double)t);
+}
+
+static void adam_scalars(const optim_hyper *h, optim_scalars *s)
+{
+    s->step = (real)(h->lr / debias(h->beta1, h->t));
+    s->root = (real)(1 / sqrt(debias(h->beta2, h->t)));
+    s->eps = (real)h->eps;
+}
+
+/* torch.optim.SparseAdam divides by sqrt(v) + eps before the correction of v. */
+static void sparse_adam_scalars(const optim_hyper *h, optim_scalars *s)
+{
+    adam_scalars(h, s);
+    s->eps *= s->root;
+}
+
+/* Liu et al. 2020, algorithm 2. Until the variance is tractable the step is m alone: root = 0, eps = 1. */
+static void radam_scalars(const optim_hyper *h, optim_scalars *s)
+{
+    const double limit = 2 / (1 - h->beta2) - 1;
+    const double r = limit - 2 * (double)h->t * pow(h->beta2, (double)h->t) / debias(h->beta2, h->t);
+    adam_scalars(h, s);
+    if (r > 5) {
+        s->step *= (real)sqrt((r - 4) * (r - 2) * limit / ((limit - 4) * (limit - 2) * r));
+        if (!h->fastai) s->eps *= s->root;
+    } else {
+        s->root = 0;
+        s->eps = 1;
+    }
+}
+
+const optim_rule ag_optim_rule_adam = { .name = "optim_adam", .slot = { "exp_avg", "exp_avg_sq" }, .kernel = adam,
+                                        .scalars = adam_scalars, .by_rows = true, .lazy = true };
+const optim_rule ag_optim_rule_sparse_adam = { .name = "optim_sparse_adam", .slot = { "exp_avg", "exp_avg_sq" },
+                                               .kernel = adam, .scalars = sparse_adam_scalars, .by_rows = true };
+const optim_rule ag_optim_rule_radam = { .name = "optim_radam", .slot = { "exp_avg", "exp_avg_sq" }, .kernel = adam,
+                                         .scalars = radam_scalars };
+
+/* ---- RMSProp ------------------------------------------------------------------------------------------------------------ */
+
+static void rmsprop(const optim_scalars *s, int64_t n, real *restrict w, const real *restrict g, real *restrict v,
+                    real *s1)
+{
+    (void)s1;
+    const optim_scalars k = *s;
+    const real b2 = 1 - k.beta2;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        const real d = k.scale * g[i] + k.l2 * w[i];
+        v[i] = k.beta2 * v[i] + b2 * d * d;
+        w[i] = k.decay * w[i] - k.lr * d / (SQRT(v[i]) + k.eps);
+    }
+}
+
+static void rmsprop_momentum(const optim_scalars *s, int64_t n, real *restrict w, const real *restrict g,
+                             real *restrict v, real *restrict a)
+{
+    const optim_scalars k = *s;
+    const real b2 = 1 - k.beta2;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        const real d = k.scale * g[i] + k.l2 * w[i];
+        v[i] = k.beta2 * v[i] + b2 * d * d;
+        a[i] = k.beta1 * a[i] + d / (SQRT(v[i]) + k.eps);
+        w[i] = k.decay * w[i] - k.lr * a[i];
+    }
+}
+
+static void rmsprop_fastai(const optim_scalars *s, int64_t n, real *restrict w, const real *restrict g,
+                           real *restrict v, real *restrict a)
+{
+    const optim_scalars k = *s;
+    const real b2 = 1 - k.beta2;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        const real d = k.scale * g[i] + k.l2 * w[i];
+        a[i] = k.beta1 * a[i] + d;
+        v[i] = k.beta2 * v[i] + b2 * d * d;
+        w[i] = k.decay * w[i] - k.lr * a[i] / (SQRT(v[i]) + k.eps);
+    }
+}
+
+static void eps_scalar(const optim_hyper *h, optim_scalars *s)
+{
+    s->eps = (real)h->eps;
+}
+
+const optim_rule ag_optim_rule_rmsprop = { .name = "optim_rmsprop", .slot = { "square_avg" }, .kernel = rmsprop,
+                                           .scalars = eps_scalar };
+const optim_rule ag_optim_rule_rmsprop_momentum = { .name = "optim_rmsprop",
+                                                    .slot = { "square_avg", "momentum_buffer" },
+                                                    .kernel = rmsprop_momentum, .scalars = eps_scalar };
+const optim_rule ag_optim_rule_rmsprop_fastai = { .name = "optim_rmsprop",
+                                                  .slot = { "square_avg", "momentum_buffer" },
+                                                  .kernel = rmsprop_fastai, .scalars = eps_scalar };
+
+/* ---- LAMB ---------------------------------------------------------------------------------------------------------------- */
+
+const optim_rule ag_optim_rule_lamb = { .name = "optim_lamb", .slot = { "exp_avg", "exp_avg_sq" }, .kernel = adam,
+                                        .scalars = adam_scalars, .trust = true };
+
+static real lamb_direction(const optim_scalars *k, real m, real v)
+{
+    return k->step / k->lr * m / (k->root * SQRT(v) + k->eps);
+}
+
+/* w -= lr q u, u = Adam's step without lr, q = min(10, rms(w) / rms(u)), w decayed first. */
+void ag_optim_trust_step(const optim_scalars *s, int64_t n, real *w, const real *g, real *m, real *v)
+{
+    const optim_scalars k = *s;
+    double w2 = 0, u2 = 0;
+    if (k.lr == 0) return;
+    for (int64_t i = 0; i < n; i++) {
+        const real d = k.scale * g[i] + k.l2 * w[i];
+        w[i] *= k.decay;
+        m[i] = k.beta1 * m[i] + (1 - k.beta1) * d;
+        v[i] = k.beta2 * v[i] + (1 - k.beta2) * d * d;
+        const real u = lamb_direction(&k, m[i], v[i]);
+        w2 += (double)w[i] * w[i];
+        u2 += (double)u * u;
+    }
+    const double q = w2 == 0 || u2 == 0 ? 1 : fmin(sqrt(w2 / u2), 10);
+    for (int64_t i = 0; i < n; i++) w[i] -= k.lr * (real)q * lamb_direction(&k, m[i], v[i]);
+}

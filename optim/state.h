@@ -1,0 +1,103 @@
+/* optim/state.h - inside of the optimizers; optim.c drives, rules.c computes, rows.c and lazy.c handle row gradients. */
+#ifndef AG_OPTIM_STATE_H
+#define AG_OPTIM_STATE_H
+#include "core/memory.h"
+#include "core/thread.h"
+#include "optim/lazy.h"
+#include "optim/optim.h"
+
+enum { OPTIM_SLOTS = 2 };
+
+/* Everything an elementwise step needs, ready to multiply with; the GPU's kernels take the same struct. */
+typedef struct {
+    real scale;             /* of the gradient, from clipping */
+    real lr, decay, l2;     /* w *= decay; g += l2 w */
+    real beta1, beta2;
+    real step, root, eps;   /* Adam: w -= step m / (root sqrt(v) + eps) */
+} optim_scalars;
+
+typedef void (*optim_kernel)(const optim_scalars *s, int64_t n, real *w, const real *g, real *s0, real *s1);
+
+typedef struct { double lr, wd, beta1, beta2, eps; int64_t t; bool fastai; } optim_hyper;   /* t: this step, from 1 */
+
+typedef struct {
+    const char *name;
+    const char *slot[OPTIM_SLOTS];      /* PyTorch's names of the state; NULL: none */
+    optim_kernel kernel;
+    void (*scalars)(const optim_hyper *h, optim_scalars *s);    /* the last line of optim_scalars */
+    bool by_rows, lazy;                 /* touches rows with a gradient only; lazily equal to the dense step */
+    bool trust;                         /* LAMB: the step is scaled per parameter */
+} optim_rule;
+
+typedef struct {
+    ag_tensor *t;
+    ag_tensor *slot[OPTIM_SLOTS], *step;        /* step: i64 scalar */
+    char *name[OPTIM_SLOTS + 1];                /* of the state tensors; the last: step */
+    int group;
+    bool decays, lazy;
+    optim_clock *clock;                         /* lazy: the steps its rows may have missed */
+    int32_t *last;                              /* lazy: [rows] the clock's step each row is at */
+    optim *opt;
+} optim_param;
+
+/* A dense parameter's place among all elements of one pass. */
+typedef struct optim_segment {
+    int64_t begin, n;
+    real *w, *s0, *s1;
+    const real *g;
+    optim_scalars scalars;
+} optim_segment;
+
+/* Rows of a batch gathered by table row: positions i of row id[k] are head[k], next[head[k]], ... until -1. */
+typedef struct {
+    const ag_tensor *ids;                       /* what it was made from */
+    int64_t n, unique, cap;
+    int64_t *id;
+    int32_t *head, *tail, *next;
+} optim_gather;
+
+enum { OPTIM_GATHERS = 8 };
+
+struct optim {
+    const optim_rule *rule;
+    ag_owner *owner;
+    int n_params, n_groups, n_clocks;
+    optim_param *param;
+    optim_clock **clock;                        /* [2 n_params]: one each at the start, one each after parting */
+    struct optim_segment *segment;              /* [n_params]: the dense pass */
+    optim_group group[OPTIM_MAX_GROUPS + 1];
+    double lr[OPTIM_MAX_GROUPS + 1];
+    double weight_decay, beta1, beta2, eps, clip;
+    bool fastai, l2, has_momentum;
+    int64_t steps;
+    optim_gather gather[OPTIM_GATHERS];
+    int n_gathers;
+    int32_t *where;                             /* [rows of the largest table]: scratch of gathering */
+    int64_t where_cap;
+    real *values;                               /* scratch: several blocks of row gradients behind one another */
+    int64_t values_cap;
+};
+
+/* rules.c */
+extern const optim_rule ag_optim_rule_sgd, ag_optim_rule_sgd_momentum, ag_optim_rule_nesterov, ag_optim_rule_adam,
+    ag_optim_rule_sparse_adam, ag_optim_rule_radam, ag_optim_rule_lamb, ag_optim_rule_rmsprop,
+    ag_optim_rule_rmsprop_momentum, ag_optim_rule_rmsprop_fastai;
+void ag_optim_trust_step(const optim_scalars *s, int64_t n, real *w, const real *g, real *m, real *v);
+
+/* optim.c */
+optim_hyper ag_optim_hyper(const optim_param *p);
+optim_scalars ag_optim_scalars(const optim_param *p);
+void ag_optim_clocks_start(optim *opt);         /* from the parameters' steps: every row is up to date */
+
+/* rows.c: a step with t->rows; the squared norm of the merged rows. */
+void ag_optim_rows_step(optim_param *p);
+double ag_optim_rows_norm2(optim_param *p);
+void ag_optim_rows_free(optim *opt);
+
+/* lazy_rows.c */
+void ag_optim_lazy_start(optim_param *p);       /* every row is at the clock's now; installs the hook */
+void ag_optim_lazy_stop(optim_param *p);        /* brings every row up to date and goes on as a dense parameter */
+void ag_optim_lazy_catch_up(optim_param *p);    /* every row */
+void ag_optim_lazy_touch(optim_param *p, int64_t n, const int64_t *ids, int64_t stride);
+
+#endif
