@@ -1,8 +1,8 @@
 /* data/csv.c - reading a file of separated values into a table: whole, or chunk by chunk.
  *
- * A block of whole lines is cut into pieces at line ends, the lines of each piece are counted, and then every piece is
- * parsed into its own rows of the same columns, on as many threads as there are: the result depends on the file alone.
- * Where rows may not be lines (quotes, blank lines) the block is one piece. */
+ * A block of whole lines is cut into pieces at line ends, the lines of each piece are counted, and then every
+ * piece is parsed into its own rows of the same columns, on as many threads as there are: the result depends
+ * on the file alone. Where rows may not be lines (quotes, blank lines) the block is one piece. */
 #include <string.h>
 #include "core/io.h"
 #include "core/memory.h"
@@ -26,10 +26,14 @@ typedef struct {
     data_table *table;                  /* in work; freed with the reader */
 } csv_reader;
 
-typedef struct { const char *begin, *end; int64_t text, lines, first_line, first_row; csv_outcome outcome; } csv_piece;
+typedef struct {
+    const char *begin, *end;
+    int64_t text, lines, first_line, first_row;
+    csv_outcome outcome;
+} csv_piece;
 typedef struct { const csv_plan *plan; csv_piece *piece; char *text; } csv_job;
 
-/* ---- what went wrong ----------------------------------------------------------------------------------------------- */
+/* ---- what went wrong ----------------------------------------------------------------------------------- */
 
 static void fail_at(const csv_reader *r, const csv_outcome *o, int64_t line) AG_NORETURN;
 static void fail_at(const csv_reader *r, const csv_outcome *o, int64_t line)
@@ -39,9 +43,10 @@ static void fail_at(const csv_reader *r, const csv_outcome *o, int64_t line)
     line += o->line;
     if (ragged) {
         const bool cut = o->problem == CSV_TOO_FEW && r->tail && o->cell + o->cell_len + 1 == r->tail_end;
-        ag_fail(r->at, "%s:%" PRId64 ":%d: %d column%s, the rows above have %d: %s; %s", r->path, line, o->column, o->column,
-                o->column == 1 ? "" : "s", r->plan.n_columns, cell,
-                cut ? "the file's last line is cut short: get it again, or remove this line" : "mend the line, or give .sep");
+        ag_fail(r->at, "%s:%" PRId64 ":%d: %d column%s, the rows above have %d: %s; %s", r->path, line,
+                o->column, o->column, o->column == 1 ? "" : "s", r->plan.n_columns, cell,
+                cut ? "the file's last line is cut short: get it again, or remove this line"
+                    : "mend the line, or give .sep");
     }
     name = r->names.name[o->column];
     const char *place = ag_data_text_printf("%s:%" PRId64 ":%d (%s)", r->path, line, o->column + 1, name);
@@ -49,22 +54,35 @@ static void fail_at(const csv_reader *r, const csv_outcome *o, int64_t line)
     case CSV_WIDEN: case CSV_NOT_NUMBER: case CSV_EMPTY:
         way = r->plan.column[o->column].type == DATA_INT ? "an integer" : "a number";
         if (o->problem == CSV_EMPTY) cell = "an empty cell";
-        ag_fail(r->at, "%s: %s is not %s; correct the cell, or read the column as text: .types = \"%s:text\"%s", place, cell, way, name,
+        ag_fail(r->at,
+                "%s: %s is not %s; correct the cell, or read the column as text: .types = \"%s:text\"%s",
+                place, cell, way, name,
                 o->problem == CSV_NOT_NUMBER ? "" : ag_data_text_printf(", or as \"%s:float\"", name));
     case CSV_NAN:
-        ag_fail(r->at, "%s: %s is not finite; leave the cell empty if the number is missing, or .types = \"%s:text\"", place, cell, name);
+        ag_fail(
+            r->at,
+            "%s: %s is not finite; leave the cell empty if the number is missing, or .types = \"%s:text\"",
+            place, cell, name);
     case CSV_HUGE:
-        ag_fail(r->at, "%s: %s is outside the 64-bit integers; read ids like this as text: .types = \"%s:text\"", place, cell, name);
+        ag_fail(r->at,
+                "%s: %s is outside the 64-bit integers; read ids like this as text: .types = \"%s:text\"",
+                place, cell, name);
     case CSV_NUL:
-        ag_fail(r->at, "%s: a NUL byte in %s: the file is damaged or no text (UTF-16 text: iconv -f UTF-16 -t UTF-8)", place, cell);
+        ag_fail(
+            r->at,
+            "%s: a NUL byte in %s: the file is damaged or no text (UTF-16 text: iconv -f UTF-16 -t UTF-8)",
+            place, cell);
     case CSV_OPEN_QUOTE:
-        ag_fail(r->at, "%s: the quote of %s is never closed; .no_quotes = true if it is part of the text", place, cell);
+        ag_fail(r->at, "%s: the quote of %s is never closed; .no_quotes = true if it is part of the text",
+                place, cell);
     default:
-        ag_fail(r->at, "%s: %s: text after the closing quote; double a quote inside quotes, or .no_quotes = true", place, cell);
+        ag_fail(r->at,
+                "%s: %s: text after the closing quote; double a quote inside quotes, or .no_quotes = true",
+                place, cell);
     }
 }
 
-/* ---- encodings --------------------------------------------------------------------------------------------------------- */
+/* ---- encodings ----------------------------------------------------------------------------------------- */
 
 /* Bytes of a well-formed UTF-8 sequence at s (Unicode 15, table 3-7), or 0. */
 static int utf8_length(const unsigned char *s)
@@ -72,7 +90,9 @@ static int utf8_length(const unsigned char *s)
     const unsigned char c = s[0];
     int n = c < 0x80 ? 1 : c >= 0xC2 && c < 0xE0 ? 2 : (c & 0xF0) == 0xE0 ? 3 : c >= 0xF0 && c < 0xF5 ? 4 : 0;
     for (int i = 1; i < n; i++) if ((s[i] & 0xC0) != 0x80) return 0;
-    if ((c == 0xE0 && s[1] < 0xA0) || (c == 0xED && s[1] > 0x9F) || (c == 0xF0 && s[1] < 0x90) || (c == 0xF4 && s[1] > 0x8F)) n = 0;
+    if ((c == 0xE0 && s[1] < 0xA0) || (c == 0xED && s[1] > 0x9F) || (c == 0xF0 && s[1] < 0x90) ||
+        (c == 0xF4 && s[1] > 0x8F))
+        n = 0;
     return n;
 }
 
@@ -136,8 +156,9 @@ static void settle_encoding(csv_reader *r, data_table *t)
         }
     if (bad && utf8) {
         const char *s = bad->v.s[bad_row];
-        ag_fail(r->at, "%s: %s is not UTF-8, %s; convert the file, or .encoding = \"latin-1\"", ag_data_place(t, bad_row, bad),
-                ag_data_show(s, (int64_t)strlen(s)), r->encoding_given ? "which .encoding promised" : "and other cells are");
+        ag_fail(r->at, "%s: %s is not UTF-8, %s; convert the file, or .encoding = \"latin-1\"",
+                ag_data_place(t, bad_row, bad), ag_data_show(s, (int64_t)strlen(s)),
+                r->encoding_given ? "which .encoding promised" : "and other cells are");
     }
     if (bad) r->encoding = ENC_LATIN1;
     else if (utf8) r->encoding = ENC_UTF8;
@@ -157,12 +178,13 @@ static void settle_names(csv_reader *r)
     }
 }
 
-/* ---- a block ----------------------------------------------------------------------------------------------------------- */
+/* ---- a block ------------------------------------------------------------------------------------------- */
 
 static void count_pieces(int64_t begin, int64_t end, void *arg)
 {
     csv_job *j = arg;
-    for (int64_t i = begin; i < end; i++) j->piece[i].lines = ag_csv_count_lines(j->piece[i].begin, j->piece[i].end);
+    for (int64_t i = begin; i < end; i++)
+        j->piece[i].lines = ag_csv_count_lines(j->piece[i].begin, j->piece[i].end);
 }
 
 static void parse_pieces(int64_t begin, int64_t end, void *arg)
@@ -181,7 +203,9 @@ static int64_t cut_pieces(csv_piece *piece, const char *begin, const char *end, 
         const char *stop = end;
         if (!one && end - begin > PIECE)
             stop = (const char *)memchr(begin + PIECE - 1, '\n', (size_t)(end - begin - PIECE + 1)) + 1;
-        piece[n] = (csv_piece){ .begin = begin, .end = stop, .text = n ? piece[n - 1].text + (begin - piece[n - 1].begin) : 0 };
+        piece[n] = (csv_piece){ .begin = begin,
+                                .end = stop,
+                                .text = n ? piece[n - 1].text + (begin - piece[n - 1].begin) : 0 };
         begin = stop;
         n++;
     }
@@ -195,7 +219,8 @@ static data_table *empty_table(csv_reader *r, int64_t rows, int64_t bytes, char 
     data_buffer *buffer = NULL;
     for (int c = 0; c < r->plan.n_columns; c++) {
         csv_column *p = &r->plan.column[c];
-        data_column *col = ag_data_add_column(t, r->names.name[c], p->type, p->type == DATA_TEXT ? sizeof(char *) : 8);
+        data_column *col =
+            ag_data_add_column(t, r->names.name[c], p->type, p->type == DATA_TEXT ? sizeof(char *) : 8);
         if (p->type == DATA_TEXT) {
             if (!buffer) col->text = buffer = ag_data_buffer_new(bytes, 1);
             else col->text = ag_data_buffer_retain(buffer);
@@ -214,7 +239,8 @@ static bool settle_pieces(csv_reader *r, const csv_piece *piece, int64_t n, bool
 {
     for (int64_t i = 0; i < n; i++) {
         const csv_outcome *o = &piece[i].outcome;
-        if ((o->problem == CSV_WIDEN || o->problem == CSV_EMPTY) && !r->fixed_types && !r->plan.column[o->column].given) {
+        if ((o->problem == CSV_WIDEN || o->problem == CSV_EMPTY) && !r->fixed_types &&
+            !r->plan.column[o->column].given) {
             r->plan.column[o->column].type = DATA_FLOAT;
             return false;
         }
@@ -228,8 +254,8 @@ static bool settle_pieces(csv_reader *r, const csv_piece *piece, int64_t n, bool
     return true;
 }
 
-/* Parses begin .. end and the tail into r->table. Starts again where a column must become float, or where rows turn
- * out not to be lines: then in order, noting every row's line. */
+/* Parses begin .. end and the tail into r->table. Starts again where a column must become float, or where
+ * rows turn out not to be lines: then in order, noting every row's line. */
 static void parse_block(csv_reader *r, const char *begin, const char *end, bool one)
 {
     AG_SCOPE;
@@ -256,12 +282,14 @@ static void parse_block(csv_reader *r, const char *begin, const char *end, bool 
     t->rows = parsed;
     t->first_line = r->line;
     for (int64_t i = 0; lines && i < n; i++)
-        for (int64_t k = 0; k < piece[i].outcome.rows; k++) r->plan.lines[piece[i].first_row + k] += r->line + piece[i].first_line;
+        for (int64_t k = 0; k < piece[i].outcome.rows; k++)
+            r->plan.lines[piece[i].first_row + k] += r->line + piece[i].first_line;
     if (high) settle_encoding(r, t);
     r->line += rows;
 }
 
-/* The line end that a file's last line lacks: in a copy of that line, or of everything where quotes may cross lines. */
+/* The line end that a file's last line lacks: in a copy of that line, or of everything where quotes may cross
+ * lines. */
 static const char *mend_tail(csv_reader *r, const char *begin, const char *end, bool one)
 {
     const char *last = one ? NULL : memrchr(begin, '\n', (size_t)(end - begin));
@@ -293,7 +321,7 @@ static data_table *read_block(csv_reader *r, const char *stop)
     return t;
 }
 
-/* ---- files -------------------------------------------------------------------------------------------------------------- */
+/* ---- files --------------------------------------------------------------------------------------------- */
 
 static void free_reader(void *arg)
 {
@@ -310,7 +338,8 @@ static encoding parse_encoding(const char *at, const char *name)
 {
     if (!name) return ENC_UNKNOWN;
     if (!strcasecmp(name, "utf-8") || !strcasecmp(name, "utf8")) return ENC_UTF8;
-    if (!strcasecmp(name, "latin-1") || !strcasecmp(name, "latin1") || !strcasecmp(name, "iso-8859-1")) return ENC_LATIN1;
+    if (!strcasecmp(name, "latin-1") || !strcasecmp(name, "latin1") || !strcasecmp(name, "iso-8859-1"))
+        return ENC_LATIN1;
     ag_fail(at, "data_csv: .encoding = %s is neither \"utf-8\" nor \"latin-1\"; convert others with iconv",
             ag_data_show(name, (int64_t)strlen(name)));
 }
@@ -323,7 +352,8 @@ static csv_reader *open_reader(const char *at, const char *path, const data_csv_
         ag_fail(at, "%s: UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8", path);
     if (file.size >= 3 && !memcmp(begin, "\xEF\xBB\xBF", 3)) begin += 3;
     if (begin == end) ag_fail(at, "%s: an empty file; a table needs rows", path);
-    while (end - begin > 2 && end[-1] == '\n' && (end[-2] == '\n' || (end[-2] == '\r' && end[-3] == '\n'))) end -= 1 + (end[-2] == '\r');
+    while (end - begin > 2 && end[-1] == '\n' && (end[-2] == '\n' || (end[-2] == '\r' && end[-3] == '\n')))
+        end -= 1 + (end[-2] == '\r');
     csv_reader *r = ag_alloc(1, sizeof *r);
     ag_defer(free_reader, r);
     r->at = at;
@@ -361,7 +391,8 @@ static void free_chunks(void *arg)
 
 data_chunks *ag_data_csv_chunks_(const char *at, const char *path, data_csv_opts opts)
 {
-    if (opts.chunk < 0) ag_fail(at, "data_csv_chunks: .chunk = %" PRId64 " bytes; a positive number is wanted", opts.chunk);
+    if (opts.chunk < 0)
+        ag_fail(at, "data_csv_chunks: .chunk = %" PRId64 " bytes; a positive number is wanted", opts.chunk);
     csv_reader *r = open_reader(at, path, &opts);
     data_chunks *c = ag_alloc(1, sizeof *c);
     ag_defer(free_chunks, c);

@@ -1,5 +1,5 @@
-/* data/csv_parse.c - from bytes to columns: the inner loops of reading a table. No allocation, no error channel: it
- * runs on several threads. */
+/* data/csv_parse.c - from bytes to columns: the inner loops of reading a table. No allocation, no error
+ * channel: it runs on several threads. */
 #include <locale.h>
 #include <math.h>
 #include <pthread.h>
@@ -7,12 +7,12 @@
 #include <string.h>
 #include "data/csv.h"
 
-static const double pow10_exact[] = { 1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
-                                      1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22 };
+static const double pow10_exact[] = { 1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+                                      1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22 };
 
 static inline bool digit(char c) { return (unsigned char)(c - '0') < 10; }
 
-/* ---- numbers -------------------------------------------------------------------------------------------------------- */
+/* ---- numbers ------------------------------------------------------------------------------------------- */
 
 static locale_t c_locale;
 static void make_locale(void) { c_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0); }
@@ -28,7 +28,8 @@ static double decimal_slow(const char *s, int64_t len)
         buf[len] = 0;
         return strtod_l(buf, NULL, c_locale);
     }
-    /* Digits beyond the first 400 change a double only as "not exactly half-way": one sticky digit stands for them. */
+    /* Digits beyond the first 400 change a double only as "not exactly half-way": one sticky digit stands for
+     * them. */
     int64_t n = 0, i = 0, exponent = 0;
     bool point = false, started = false;
     for (; i < len && s[i] != 'e' && s[i] != 'E'; i++) {
@@ -55,7 +56,8 @@ static double decimal_slow(const char *s, int64_t len)
     if (exponent < 0) buf[n++] = '-';
     char rev[24];
     int r = 0;
-    for (uint64_t e = (uint64_t)(exponent < 0 ? -exponent : exponent); e || !r; e /= 10) rev[r++] = (char)('0' + e % 10);
+    for (uint64_t e = (uint64_t)(exponent < 0 ? -exponent : exponent); e || !r; e /= 10)
+        rev[r++] = (char)('0' + e % 10);
     while (r) buf[n++] = rev[--r];
     buf[n] = 0;
     return strtod_l(buf, NULL, c_locale);
@@ -88,7 +90,8 @@ data_number_kind ag_data_scan_number(const char *s, int64_t len, int64_t *i, dou
     const char *p = s, *end = s + len;
     const bool minus = *p == '-';
     p += *p == '-' || *p == '+';
-    if (same_word(p, end - p, "nan") || same_word(p, end - p, "inf") || same_word(p, end - p, "infinity")) return DATA_IS_NAN;
+    if (same_word(p, end - p, "nan") || same_word(p, end - p, "inf") || same_word(p, end - p, "infinity"))
+        return DATA_IS_NAN;
     const char *whole = p;
     while (p < end && digit(*p)) p++;
     int64_t digits = p - whole;
@@ -110,15 +113,25 @@ data_number_kind ag_data_scan_number(const char *s, int64_t len, int64_t *i, dou
     return *f - *f == 0 ? DATA_IS_FLOAT : DATA_IS_NAN;
 }
 
-/* ---- cells ---------------------------------------------------------------------------------------------------------------
- * Every piece ends in '\n', so scanning for a separator or a line end needs no bound, except inside quotes. */
+/* ---- cells ------------------------------------------------------------------------------------------------
+ * Every piece ends in '\n', so scanning for a separator or a line end needs no bound, except inside
+ * quotes. */
 
-typedef struct { const char *s; int64_t len; const char *next; csv_problem problem; } cell;    /* next: the separator */
+typedef struct {
+    const char *s;
+    int64_t len;
+    const char *next;
+    csv_problem problem;
+} cell; /* next: the separator */
 
-static inline bool at_sep(const csv_plan *t, const char *p) { return *p == t->sep && (!t->sep2 || p[1] == t->sep2); }
+static inline bool at_sep(const csv_plan *t, const char *p)
+{
+    return *p == t->sep && (!t->sep2 || p[1] == t->sep2);
+}
 static inline bool at_line_end(const char *p) { return *p == '\n' || (*p == '\r' && p[1] == '\n'); }
 
-/* A quoted cell whose '"' is at p; unescaped into out if it is not NULL, else s, len are between the quotes. */
+/* A quoted cell whose '"' is at p; unescaped into out if it is not NULL, else s, len are between the
+ * quotes. */
 static cell quoted_cell(const csv_plan *t, const char *p, const char *end, char *out)
 {
     const char *open = p++, *begin = p;
@@ -154,9 +167,10 @@ static cell plain_cell(const csv_plan *t, const char *p, const char *end)
     return (cell){ p, e - p, e, CSV_OK };
 }
 
-/* The rare forms of a number: quotes, spaces, exponents, many digits, none. Returns the separator, or NULL. */
-static const char *slow_number(const csv_plan *t, const csv_column *col, int64_t row, const char *p, const char *end,
-                               csv_outcome *r)
+/* The rare forms of a number: quotes, spaces, exponents, many digits, none. Returns the separator, or
+ * NULL. */
+static const char *slow_number(const csv_plan *t, const csv_column *col, int64_t row, const char *p,
+                               const char *end, csv_outcome *r)
 {
     const cell c = plain_cell(t, p, end);
     int64_t i = 0;
@@ -212,8 +226,8 @@ static inline const char *fast_float(const char *p, double *out)
     return e;
 }
 
-static const char *text_cell(const csv_plan *t, const csv_column *col, int64_t row, const char *p, const char *end, char *out,
-                             csv_outcome *r)
+static const char *text_cell(const csv_plan *t, const csv_column *col, int64_t row, const char *p,
+                             const char *end, char *out, csv_outcome *r)
 {
     cell c;
     if (t->quotes && *p == '"') {
@@ -239,7 +253,7 @@ static const char *text_cell(const csv_plan *t, const csv_column *col, int64_t r
     return c.next;
 }
 
-/* ---- rows --------------------------------------------------------------------------------------------------------------- */
+/* ---- rows ---------------------------------------------------------------------------------------------- */
 
 static int64_t lines_between(const char *a, const char *b)
 {
@@ -259,8 +273,8 @@ static csv_outcome ragged(const csv_plan *t, const char *p, const char *end, csv
 }
 
 /* One row at p into row `row`. Returns the beginning of the next, or NULL with r->problem. */
-static inline const char *parse_row(const csv_plan *t, const char *p, const char *begin, const char *end, char *text,
-                                    int64_t row, csv_outcome *r)
+static inline const char *parse_row(const csv_plan *t, const char *p, const char *begin, const char *end,
+                                    char *text, int64_t row, csv_outcome *r)
 {
     const int last = t->n_columns - 1;
     const char *start = p;
@@ -270,11 +284,13 @@ static inline const char *parse_row(const csv_plan *t, const char *p, const char
         if (col->type == DATA_INT) e = fast_int(p, &col->v.i[row]);
         else if (col->type == DATA_FLOAT) e = fast_float(p, &col->v.f[row]);
         else e = text_cell(t, col, row, p, end, text + (p - begin), r);
-        if (col->type != DATA_TEXT && (!e || !(at_sep(t, e) || at_line_end(e)))) e = slow_number(t, col, row, p, end, r);
+        if (col->type != DATA_TEXT && (!e || !(at_sep(t, e) || at_line_end(e))))
+            e = slow_number(t, col, row, p, end, r);
         if (!e) {
             r->column = c;
             /* A short row shows as an empty or odd cell first: what is wrong with it is its length. */
-            if (r->problem == CSV_NUL || r->problem == CSV_OPEN_QUOTE || r->problem == CSV_AFTER_QUOTE) return NULL;
+            if (r->problem == CSV_NUL || r->problem == CSV_OPEN_QUOTE || r->problem == CSV_AFTER_QUOTE)
+                return NULL;
             if (ag_csv_count_columns(t, start, end) != t->n_columns) *r = ragged(t, start, end, *r);
             return NULL;
         }
@@ -284,8 +300,8 @@ static inline const char *parse_row(const csv_plan *t, const char *p, const char
     return p;
 }
 
-csv_outcome ag_csv_parse(const csv_plan *plan, const char *begin, const char *end, char *text, int64_t first_row,
-                         int64_t max_rows)
+csv_outcome ag_csv_parse(const csv_plan *plan, const char *begin, const char *end, char *text,
+                         int64_t first_row, int64_t max_rows)
 {
     const csv_plan t = *plan;
     csv_outcome r = { 0 };

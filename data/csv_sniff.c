@@ -7,7 +7,7 @@ enum { WINDOW = 1 << 18, SAMPLE = 1000 };
 
 typedef struct { const char *at, *path; const data_csv_opts *opts; } sniffer;
 
-/* ---- the separator ------------------------------------------------------------------------------------------------- */
+/* ---- the separator ------------------------------------------------------------------------------------- */
 
 static int64_t count_sep(const char *p, const char *end, const char *sep)
 {
@@ -21,8 +21,8 @@ static int64_t count_sep(const char *p, const char *end, const char *sep)
     return n;
 }
 
-/* The first candidate that occurs equally often (as often as .names wants) in each of the first ten lines; else the most
- * frequent one of the first line; else a comma. */
+/* The first candidate that occurs equally often (as often as .names wants) in each of the first ten lines;
+ * else the most frequent one of the first line; else a comma. */
 static const char *detect_separator(const char *begin, const char *end, int n_names)
 {
     static const char *const candidates[] = { "::", "\t", "|", ";", "," };
@@ -55,13 +55,14 @@ static void set_separator(const sniffer *s, csv_plan *plan, const char *begin, c
         sep = detect_separator(begin, end, counted ? ag_data_split_names(s->at, s->opts->names).n : 0);
     }
     if (strcmp(sep, "::") && (strlen(sep) != 1 || strchr("\n\r\"", *sep)))
-        ag_fail(s->at, "data_csv: .sep = %s: one character or \"::\" separates columns", ag_data_show(sep, (int64_t)strlen(sep)));
+        ag_fail(s->at, "data_csv: .sep = %s: one character or \"::\" separates columns",
+                ag_data_show(sep, (int64_t)strlen(sep)));
     plan->sep = sep[0];
     plan->sep2 = sep[1];
     plan->quotes = !s->opts->no_quotes && !sep[1] && *sep != '|';
 }
 
-/* ---- header, names, types --------------------------------------------------------------------------------------------- */
+/* ---- header, names, types ------------------------------------------------------------------------------ */
 
 static data_number_kind kind_of(const char *text)
 {
@@ -109,15 +110,19 @@ static void name_columns(const sniffer *s, const csv_plan *p, bool header, data_
     if (s->opts->names) given = ag_data_split_names(s->at, s->opts->names);
     const bool rest = given.n && !strcmp(given.name[given.n - 1], "*");
     if (given.n && (rest ? given.n - 1 > p->n_columns : given.n != p->n_columns))
-        ag_fail(s->at, "data_csv: %s has %d columns separated by %s, .names = \"%s\" names %d; end .names with \",*\" to "
-                "name only the first", s->path, p->n_columns, ag_data_show(&p->sep, 1), s->opts->names, given.n - rest);
+        ag_fail(s->at,
+                "data_csv: %s has %d columns separated by %s, .names = \"%s\" names %d; end .names with "
+                "\",*\" to "
+                "name only the first",
+                s->path, p->n_columns, ag_data_show(&p->sep, 1), s->opts->names, given.n - rest);
     names->n = p->n_columns;
     for (int c = 0; c < p->n_columns; c++) {
         const char *name = c < given.n - rest ? given.name[c] : header && !given.n ? p->column[c].v.s[0] : "";
         names->name[c] = *name ? ag_strdup(name) : ag_sprintf("%d", c);
         for (int d = 0; d < c; d++)
             if (!strcmp(names->name[c], names->name[d]))
-                ag_fail(s->at, "%s: columns %d and %d are both called \"%s\"; give .names", s->path, d + 1, c + 1, names->name[c]);
+                ag_fail(s->at, "%s: columns %d and %d are both called \"%s\"; give .names", s->path, d + 1,
+                        c + 1, names->name[c]);
     }
 }
 
@@ -132,17 +137,21 @@ static void set_types(const sniffer *s, csv_plan *p, const data_names *names, in
         if (colon) *colon = 0;
         while (c < p->n_columns && strcmp(names->name[c], given.name[g])) c++;
         if (!colon || c == p->n_columns)
-            ag_fail(s->at, "data_csv: .types = \"%s\": %s has no column \"%s\"; write name:int, name:float or name:text", s->opts->types,
-                    s->path, given.name[g]);
+            ag_fail(
+                s->at,
+                "data_csv: .types = \"%s\": %s has no column \"%s\"; write name:int, name:float or name:text",
+                s->opts->types, s->path, given.name[g]);
         if (!strcmp(colon + 1, "int")) p->column[c].type = DATA_INT;
         else if (!strcmp(colon + 1, "float")) p->column[c].type = DATA_FLOAT;
         else if (!strcmp(colon + 1, "text")) p->column[c].type = DATA_TEXT;
-        else ag_fail(s->at, "data_csv: .types = \"%s\": \"%s\" is none of int, float, text", s->opts->types, colon + 1);
+        else
+            ag_fail(s->at, "data_csv: .types = \"%s\": \"%s\" is none of int, float, text", s->opts->types,
+                    colon + 1);
         p->column[c].given = true;
     }
 }
 
-/* ---- all together --------------------------------------------------------------------------------------------------------- */
+/* ---- all together -------------------------------------------------------------------------------------- */
 
 /* Whole lines from the beginning, '\n' at their end; in the innermost scope. */
 static const char *window(const sniffer *s, const char *begin, const char *end, int64_t *size)
@@ -155,8 +164,9 @@ static const char *window(const sniffer *s, const char *begin, const char *end, 
         ag_fail(s->at, "%s: lines end in CR alone; convert it: tr '\\r' '\\n'", s->path);
     const char *nul = memchr(begin, 0, (size_t)n);
     if (nul)
-        ag_fail(s->at, "%s:%" PRId64 ": a NUL byte: this is no text file (UTF-16 text: iconv -f UTF-16 -t UTF-8)", s->path,
-                ag_csv_count_lines(begin, nul) + 1);
+        ag_fail(s->at,
+                "%s:%" PRId64 ": a NUL byte: this is no text file (UTF-16 text: iconv -f UTF-16 -t UTF-8)",
+                s->path, ag_csv_count_lines(begin, nul) + 1);
     char *copy = ag_alloc(n + 1, 1);
     ag_defer(ag_free, copy);
     memcpy(copy, begin, (size_t)n);
@@ -165,14 +175,15 @@ static const char *window(const sniffer *s, const char *begin, const char *end, 
     return copy;
 }
 
-const char *ag_csv_sniff(const char *at, const char *path, const char *begin, const char *end, const data_csv_opts *opts,
-                         csv_plan *plan, data_names *names, int64_t *line)
+const char *ag_csv_sniff(const char *at, const char *path, const char *begin, const char *end,
+                         const data_csv_opts *opts, csv_plan *plan, data_names *names, int64_t *line)
 {
     const sniffer s = { at, path, opts };
     int64_t size;
     AG_SCOPE;
     const char *w = window(&s, begin, end, &size), *p = w;
-    for (*line = 1; p < w + size && (*p == '\n' || (*p == '\r' && p[1] == '\n')); ++*line) p += 1 + (*p == '\r');
+    for (*line = 1; p < w + size && (*p == '\n' || (*p == '\r' && p[1] == '\n')); ++*line)
+        p += 1 + (*p == '\r');
     if (p == w + size) ag_fail(at, "%s: empty but for line ends; a table needs rows", path);
     set_separator(&s, plan, p, w + size);
     plan->n_columns = ag_csv_count_columns(plan, p, w + size);
@@ -186,16 +197,21 @@ const char *ag_csv_sniff(const char *at, const char *path, const char *begin, co
         plan->column[c] = (csv_column){ DATA_TEXT, false, { .s = cells + (int64_t)c * (SAMPLE + 1) } };
     const csv_outcome first = ag_csv_parse(plan, p, w + size, text, 0, 1);
     if (first.problem == CSV_OPEN_QUOTE)
-        ag_fail(at, "%s:%" PRId64 ":%d: the quote of %s is never closed; .no_quotes = true if it is part of the text", path,
-                *line + first.line, first.column + 1, ag_data_show(first.cell, first.cell_len));
+        ag_fail(at,
+                "%s:%" PRId64
+                ":%d: the quote of %s is never closed; .no_quotes = true if it is part of the text",
+                path, *line + first.line, first.column + 1, ag_data_show(first.cell, first.cell_len));
     if (first.problem)
-        ag_fail(at, "%s:%" PRId64 ":%d: %s: text after the closing quote; double a quote inside quotes, or .no_quotes = true", path,
-                *line + first.line, first.column + 1, ag_data_show(first.cell, first.cell_len));
+        ag_fail(at,
+                "%s:%" PRId64
+                ":%d: %s: text after the closing quote; double a quote inside quotes, or .no_quotes = true",
+                path, *line + first.line, first.column + 1, ag_data_show(first.cell, first.cell_len));
     const int64_t rows = ag_csv_parse(plan, p, w + size, text, 0, SAMPLE + 1).rows;
     const bool header = find_header(&s, plan, rows);
     name_columns(&s, plan, header, names);
     if (header && first.next == w + size && begin + size >= end)
-        ag_fail(at, "%s:%" PRId64 ": a header and no rows; if this line is data, .header = DATA_HEADER_NO", path, *line);
+        ag_fail(at, "%s:%" PRId64 ": a header and no rows; if this line is data, .header = DATA_HEADER_NO",
+                path, *line);
     set_types(&s, plan, names, header, rows > header ? rows : header);
     if (header) *line += first.lines;
     return begin + ((header ? first.next : p) - w) < end ? begin + ((header ? first.next : p) - w) : end;

@@ -4,7 +4,7 @@
 #include "core/random.h"
 #include "data/set.h"
 
-/* ---- the permutation --------------------------------------------------------------------------------------------------------- */
+/* ---- the permutation ----------------------------------------------------------------------------------- */
 
 enum { BLOCK = 256 };
 
@@ -27,7 +27,10 @@ static inline uint32_t hash_below(uint32_t x, uint32_t below)
     return (uint32_t)((uint64_t)x * below >> 32);
 }
 
-static inline uint32_t add_modulo(uint32_t a, uint32_t b, uint32_t m) { return a + b >= m ? a + b - m : a + b; }
+static inline uint32_t add_modulo(uint32_t a, uint32_t b, uint32_t m)
+{
+    return a + b >= m ? a + b - m : a + b;
+}
 
 /* Each round adds a hash of one half to the other. */
 static inline void feistel(const data_permutation *p, uint32_t *left, uint32_t *right)
@@ -65,7 +68,7 @@ void ag_data_permute(const data_permutation *perm, int64_t begin, int64_t n, int
             out[done + i] = (int64_t)((uint64_t)l[i] * p.right + r[i]);
             outside |= p.n - 1 - (uint64_t)out[done + i];
         }
-        if (!(outside >> 63)) continue;         /* left right is hardly more than n: one in sqrt(n) walks on */
+        if (!(outside >> 63)) continue; /* left right is hardly more than n: one in sqrt(n) walks on */
         for (int i = 0; i < m; i++)
             while ((uint64_t)out[done + i] >= p.n) {
                 feistel(&p, &l[i], &r[i]);
@@ -74,7 +77,7 @@ void ag_data_permute(const data_permutation *perm, int64_t begin, int64_t n, int
     }
 }
 
-/* ---- records ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- records ------------------------------------------------------------------------------------------- */
 
 static void gather_field(const data_field *f, const int64_t *index, int64_t n, void *to)
 {
@@ -110,7 +113,8 @@ static void call_function(const data_set *s, const int64_t *index, int64_t n, ui
     if (y) memset(y, 0, (size_t)(n * size_y));
     for (int64_t i = 0; i < n; i++) {
         const ag_philox4 r = ag_philox(key, 1, (uint64_t)index[i]);
-        data_sample sample = { s->arg, index[i], (uint64_t)r.v[0] << 32 | r.v[1], x + i * size_x, y ? y + i * size_y : NULL };
+        data_sample sample = { s->arg, index[i], (uint64_t)r.v[0] << 32 | r.v[1], x + i * size_x,
+                               y ? y + i * size_y : NULL };
         s->get(&sample);
     }
 }

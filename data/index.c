@@ -4,9 +4,15 @@
 #include "core/memory.h"
 #include "data/table.h"
 
-/* ---- open addressing, linear probing, at most half full ---------------------------------------------------------------- */
+/* ---- open addressing, linear probing, at most half full ------------------------------------------------ */
 
-struct data_index { int64_t mask; const int64_t *ints; const char *const *texts; int32_t *slot; data_buffer *kept[2]; };
+struct data_index {
+    int64_t mask;
+    const int64_t *ints;
+    const char *const *texts;
+    int32_t *slot;
+    data_buffer *kept[2];
+};
 
 static uint64_t hash_int(int64_t key)       /* the finalizer of SplitMix64 (Steele et al. 2014) */
 {
@@ -66,23 +72,32 @@ int64_t ag_data_index_put(data_index *x, int64_t i)
     return -1;
 }
 
-int64_t ag_data_index_int(const data_index *x, int64_t key) { return (int64_t)x->slot[slot_of_int(x, key)] - 1; }
-int64_t ag_data_index_text(const data_index *x, const char *key) { return (int64_t)x->slot[slot_of_text(x, key)] - 1; }
+int64_t ag_data_index_int(const data_index *x, int64_t key)
+{
+    return (int64_t)x->slot[slot_of_int(x, key)] - 1;
+}
+int64_t ag_data_index_text(const data_index *x, const char *key)
+{
+    return (int64_t)x->slot[slot_of_text(x, key)] - 1;
+}
 
-/* ---- dictionaries ---------------------------------------------------------------------------------------------------------- */
+/* ---- dictionaries -------------------------------------------------------------------------------------- */
 
 static data_index *index_column(const char *at, const data_table *t, const data_column *c)
 {
     if (c->type != DATA_INT && c->type != DATA_TEXT)
-        ag_fail(at, "column \"%s\" is %s; an index needs a column of integers or text", c->name, ag_data_type_name(c->type));
-    if (t->rows >= INT32_MAX) ag_fail(at, "%" PRId64 " rows are too many for an index; at most 2^31 - 2", t->rows);
-    data_index *x = ag_data_index_new(t->rows, c->type == DATA_INT ? c->v.i : NULL, c->type == DATA_TEXT ? c->v.s : NULL);
+        ag_fail(at, "column \"%s\" is %s; an index needs a column of integers or text", c->name,
+                ag_data_type_name(c->type));
+    if (t->rows >= INT32_MAX)
+        ag_fail(at, "%" PRId64 " rows are too many for an index; at most 2^31 - 2", t->rows);
+    data_index *x =
+        ag_data_index_new(t->rows, c->type == DATA_INT ? c->v.i : NULL, c->type == DATA_TEXT ? c->v.s : NULL);
     for (int64_t i = 0; i < t->rows; i++) {
         const int64_t twin = ag_data_index_put(x, i);
         if (twin < 0) continue;
         ag_data_index_free(x);
-        ag_fail(at, "%s: \"%s\" stands in row %" PRId64 " already; an index needs different values", ag_data_place(t, i, c),
-                ag_data_cell_(at, t, i, c->name), twin);
+        ag_fail(at, "%s: \"%s\" stands in row %" PRId64 " already; an index needs different values",
+                ag_data_place(t, i, c), ag_data_cell_(at, t, i, c->name), twin);
     }
     return x;
 }
@@ -100,7 +115,10 @@ void ag_data_index_by_(const char *at, data_table *t, const char *column)
 
 int64_t ag_data_find_(const char *at, const data_table *t, const char *key)
 {
-    if (!t->index) ag_fail(at, "the table has no index; data_index_by(table, column) or data_csv(..., .index = column) first");
+    if (!t->index)
+        ag_fail(
+            at,
+            "the table has no index; data_index_by(table, column) or data_csv(..., .index = column) first");
     if (!t->index->ints) return ag_data_index_text(t->index, key);
     int64_t i = 0;
     double f;
@@ -117,7 +135,7 @@ const char *ag_data_lookup_(const char *at, const data_table *t, const char *key
 
 static void drop_index(void *x) { ag_data_index_free(x); }
 
-/* ---- joins -------------------------------------------------------------------------------------------------------------------- */
+/* ---- joins --------------------------------------------------------------------------------------------- */
 
 static size_t value_size(const data_column *c)
 {
@@ -140,42 +158,51 @@ static void take_column(data_table *t, const data_column *src, const int64_t *ro
     if (src->vocab) dst->vocab = ag_data_vocab_retain(src->vocab);
 }
 
-data_table *ag_data_join_(const char *at, const data_table *left, data_table *right, const char *column, data_join_opts opts)
+data_table *ag_data_join_(const char *at, const data_table *left, data_table *right, const char *column,
+                          data_join_opts opts)
 {
     const data_column *a = ag_data_column(at, left, column), *b = ag_data_column(at, right, column);
     if (a->type != b->type)
-        ag_fail(at, "data_join: column \"%s\" is %s at the left and %s at the right; read both with .types = \"%s:text\"", column,
-                ag_data_type_name(a->type), ag_data_type_name(b->type), column);
+        ag_fail(at,
+                "data_join: column \"%s\" is %s at the left and %s at the right; read both with .types = "
+                "\"%s:text\"",
+                column, ag_data_type_name(a->type), ag_data_type_name(b->type), column);
     for (int c = 0; c < right->n_columns; c++)
         if (&right->column[c] != b && ag_data_has_column(left, right->column[c].name))
-            ag_fail(at, "data_join: both tables have a column \"%s\"; give other .names", right->column[c].name);
+            ag_fail(at, "data_join: both tables have a column \"%s\"; give other .names",
+                    right->column[c].name);
     data_table *t;
     {
         AG_SCOPE;
         data_index *x = index_column(at, right, b);
         ag_defer(drop_index, x);
-        int64_t *from_left = ag_alloc(left->rows, sizeof *from_left), *from_right = ag_alloc(left->rows, sizeof *from_right), n = 0;
+        int64_t *from_left = ag_alloc(left->rows, sizeof *from_left),
+                *from_right = ag_alloc(left->rows, sizeof *from_right), n = 0;
         ag_defer(ag_free, from_left);
         ag_defer(ag_free, from_right);
         for (int64_t i = 0; i < left->rows; i++) {
             const int64_t k = x->ints ? ag_data_index_int(x, a->v.i[i]) : ag_data_index_text(x, a->v.s[i]);
             if (k < 0 && !opts.inner)
-                ag_fail(at, "data_join: %s: \"%s\" is not in %s; .inner = true leaves such rows out", ag_data_place(left, i, a),
-                        ag_data_cell_(at, left, i, column), right->path ? right->path : "the other table");
+                ag_fail(at, "data_join: %s: \"%s\" is not in %s; .inner = true leaves such rows out",
+                        ag_data_place(left, i, a), ag_data_cell_(at, left, i, column),
+                        right->path ? right->path : "the other table");
             from_left[n] = i;
             from_right[n] = k;
             n += k >= 0;
         }
         if (!n) ag_fail(at, "data_join: no value of \"%s\" is in both tables", column);
         t = ag_data_table_make(n, left->path);
-        for (int c = 0; c < left->n_columns; c++) take_column(t, &left->column[c], n < left->rows ? from_left : NULL);
-        for (int c = 0; c < right->n_columns; c++) if (&right->column[c] != b) take_column(t, &right->column[c], from_right);
+        for (int c = 0; c < left->n_columns; c++)
+            take_column(t, &left->column[c], n < left->rows ? from_left : NULL);
+        for (int c = 0; c < right->n_columns; c++)
+            if (&right->column[c] != b) take_column(t, &right->column[c], from_right);
         t->first_line = left->first_line;
         if (left->lines || n < left->rows) {
             t->lines = ag_data_buffer_new(n, sizeof(int64_t));
             const int64_t *lines = left->lines ? left->lines->data : NULL;
             for (int64_t i = 0; i < n; i++)
-                ((int64_t *)t->lines->data)[i] = lines ? lines[from_left[i]] : left->first_line + from_left[i];
+                ((int64_t *)t->lines->data)[i] =
+                    lines ? lines[from_left[i]] : left->first_line + from_left[i];
         }
     }
     ag_defer(ag_data_table_drop, t);

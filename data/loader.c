@@ -1,15 +1,20 @@
 /* data/loader.c - batches in order, prepared when asked for or ahead by worker threads.
  *
- * The order is a function of (seed, epoch) alone and every batch is made whole by one thread, so workers change no bit.
- * Batch k goes to slot k mod slots of a ring; a worker takes the next batch number, waits until the consumer has
- * taken what was in the slot before, fills it, and says so. */
+ * The order is a function of (seed, epoch) alone and every batch is made whole by one thread, so workers
+ * change no bit. Batch k goes to slot k mod slots of a ring; a worker takes the next batch number, waits
+ * until the consumer has taken what was in the slot before, fills it, and says so. */
 #include <pthread.h>
 #include <string.h>
 #include "core/memory.h"
 #include "core/random.h"
 #include "data/set.h"
 
-typedef struct { void *x, *y; int64_t *index; int64_t batch; char *error; } loader_slot;     /* batch: what it holds, -1 nothing */
+typedef struct {
+    void *x, *y;
+    int64_t *index;
+    int64_t batch;
+    char *error;
+} loader_slot; /* batch: what it holds, -1 nothing */
 
 struct data_loader {
     data_set *set;
@@ -30,7 +35,7 @@ struct data_loader {
     bool running, stop;
 };
 
-/* ---- one batch ------------------------------------------------------------------------------------------------------------------ */
+/* ---- one batch ----------------------------------------------------------------------------------------- */
 
 static int64_t batch_samples(const data_loader *l, int64_t batch)
 {
@@ -69,7 +74,7 @@ static void free_slot(loader_slot *s)
     ag_free(s->error);
 }
 
-/* ---- workers --------------------------------------------------------------------------------------------------------------------- */
+/* ---- workers ------------------------------------------------------------------------------------------- */
 
 typedef struct { data_loader *l; loader_slot *slot; int64_t batch; } fill_job;
 
@@ -140,7 +145,8 @@ static void start_workers(const char *at, data_loader *l)
         const int error = pthread_create(&l->thread[i], NULL, work, l);
         if (!error) continue;
         l->opts.workers = i;
-        ag_fail(at, "data_loader_new: worker thread %d cannot be started: %s; give fewer .workers", i + 1, strerror(error));
+        ag_fail(at, "data_loader_new: worker thread %d cannot be started: %s; give fewer .workers", i + 1,
+                strerror(error));
     }
 }
 
@@ -164,15 +170,19 @@ static void free_loader(void *arg)
     ag_free(l);
 }
 
-/* ---- loaders ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- loaders ------------------------------------------------------------------------------------------- */
 
 data_loader *ag_data_loader_new_(const char *at, data_set *set, int64_t batch, data_loader_opts opts)
 {
     if (batch < 1) ag_fail(at, "data_loader_new: batch = %" PRId64 "; at least one sample is wanted", batch);
-    if (opts.workers < 0 || opts.workers > 256) ag_fail(at, "data_loader_new: .workers = %d; 0 .. 256 are possible", opts.workers);
-    if (opts.prefetch < 0 || opts.prefetch > 4096) ag_fail(at, "data_loader_new: .prefetch = %d; 0 .. 4096 are possible", opts.prefetch);
+    if (opts.workers < 0 || opts.workers > 256)
+        ag_fail(at, "data_loader_new: .workers = %d; 0 .. 256 are possible", opts.workers);
+    if (opts.prefetch < 0 || opts.prefetch > 4096)
+        ag_fail(at, "data_loader_new: .prefetch = %d; 0 .. 4096 are possible", opts.prefetch);
     if ((opts.shuffle || opts.drop_last) && batch > set->n)
-        ag_fail(at, "data_loader_new: a batch of %" PRId64 " is longer than the data, %" PRId64 " samples; give a batch of at most %" PRId64,
+        ag_fail(at,
+                "data_loader_new: a batch of %" PRId64 " is longer than the data, %" PRId64
+                " samples; give a batch of at most %" PRId64,
                 batch, set->n, set->n);
     data_loader *l = ag_alloc(1, sizeof *l);
     pthread_mutex_init(&l->lock, NULL);
@@ -199,15 +209,17 @@ int64_t ag_data_loader_epoch(const data_loader *l) { return l->position.epoch; }
 void ag_data_loader_seek_(const char *at, data_loader *l, data_position p)
 {
     if (p.epoch < 0 || p.batch < 0 || p.batch > l->batches)
-        ag_fail(at, "data_loader_seek: epoch %" PRId64 ", batch %" PRId64 "; the loader has batches 0 .. %" PRId64 " of each epoch", p.epoch,
-                p.batch, l->batches - 1);
+        ag_fail(at,
+                "data_loader_seek: epoch %" PRId64 ", batch %" PRId64 "; the loader has batches 0 .. %" PRId64
+                " of each epoch",
+                p.epoch, p.batch, l->batches - 1);
     if (l->thread) pause_workers(l);
     l->position = p;
     l->inside = false;
     l->round++;
 }
 
-/* ---- DATA_EACH ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- DATA_EACH ----------------------------------------------------------------------------------------- */
 
 static ag_shape batch_shape(const data_field *f, int64_t n)
 {
@@ -274,7 +286,9 @@ static void draw(data_batch *b)
 
 data_batch ag_data_batch_begin_(const char *at, data_loader *l)
 {
-    if (l->inside) ag_data_loader_seek_(at, l, (data_position){ l->position.epoch + 1, 0 });    /* after a break or an error */
+    if (l->inside)
+        ag_data_loader_seek_(at, l,
+                             (data_position){ l->position.epoch + 1, 0 }); /* after a break or an error */
     l->inside = true;
     data_batch b = { .of = l, .at = at, .round = ++l->round, .scope = ag_scope_begin() };
     l->order = ag_data_permutation(l->set->n, l->opts.seed, (uint64_t)l->position.epoch);
@@ -286,7 +300,8 @@ data_batch ag_data_batch_begin_(const char *at, data_loader *l)
 void ag_data_batch_next(data_batch *b)
 {
     if (b->round != b->of->round)
-        ag_fail(b->at, "DATA_EACH: the loader was moved inside its own loop (another DATA_EACH, a seek); break first, or use a second loader");
+        ag_fail(b->at, "DATA_EACH: the loader was moved inside its own loop (another DATA_EACH, a seek); "
+                       "break first, or use a second loader");
     ag_scope_end(&b->scope);
     b->scope = ag_scope_begin();
     draw(b);

@@ -22,10 +22,13 @@ static data_set *new_set(int64_t n)
 }
 
 int64_t ag_data_size(const data_set *s) { return s->n; }
-int64_t ag_data_source_row(const data_set *s, int64_t i) { return s->rows ? ((const int64_t *)s->rows->data)[i] : i; }
+int64_t ag_data_source_row(const data_set *s, int64_t i)
+{
+    return s->rows ? ((const int64_t *)s->rows->data)[i] : i;
+}
 int64_t ag_data_field_bytes(const data_field *f) { return f->count * (int64_t)ag_dtype_size(f->dtype); }
 
-/* ---- from columns -------------------------------------------------------------------------------------------------------- */
+/* ---- from columns -------------------------------------------------------------------------------------- */
 
 typedef struct { int n; const data_column *column[64]; bool ints, fits; } column_list;
 
@@ -38,10 +41,14 @@ static void fail_text(const char *at, const data_table *t, const data_column *c)
         const char *s = c->v.s[r];
         const data_number_kind k = ag_data_scan_number(s, (int64_t)strlen(s), &i, &f);
         if (k == DATA_NOT_NUMBER || k == DATA_IS_NAN)
-            ag_fail(at, "data_from_table: %s: %s is not a number; correct it, or data_categorify(table, \"%s\")", ag_data_place(t, r, c),
-                    ag_data_show(s, (int64_t)strlen(s)), c->name);
+            ag_fail(at,
+                    "data_from_table: %s: %s is not a number; correct it, or data_categorify(table, \"%s\")",
+                    ag_data_place(t, r, c), ag_data_show(s, (int64_t)strlen(s)), c->name);
     }
-    ag_fail(at, "data_from_table: column \"%s\" is text; data_categorify(table, \"%s\"), or .types = \"%s:float\"", c->name, c->name, c->name);
+    ag_fail(
+        at,
+        "data_from_table: column \"%s\" is text; data_categorify(table, \"%s\"), or .types = \"%s:float\"",
+        c->name, c->name, c->name);
 }
 
 static column_list find_columns(const char *at, const data_table *t, const char *names, const char *option)
@@ -57,11 +64,15 @@ static column_list find_columns(const char *at, const data_table *t, const char 
         ints += c->type != DATA_FLOAT;
         for (int64_t i = 0; c->type == DATA_FLOAT && i < t->rows; i++)
             if (isnan(c->v.f[i]))
-                ag_fail(at, "data_from_table: %s: the cell is empty; fill it in, or leave the row out", ag_data_place(t, i, c));
+                ag_fail(at, "data_from_table: %s: the cell is empty; fill it in, or leave the row out",
+                        ag_data_place(t, i, c));
     }
     l.ints = ints == l.n;
     if (ints && !l.ints && option[1] == 'x')
-        ag_fail(at, "data_from_table: .x = \"%s\" mixes integers with floats; read the integers with .types = \"name:float\"", names);
+        ag_fail(at,
+                "data_from_table: .x = \"%s\" mixes integers with floats; read the integers with .types = "
+                "\"name:float\"",
+                names);
     return l;
 }
 
@@ -71,7 +82,9 @@ static void check_ids(const char *at, const data_table *t, column_list *l)
         const data_column *c = l->column[k];
         for (int64_t i = 0; c->type == DATA_INT && i < t->rows; i++) {
             if (c->v.i[i] < 0)
-                ag_fail(at, "data_from_table: %s: %" PRId64 " is negative, and no id; a quantity is read with .types = \"%s:float\"",
+                ag_fail(at,
+                        "data_from_table: %s: %" PRId64
+                        " is negative, and no id; a quantity is read with .types = \"%s:float\"",
                         ag_data_place(t, i, c), c->v.i[i], c->name);
             l->fits &= c->v.i[i] <= INT32_MAX;
         }
@@ -136,10 +149,12 @@ data_set *ag_data_from_table_(const char *at, const data_table *t, data_from_tab
         y = find_columns(at, t, opts.y, ".y");
         int categories = 0;
         for (int k = 0; k < y.n; k++) categories += y.column[k]->type == DATA_CATEGORY;
-        if (categories && categories < y.n) ag_fail(at, "data_from_table: .y = \"%s\" mixes categories with numbers", opts.y);
+        if (categories && categories < y.n)
+            ag_fail(at, "data_from_table: .y = \"%s\" mixes categories with numbers", opts.y);
         s->y = make_field(&y, categories > 0, y.n == 1, &stride);
     }
-    const int64_t align = sizeof(int64_t) > 4 && ((!s->x.narrow && s->x.dtype == AG_I64) || sizeof(real) == 8) ? 8 : 4;
+    const int64_t align =
+        sizeof(int64_t) > 4 && ((!s->x.narrow && s->x.dtype == AG_I64) || sizeof(real) == 8) ? 8 : 4;
     stride = (stride + align - 1) / align * align;
     s->store = ag_data_buffer_new(t->rows, (size_t)stride);
     fill_field(&s->x, s->store->data, stride, &x, t->rows);
@@ -147,13 +162,14 @@ data_set *ag_data_from_table_(const char *at, const data_table *t, data_from_tab
     return s;
 }
 
-/* ---- from tensors and functions ---------------------------------------------------------------------------------------------- */
+/* ---- from tensors and functions ------------------------------------------------------------------------ */
 
 static data_field tensor_field(const char *at, ag_tensor **kept, ag_tensor *t, const char *name)
 {
     if (t->ndim < 1 || t->shape[0] < 1) {
         char buf[96];
-        ag_fail(at, "data_from_tensors: %s is %s; its first axis counts the samples, at least one", name, ag_describe(t, buf, sizeof buf));
+        ag_fail(at, "data_from_tensors: %s is %s; its first axis counts the samples, at least one", name,
+                ag_describe(t, buf, sizeof buf));
     }
     AG_SCOPE;
     AG_NO_GRAD;
@@ -175,8 +191,8 @@ data_set *ag_data_from_tensors_(const char *at, ag_tensor *x, ag_tensor *y)
 {
     if (y && (y->ndim < 1 || x->ndim < 1 || x->shape[0] != y->shape[0])) {
         char a[96], b[96];
-        ag_fail(at, "data_from_tensors: x is %s, y is %s; their first axes count the same samples", ag_describe(x, a, sizeof a),
-                ag_describe(y, b, sizeof b));
+        ag_fail(at, "data_from_tensors: x is %s, y is %s; their first axes count the same samples",
+                ag_describe(x, a, sizeof a), ag_describe(y, b, sizeof b));
     }
     data_set *s = new_set(x->ndim ? x->shape[0] : 0);
     s->x = tensor_field(at, &s->tensor[0], x, "x");
@@ -188,9 +204,11 @@ data_set *ag_data_from_tensors_(const char *at, ag_tensor *x, ag_tensor *y)
 static data_field shaped_field(const char *at, ag_dtype dtype, ag_shape shape)
 {
     data_field f = { .dtype = dtype, .shape = shape, .count = 1 };
-    if (shape.ndim >= AG_MAX_DIMS) ag_fail(at, "data_from_function: samples of %d axes; at most %d", shape.ndim, AG_MAX_DIMS - 1);
+    if (shape.ndim >= AG_MAX_DIMS)
+        ag_fail(at, "data_from_function: samples of %d axes; at most %d", shape.ndim, AG_MAX_DIMS - 1);
     for (int k = 0; k < shape.ndim; k++) {
-        if (shape.dim[k] < 1) ag_fail(at, "data_from_function: axis %d of a sample has size %" PRId64, k, shape.dim[k]);
+        if (shape.dim[k] < 1)
+            ag_fail(at, "data_from_function: axis %d of a sample has size %" PRId64, k, shape.dim[k]);
         f.count = ag_mul_size(at, f.count, shape.dim[k]);
     }
     return f;
@@ -208,7 +226,7 @@ data_set *ag_data_from_function_(const char *at, int64_t n, data_get_fn get, dat
     return s;
 }
 
-/* ---- parts of a set ------------------------------------------------------------------------------------------------------------- */
+/* ---- parts of a set ------------------------------------------------------------------------------------ */
 
 enum { COMPACT = 64 };      /* records up to a cache line are copied, so that drawing one is one access */
 
@@ -221,10 +239,12 @@ data_set *ag_data_subset_(const char *at, data_set *set, const int64_t *rows, in
 
 data_set *ag_data_subset_make(const char *at, const data_set *set, const int64_t *rows, int64_t n)
 {
-    if (n < 1) ag_fail(at, "data_subset: an empty part; give at least one of the %" PRId64 " samples", set->n);
+    if (n < 1)
+        ag_fail(at, "data_subset: an empty part; give at least one of the %" PRId64 " samples", set->n);
     for (int64_t i = 0; i < n; i++)
         if (rows[i] < 0 || rows[i] >= set->n)
-            ag_fail(at, "data_subset: sample %" PRId64 " of a set of %" PRId64 ", 0 .. %" PRId64, rows[i], set->n, set->n - 1);
+            ag_fail(at, "data_subset: sample %" PRId64 " of a set of %" PRId64 ", 0 .. %" PRId64, rows[i],
+                    set->n, set->n - 1);
     data_set *s = ag_alloc(1, sizeof *s);
     s->n = n;
     s->x = set->x;

@@ -3,7 +3,8 @@
 #define AG_DATA_SET_H
 #include "data/table.h"
 
-/* One side of the samples: `count` elements each, sample i at base + i stride; int32 in memory is i64 outside. */
+/* One side of the samples: `count` elements each, sample i at base + i stride; int32 in memory is i64
+ * outside. */
 typedef struct {
     ag_dtype dtype;
     ag_shape shape;             /* of one sample */
@@ -26,14 +27,17 @@ struct data_set {
 };
 
 void ag_data_set_drop(void *set);                /* for ag_defer */
-data_set *ag_data_subset_make(const char *at, const data_set *set, const int64_t *rows, int64_t n);     /* the caller's */
+data_set *ag_data_subset_make(const char *at, const data_set *set, const int64_t *rows,
+                              int64_t n);               /* the caller's */
 int64_t ag_data_field_bytes(const data_field *f);       /* of one sample outside */
 /* Writes the samples index[0 .. n-1] to x and y. */
 void ag_data_gather(const data_set *s, const int64_t *index, int64_t n, uint64_t key, void *x, void *y);
 
-/* A bijection of 0 .. n-1 computed element by element: a Feistel network of 8 rounds on the two digits of i in a mixed radix
- * left x right >= n, walked until it lands inside (Black and Rogaway 2002). A function of (n, seed, stream) alone. */
+/* A bijection of 0 .. n-1 computed element by element: a Feistel network of 8 rounds on the two digits of i
+ * in a mixed radix left x right >= n, walked until it lands inside (Black and Rogaway 2002). A function of
+ * (n, seed, stream) alone. */
 typedef struct { uint64_t n; uint32_t left, right, key[8]; } data_permutation;
 data_permutation ag_data_permutation(int64_t n, uint64_t seed, uint64_t stream);
-void ag_data_permute(const data_permutation *p, int64_t begin, int64_t n, int64_t *out);      /* of begin .. begin+n-1 */
+void ag_data_permute(const data_permutation *p, int64_t begin, int64_t n,
+                     int64_t *out); /* of begin .. begin+n-1 */
 #endif

@@ -11,8 +11,8 @@ static data_split_rows divide(const char *at, const unsigned char *valid, int64_
     int64_t n_valid = 0;
     for (int64_t i = 0; i < n; i++) n_valid += valid[i];
     if (n_valid == 0 || n_valid == n)
-        ag_fail(at, "%s leaves the %s set empty (%" PRId64 " samples in all); both parts need at least one", why,
-                n_valid ? "training" : "validation", n);
+        ag_fail(at, "%s leaves the %s set empty (%" PRId64 " samples in all); both parts need at least one",
+                why, n_valid ? "training" : "validation", n);
     data_split_rows r = { .n_train = n - n_valid, .n_valid = n_valid };
     r.train = ag_alloc(r.n_train, sizeof *r.train);
     ag_defer(ag_free, r.train);
@@ -23,10 +23,12 @@ static data_split_rows divide(const char *at, const unsigned char *valid, int64_
     return r;
 }
 
-/* The sets are made inside a scope that takes the lists and marks with it, and then handed to the caller's. */
+/* The sets are made inside a scope that takes the lists and marks with it, and then handed to the
+ * caller's. */
 static data_split take(const char *at, const data_set *set, const data_split_rows *r)
 {
-    return (data_split){ ag_data_subset_make(at, set, r->train, r->n_train), ag_data_subset_make(at, set, r->valid, r->n_valid) };
+    return (data_split){ ag_data_subset_make(at, set, r->train, r->n_train),
+                         ag_data_subset_make(at, set, r->valid, r->n_valid) };
 }
 
 static data_split hand_out(data_split d)
@@ -47,7 +49,9 @@ static unsigned char *new_marks(int64_t n)
 
 static void check_fraction(const char *at, const char *name, double fraction)
 {
-    if (!(fraction > 0 && fraction < 1)) ag_fail(at, "%s: fraction = %g; the share of the validation set lies between 0 and 1", name, fraction);
+    if (!(fraction > 0 && fraction < 1))
+        ag_fail(at, "%s: fraction = %g; the share of the validation set lies between 0 and 1", name,
+                fraction);
 }
 
 data_split_rows ag_data_random_rows_(const char *at, int64_t n, double fraction, uint64_t seed)
@@ -86,7 +90,8 @@ data_split ag_data_tail_split_(const char *at, data_set *set, double fraction)
         const int64_t n_valid = (int64_t)floor(fraction * (double)set->n);
         unsigned char *valid = new_marks(set->n);
         memset(valid + (set->n - n_valid), 1, (size_t)n_valid);
-        const data_split_rows r = divide(at, valid, set->n, ag_data_text_printf("data_tail_split: a fraction of %g", fraction));
+        const data_split_rows r =
+            divide(at, valid, set->n, ag_data_text_printf("data_tail_split: a fraction of %g", fraction));
         d = take(at, set, &r);
     }
     return hand_out(d);
@@ -100,8 +105,12 @@ data_split ag_data_index_split_(const char *at, data_set *set, const int64_t *ro
         unsigned char *valid = new_marks(set->n);
         for (int64_t i = 0; i < n; i++) {
             if (rows[i] < 0 || rows[i] >= set->n)
-                ag_fail(at, "data_index_split: rows[%" PRId64 "] = %" PRId64 ", the set has samples 0 .. %" PRId64, i, rows[i], set->n - 1);
-            if (valid[rows[i]]++) ag_fail(at, "data_index_split: rows[%" PRId64 "] = %" PRId64 " is listed twice", i, rows[i]);
+                ag_fail(at,
+                        "data_index_split: rows[%" PRId64 "] = %" PRId64
+                        ", the set has samples 0 .. %" PRId64,
+                        i, rows[i], set->n - 1);
+            if (valid[rows[i]]++)
+                ag_fail(at, "data_index_split: rows[%" PRId64 "] = %" PRId64 " is listed twice", i, rows[i]);
         }
         const data_split_rows r = divide(at, valid, set->n, "data_index_split: this list");
         d = take(at, set, &r);
@@ -112,10 +121,13 @@ data_split ag_data_index_split_(const char *at, data_set *set, const int64_t *ro
 static void check_rows(const char *at, const char *name, const data_set *set, const data_table *t)
 {
     if (t->rows != set->n)
-        ag_fail(at, "%s: the table has %" PRId64 " rows, the set %" PRId64 " samples; they must be the same rows", name, t->rows, set->n);
+        ag_fail(at,
+                "%s: the table has %" PRId64 " rows, the set %" PRId64 " samples; they must be the same rows",
+                name, t->rows, set->n);
 }
 
-data_split ag_data_column_split_(const char *at, data_set *set, const data_table *t, const char *column, const char *value)
+data_split ag_data_column_split_(const char *at, data_set *set, const data_table *t, const char *column,
+                                 const char *value)
 {
     data_split d;
     {
@@ -126,13 +138,15 @@ data_split ag_data_column_split_(const char *at, data_set *set, const data_table
             AG_SCOPE;
             valid[i] = !strcmp(ag_data_cell_(at, t, i, column), value);
         }
-        const data_split_rows r = divide(at, valid, set->n, ag_data_text_printf("data_column_split: \"%s\" = \"%s\"", column, value));
+        const data_split_rows r = divide(
+            at, valid, set->n, ag_data_text_printf("data_column_split: \"%s\" = \"%s\"", column, value));
         d = take(at, set, &r);
     }
     return hand_out(d);
 }
 
-data_split ag_data_file_split_(const char *at, data_set *set, const data_table *t, const char *column, const char *path)
+data_split ag_data_file_split_(const char *at, data_set *set, const data_table *t, const char *column,
+                               const char *path)
 {
     data_split d;
     {
@@ -141,8 +155,12 @@ data_split ag_data_file_split_(const char *at, data_set *set, const data_table *
         unsigned char *valid = new_marks(set->n);
         {
             AG_SCOPE;
-            const data_table *list = ag_data_csv_(at, path, (data_csv_opts){ .sep = "\t", .names = "value", .types = "value:text",
-                                                                             .header = DATA_HEADER_NO, .no_quotes = true });
+            const data_table *list = ag_data_csv_(at, path,
+                                                  (data_csv_opts){ .sep = "\t",
+                                                                   .names = "value",
+                                                                   .types = "value:text",
+                                                                   .header = DATA_HEADER_NO,
+                                                                   .no_quotes = true });
             data_index *x = ag_data_index_new(list->rows, NULL, list->column[0].v.s);
             unsigned char *found = new_marks(list->rows);
             for (int64_t i = 0; i < list->rows; i++) found[i] = ag_data_index_put(x, i) >= 0;
@@ -155,8 +173,8 @@ data_split ag_data_file_split_(const char *at, data_set *set, const data_table *
             ag_data_index_free(x);
             for (int64_t i = 0; i < list->rows; i++)
                 if (!found[i])
-                    ag_fail(at, "%s: \"%s\" stands in no row of column \"%s\"", ag_data_place(list, i, &list->column[0]),
-                            list->column[0].v.s[i], column);
+                    ag_fail(at, "%s: \"%s\" stands in no row of column \"%s\"",
+                            ag_data_place(list, i, &list->column[0]), list->column[0].v.s[i], column);
         }
         const data_split_rows r = divide(at, valid, set->n, ag_data_text_printf("data_file_split: %s", path));
         d = take(at, set, &r);

@@ -1,4 +1,5 @@
-/* data/synthetic.c - made-up ratings with known factors, of MovieLens' shape: for demonstrations, tests, benchmarks. */
+/* data/synthetic.c - made-up ratings with known factors, of MovieLens' shape: for demonstrations, tests,
+ * benchmarks. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,11 +10,21 @@
 
 enum { FACTORS = 5, TRAITS = FACTORS + 1, LEAST = 20 };     /* traits: bias, factors */
 
-/* Standard deviations: with them the variance of the ratings (1.2) and of what a model can explain of it are close to
- * those of MovieLens 100K. */
+/* Standard deviations: with them the variance of the ratings (1.2) and of what a model can explain of it are
+ * close to those of MovieLens 100K. */
 static const double user_bias = 0.35, item_bias = 0.40, factor = 0.416, noise = 0.85, middle = 3.53;
 
-enum { STREAM_USER = 1, STREAM_ITEM, STREAM_ACTIVITY, STREAM_CHOICE, STREAM_RATING, STREAM_RANK, STREAM_ORDER, STREAM_TITLE, STREAM_FAST };
+enum {
+    STREAM_USER = 1,
+    STREAM_ITEM,
+    STREAM_ACTIVITY,
+    STREAM_CHOICE,
+    STREAM_RATING,
+    STREAM_RANK,
+    STREAM_ORDER,
+    STREAM_TITLE,
+    STREAM_FAST
+};
 
 static double normal(uint32_t a, uint32_t b)        /* Box-Muller */
 {
@@ -45,7 +56,7 @@ double ag_data_synthetic_score(int64_t user, int64_t item, uint64_t seed)
     return score(u, i);
 }
 
-static double *all_traits(uint64_t seed, int stream, int64_t n)     /* of ids 1 .. n; in the innermost scope */
+static double *all_traits(uint64_t seed, int stream, int64_t n) /* of ids 1 .. n; in the innermost scope */
 {
     double *t = ag_alloc(ag_mul_size(NULL, n, TRAITS), sizeof *t);
     ag_defer(ag_free, t);
@@ -59,14 +70,15 @@ static int64_t rate(double s, uint32_t a, uint32_t b)
     return r < 1 ? 1 : r > 5 ? 5 : (int64_t)r;
 }
 
-/* ---- the table of MovieLens 100K's shape ---------------------------------------------------------------------------------- */
+/* ---- the table of MovieLens 100K's shape --------------------------------------------------------------- */
 
 typedef struct { int64_t users, items, ratings; uint64_t seed; } sizes;
 
 /* How many films each user rates: LEAST and a log-normal share of the rest, half of the films at most. */
 static void draw_activity(const sizes *z, int64_t *count)
 {
-    const int64_t least = z->ratings / z->users < LEAST ? z->ratings / z->users : LEAST, most = (z->items + 1) / 2;
+    const int64_t least = z->ratings / z->users < LEAST ? z->ratings / z->users : LEAST,
+                  most = (z->items + 1) / 2;
     ag_rng r = { z->seed, STREAM_ACTIVITY, 0 };
     AG_SCOPE;
     double *weight = ag_alloc(z->users, sizeof *weight), sum = 0;
@@ -104,7 +116,8 @@ static int64_t draw_rank(const double *sum, int64_t n, double p)
 static void draw_pairs(const sizes *z, int64_t *user, int64_t *item)
 {
     AG_SCOPE;
-    int64_t *count = ag_alloc(z->users, sizeof *count), *film = ag_alloc(z->items, sizeof *film), *seen = ag_alloc(z->items, sizeof *seen);
+    int64_t *count = ag_alloc(z->users, sizeof *count), *film = ag_alloc(z->items, sizeof *film),
+            *seen = ag_alloc(z->items, sizeof *seen);
     double *sum = ag_alloc(z->items, sizeof *sum);
     ag_defer(ag_free, count);
     ag_defer(ag_free, film);
@@ -133,15 +146,25 @@ static void draw_pairs(const sizes *z, int64_t *user, int64_t *item)
     }
 }
 
-static const char *const first_words[] = { "Amber", "Broken", "Crimson", "Distant", "Electric", "Forgotten", "Gentle", "Hidden", "Iron",
-    "Jade", "Kindred", "Last", "Midnight", "Northern", "Open", "Paper", "Quiet", "Restless", "Silver", "Twelfth", "Unseen", "Velvet",
-    "Winter", "Yellow", "Bitter", "Copper", "Drifting", "Early", "Falling", "Golden", "Hollow", "Ivory", "Lonely", "Marble", "Narrow",
-    "Painted", "Rising", "Second", "Tender", "Wild" };
-static const char *const second_words[] = { "River", "Garden", "Station", "Letters", "Harbour", "Orchard", "Mirror", "Crossing", "Lantern",
-    "Island", "Summer", "Parade", "Signal", "Bridge", "Season", "Village", "Shadow", "Voyage", "Kitchen", "Promise", "Railway", "Cathedral",
-    "Meadow", "Window", "Circus", "Frontier", "Melody", "Evening", "Theatre", "Compass", "Library", "Engine", "Tide", "Market", "Valley",
-    "Sparrow", "Monsoon", "Ladder", "Furrow", "Harvest", "Paddy", "Almanac", "Balloon" };
-enum { N_FIRST = sizeof first_words / sizeof *first_words, N_SECOND = sizeof second_words / sizeof *second_words, TITLE = 64 };
+static const char *const first_words[] = {
+    "Amber",  "Broken",   "Crimson",  "Distant", "Electric", "Forgotten", "Gentle", "Hidden",
+    "Iron",   "Jade",     "Kindred",  "Last",    "Midnight", "Northern",  "Open",   "Paper",
+    "Quiet",  "Restless", "Silver",   "Twelfth", "Unseen",   "Velvet",    "Winter", "Yellow",
+    "Bitter", "Copper",   "Drifting", "Early",   "Falling",  "Golden",    "Hollow", "Ivory",
+    "Lonely", "Marble",   "Narrow",   "Painted", "Rising",   "Second",    "Tender", "Wild"
+};
+static const char *const second_words[] = {
+    "River",   "Garden",  "Station", "Letters",   "Harbour", "Orchard", "Mirror",  "Crossing", "Lantern",
+    "Island",  "Summer",  "Parade",  "Signal",    "Bridge",  "Season",  "Village", "Shadow",   "Voyage",
+    "Kitchen", "Promise", "Railway", "Cathedral", "Meadow",  "Window",  "Circus",  "Frontier", "Melody",
+    "Evening", "Theatre", "Compass", "Library",   "Engine",  "Tide",    "Market",  "Valley",   "Sparrow",
+    "Monsoon", "Ladder",  "Furrow",  "Harvest",   "Paddy",   "Almanac", "Balloon"
+};
+enum {
+    N_FIRST = sizeof first_words / sizeof *first_words,
+    N_SECOND = sizeof second_words / sizeof *second_words,
+    TITLE = 64
+};
 
 /* All different: a permutation of the pairs of words, then the same with 2, 3 ... */
 static void make_title(char *out, const data_permutation *p, uint64_t seed, int64_t item)
@@ -166,17 +189,22 @@ static void add_titles(data_table *t, const sizes *z, const int64_t *item)
 
 data_table *ag_data_synthetic_(const char *at, data_synthetic_opts o)
 {
-    const sizes z = { o.users ? o.users : 943, o.items ? o.items : 1682, o.ratings ? o.ratings : 100000, o.seed };
+    const sizes z = { o.users ? o.users : 943, o.items ? o.items : 1682, o.ratings ? o.ratings : 100000,
+                      o.seed };
     if (z.users < 1 || z.items < 1 || z.ratings < z.users || z.ratings / z.users > z.items / 2)
-        ag_fail(at, "data_synthetic: %" PRId64 " ratings of %" PRId64 " users and %" PRId64 " items; between one a user and half of all pairs "
-                "are possible", z.ratings, z.users, z.items);
+        ag_fail(at,
+                "data_synthetic: %" PRId64 " ratings of %" PRId64 " users and %" PRId64
+                " items; between one a user and half of all pairs "
+                "are possible",
+                z.ratings, z.users, z.items);
     data_table *t = ag_data_table_make(z.ratings, NULL);
     ag_defer(ag_data_table_drop, t);
     const char *const names[] = { "user", "item", "rating", "time" };
     int64_t *column[4];
     for (int k = 0; k < 4; k++) column[k] = ag_data_add_column(t, names[k], DATA_INT, 8)->v.i;
     AG_SCOPE;
-    int64_t *user = ag_alloc(z.ratings, sizeof *user), *item = ag_alloc(z.ratings, sizeof *item), *order = ag_alloc(z.ratings, sizeof *order);
+    int64_t *user = ag_alloc(z.ratings, sizeof *user), *item = ag_alloc(z.ratings, sizeof *item),
+            *order = ag_alloc(z.ratings, sizeof *order);
     ag_defer(ag_free, user);
     ag_defer(ag_free, item);
     ag_defer(ag_free, order);
@@ -196,9 +224,14 @@ data_table *ag_data_synthetic_(const char *at, data_synthetic_opts o)
     return t;
 }
 
-/* ---- many ratings quickly ------------------------------------------------------------------------------------------------------- */
+/* ---- many ratings quickly ------------------------------------------------------------------------------ */
 
-typedef struct { sizes z; const double *u, *i; const int64_t *film, *person; int64_t *user, *item, *rating; } fast_job;
+typedef struct {
+    sizes z;
+    const double *u, *i;
+    const int64_t *film, *person;
+    int64_t *user, *item, *rating;
+} fast_job;
 
 static void fast_rows(int64_t begin, int64_t end, void *arg)
 {
@@ -207,7 +240,8 @@ static void fast_rows(int64_t begin, int64_t end, void *arg)
         const ag_philox4 v = ag_philox(j->z.seed, STREAM_FAST, (uint64_t)r);
         const double a = v.v[0] * 0x1p-32, b = v.v[1] * 0x1p-32;
         /* densities x^-1/2 and x^-2/3 */
-        const int64_t user = j->person[(int64_t)((double)j->z.users * a * a)], item = j->film[(int64_t)((double)j->z.items * b * b * b)];
+        const int64_t user = j->person[(int64_t)((double)j->z.users * a * a)],
+                      item = j->film[(int64_t)((double)j->z.items * b * b * b)];
         j->user[r] = user + 1;
         j->item[r] = item + 1;
         j->rating[r] = rate(score(j->u + user * TRAITS, j->i + item * TRAITS), v.v[2], v.v[3]);
@@ -223,11 +257,14 @@ static int64_t *permuted(int64_t n, uint64_t seed, uint64_t stream)
     return v;
 }
 
-data_table *ag_data_synthetic_ratings_(const char *at, int64_t users, int64_t items, int64_t ratings, uint64_t seed)
+data_table *ag_data_synthetic_ratings_(const char *at, int64_t users, int64_t items, int64_t ratings,
+                                       uint64_t seed)
 {
     if (users < 1 || items < 1 || ratings < 1)
-        ag_fail(at, "data_synthetic_ratings: %" PRId64 " ratings of %" PRId64 " users and %" PRId64 " items; at least one of each", ratings,
-                users, items);
+        ag_fail(at,
+                "data_synthetic_ratings: %" PRId64 " ratings of %" PRId64 " users and %" PRId64
+                " items; at least one of each",
+                ratings, users, items);
     data_table *t = ag_data_table_make(ratings, NULL);
     ag_defer(ag_data_table_drop, t);
     AG_SCOPE;

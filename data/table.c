@@ -8,7 +8,7 @@
 #include "core/memory.h"
 #include "data/table.h"
 
-/* ---- memory ---------------------------------------------------------------------------------------------------------- */
+/* ---- memory -------------------------------------------------------------------------------------------- */
 
 data_buffer *ag_data_buffer_new(int64_t n, size_t size)
 {
@@ -70,7 +70,7 @@ data_names ag_data_split_names(const char *at, const char *list)
     return names;
 }
 
-/* ---- columns ---------------------------------------------------------------------------------------------------------- */
+/* ---- columns ------------------------------------------------------------------------------------------- */
 
 data_table *ag_data_table_make(int64_t rows, const char *path)
 {
@@ -203,21 +203,28 @@ const char *ag_data_show(const char *cell, int64_t len)
     return ag_data_text_printf("\"%s...\" (%" PRId64 " bytes)", s, len);
 }
 
-static const data_column *typed(const char *at, const data_table *t, const char *name, data_type type, const char *way)
+static const data_column *typed(const char *at, const data_table *t, const char *name, data_type type,
+                                const char *way)
 {
     const data_column *c = ag_data_column(at, t, name);
-    if (c->type != type) ag_fail(at, "column \"%s\" is %s, not %s; %s", name, ag_data_type_name(c->type), ag_data_type_name(type), way);
+    if (c->type != type)
+        ag_fail(at, "column \"%s\" is %s, not %s; %s", name, ag_data_type_name(c->type),
+                ag_data_type_name(type), way);
     return c;
 }
 
-data_type ag_data_column_type_(const char *at, const data_table *t, const char *name) { return ag_data_column(at, t, name)->type; }
+data_type ag_data_column_type_(const char *at, const data_table *t, const char *name)
+{
+    return ag_data_column(at, t, name)->type;
+}
 const int64_t *ag_data_ints_(const char *at, const data_table *t, const char *name)
 {
     return typed(at, t, name, DATA_INT, "data_number reads any number")->v.i;
 }
 const double *ag_data_floats_(const char *at, const data_table *t, const char *name)
 {
-    return typed(at, t, name, DATA_FLOAT, "data_csv(..., .types = \"name:float\") reads numbers as float")->v.f;
+    return typed(at, t, name, DATA_FLOAT, "data_csv(..., .types = \"name:float\") reads numbers as float")
+        ->v.f;
 }
 const char *const *ag_data_texts_(const char *at, const data_table *t, const char *name)
 {
@@ -228,11 +235,13 @@ const int32_t *ag_data_codes_(const char *at, const data_table *t, const char *n
     return typed(at, t, name, DATA_CATEGORY, "data_categorify makes categories")->v.code;
 }
 
-/* ---- cells ------------------------------------------------------------------------------------------------------------------ */
+/* ---- cells --------------------------------------------------------------------------------------------- */
 
 static void check_row(const char *at, const data_table *t, int64_t row)
 {
-    if (row < 0 || row >= t->rows) ag_fail(at, "row %" PRId64 " of a table of %" PRId64 " rows, 0 .. %" PRId64, row, t->rows, t->rows - 1);
+    if (row < 0 || row >= t->rows)
+        ag_fail(at, "row %" PRId64 " of a table of %" PRId64 " rows, 0 .. %" PRId64, row, t->rows,
+                t->rows - 1);
 }
 
 const char *ag_data_cell_(const char *at, const data_table *t, int64_t row, const char *name)
@@ -270,5 +279,6 @@ double ag_data_number_(const char *at, const data_table *t, int64_t row, const c
     if (c->type == DATA_FLOAT) return c->v.f[row];
     if (c->type == DATA_CATEGORY) return c->v.code[row];
     const char *s = c->v.s[row];
-    ag_fail(at, "%s: %s is text, not a number", ag_data_place(t, row, c), ag_data_show(s, (int64_t)strlen(s)));
+    ag_fail(at, "%s: %s is text, not a number", ag_data_place(t, row, c),
+            ag_data_show(s, (int64_t)strlen(s)));
 }

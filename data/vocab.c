@@ -1,4 +1,5 @@
-/* data/vocab.c - categories: the sorted different values of a column, both ways, and as text for checkpoints. */
+/* data/vocab.c - categories: the sorted different values of a column, both ways, and as text for
+ * checkpoints. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -98,7 +99,7 @@ static int32_t find_text(const data_vocab *v, const char *key)
     return kind == DATA_IS_INT || kind == DATA_IS_FLOAT || kind == DATA_IS_HUGE ? find_float(v, f) : 0;
 }
 
-/* ---- making ------------------------------------------------------------------------------------------------------------ */
+/* ---- making -------------------------------------------------------------------------------------------- */
 
 static int by_int(const void *a, const void *b)
 {
@@ -110,7 +111,10 @@ static int by_float(const void *a, const void *b)
     const double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
-static int by_text(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
 
 static inline int64_t row_at(const data_categorify_opts *o, int64_t i) { return o->rows ? o->rows[i] : i; }
 
@@ -146,9 +150,11 @@ static void collect_floats(data_vocab *v, const double *value, const data_catego
 {
     int64_t n = 0;
     v->floats = ag_alloc(o->n_rows, sizeof *v->floats);
-    for (int64_t i = 0; i < o->n_rows; i++) if (!isnan(value[row_at(o, i)])) v->floats[n++] = value[row_at(o, i)];
+    for (int64_t i = 0; i < o->n_rows; i++)
+        if (!isnan(value[row_at(o, i)])) v->floats[n++] = value[row_at(o, i)];
     qsort(v->floats, (size_t)n, sizeof *v->floats, by_float);
-    for (int64_t i = 0; i < n; i++) if (i == 0 || v->floats[i] != v->floats[i - 1]) v->floats[v->n++] = v->floats[i];
+    for (int64_t i = 0; i < n; i++)
+        if (i == 0 || v->floats[i] != v->floats[i - 1]) v->floats[v->n++] = v->floats[i];
 }
 
 /* Copies n texts, sorted. */
@@ -181,23 +187,30 @@ static void collect_texts(data_vocab *v, const char *const *value, const data_ca
     own_texts(v, found, n);
 }
 
-static data_vocab *make_vocab(const char *at, const data_table *t, const data_column *c, data_categorify_opts o)
+static data_vocab *make_vocab(const char *at, const data_table *t, const data_column *c,
+                              data_categorify_opts o)
 {
     if (!o.rows) o.n_rows = t->rows;
-    if (o.n_rows < 1) ag_fail(at, "data_categorify: column \"%s\": no rows to make categories from (.rows and .n_rows)", c->name);
+    if (o.n_rows < 1)
+        ag_fail(at, "data_categorify: column \"%s\": no rows to make categories from (.rows and .n_rows)",
+                c->name);
     for (int64_t i = 0; o.rows && i < o.n_rows; i++)
         if (o.rows[i] < 0 || o.rows[i] >= t->rows)
-            ag_fail(at, "data_categorify: .rows[%" PRId64 "] = %" PRId64 ", the table has rows 0 .. %" PRId64, i, o.rows[i], t->rows - 1);
+            ag_fail(at, "data_categorify: .rows[%" PRId64 "] = %" PRId64 ", the table has rows 0 .. %" PRId64,
+                    i, o.rows[i], t->rows - 1);
     data_vocab *v = new_vocab(c->type, o.no_na);
     if (c->type == DATA_INT) collect_ints(v, c->v.i, &o);
     else if (c->type == DATA_FLOAT) collect_floats(v, c->v.f, &o);
     else collect_texts(v, c->v.s, &o);
-    if (v->n >= INT32_MAX) ag_fail(at, "data_categorify: column \"%s\" has %" PRId64 " different values; at most 2^31 - 2", c->name, v->n);
+    if (v->n >= INT32_MAX)
+        ag_fail(at, "data_categorify: column \"%s\" has %" PRId64 " different values; at most 2^31 - 2",
+                c->name, v->n);
     finish(v);
     return v;
 }
 
-static int32_t code_of(const char *at, const data_table *t, const data_column *c, const data_vocab *v, int64_t row)
+static int32_t code_of(const char *at, const data_table *t, const data_column *c, const data_vocab *v,
+                       int64_t row)
 {
     if (c->type == v->type) {
         if (c->type == DATA_INT) return find_int(v, c->v.i[row]);
@@ -214,20 +227,23 @@ int64_t ag_data_categorify_(const char *at, data_table *t, const char *column, d
     if (c->type == DATA_INT)
         for (int64_t i = 0; i < t->rows; i++)
             if (c->v.i[i] < 0)
-                ag_fail(at, "%s: %" PRId64 " is negative, and no id; if it is a name, read it as text: .types = \"%s:text\"",
+                ag_fail(at,
+                        "%s: %" PRId64
+                        " is negative, and no id; if it is a name, read it as text: .types = \"%s:text\"",
                         ag_data_place(t, i, c), c->v.i[i], column);
     AG_SCOPE;
     const data_vocab *v = opts.vocab ? opts.vocab : make_vocab(at, t, c, opts);
     data_buffer *codes = ag_data_buffer_new(t->rows, sizeof(int32_t));
     int32_t *out = codes->data;
-    if (c->type == DATA_INT && v->type == DATA_INT) for (int64_t i = 0; i < t->rows; i++) out[i] = find_int(v, c->v.i[i]) - v->no_na;
+    if (c->type == DATA_INT && v->type == DATA_INT)
+        for (int64_t i = 0; i < t->rows; i++) out[i] = find_int(v, c->v.i[i]) - v->no_na;
     else for (int64_t i = 0; i < t->rows; i++) out[i] = code_of(at, t, c, v, i) - v->no_na;
     for (int64_t i = 0; v->no_na && i < t->rows; i++) {
         if (out[i] >= 0) continue;
         ag_data_buffer_release(codes);
         const char *cell = ag_data_cell_(at, t, i, column);
-        ag_fail(at, "%s: %s is not among the %" PRId64 " categories; without .no_na it becomes \"#na#\"", ag_data_place(t, i, c),
-                ag_data_show(cell, (int64_t)strlen(cell)), v->n);
+        ag_fail(at, "%s: %s is not among the %" PRId64 " categories; without .no_na it becomes \"#na#\"",
+                ag_data_place(t, i, c), ag_data_show(cell, (int64_t)strlen(cell)), v->n);
     }
     ag_data_buffer_release(c->values);
     ag_data_buffer_release(c->text);
@@ -239,17 +255,22 @@ int64_t ag_data_categorify_(const char *at, data_table *t, const char *column, d
     return ag_data_vocab_size(v);
 }
 
-/* ---- using ------------------------------------------------------------------------------------------------------------- */
+/* ---- using --------------------------------------------------------------------------------------------- */
 
 data_vocab *ag_data_vocab_of_(const char *at, const data_table *t, const char *column)
 {
     const data_column *c = ag_data_column(at, t, column);
-    if (!c->vocab) ag_fail(at, "column \"%s\" is %s; data_categorify makes a vocabulary", column, ag_data_type_name(c->type));
+    if (!c->vocab)
+        ag_fail(at, "column \"%s\" is %s; data_categorify makes a vocabulary", column,
+                ag_data_type_name(c->type));
     return c->vocab;
 }
 
 int64_t ag_data_vocab_size(const data_vocab *v) { return v->n + !v->no_na; }
-int64_t ag_data_vocab_find(const data_vocab *v, const char *value) { return find_text(v, value) - (int64_t)v->no_na; }
+int64_t ag_data_vocab_find(const data_vocab *v, const char *value)
+{
+    return find_text(v, value) - (int64_t)v->no_na;
+}
 
 const char *ag_data_vocab_text_(const char *at, const data_vocab *v, int64_t index)
 {
@@ -257,14 +278,16 @@ const char *ag_data_vocab_text_(const char *at, const data_vocab *v, int64_t ind
     if (index < 0 || i >= v->n) ag_fail(at, "category %" PRId64 " of %" PRId64, index, ag_data_vocab_size(v));
     if (i < 0) return "#na#";
     if (v->type == DATA_TEXT) return v->texts[i];
-    return v->type == DATA_INT ? ag_data_text_printf("%" PRId64, v->ints[i]) : ag_data_float_text(v->floats[i]);
+    return v->type == DATA_INT ? ag_data_text_printf("%" PRId64, v->ints[i])
+                               : ag_data_float_text(v->floats[i]);
 }
 
 /* First line: the type, and "no_na"; then a value a line, '\\' and line ends inside as \\ and \n. */
 char *ag_data_vocab_save(const data_vocab *v)
 {
     int64_t size = 32;
-    for (int64_t i = 0; i < v->n; i++) size += v->type == DATA_TEXT ? 2 * (int64_t)strlen(v->texts[i]) + 1 : 32;
+    for (int64_t i = 0; i < v->n; i++)
+        size += v->type == DATA_TEXT ? 2 * (int64_t)strlen(v->texts[i]) + 1 : 32;
     char *text = ag_alloc(size, 1), *out = text;
     out += sprintf(out, "%s%s\n", ag_data_type_name(v->type), v->no_na ? " no_na" : "");
     for (int64_t i = 0; i < v->n; i++) {
@@ -282,7 +305,10 @@ char *ag_data_vocab_save(const data_vocab *v)
 static void damaged(const char *at, int64_t line) AG_NORETURN;
 static void damaged(const char *at, int64_t line)
 {
-    ag_fail(at, "data_vocab_load: line %" PRId64 " of the vocabulary is damaged; it must be what data_vocab_save made", line);
+    ag_fail(at,
+            "data_vocab_load: line %" PRId64
+            " of the vocabulary is damaged; it must be what data_vocab_save made",
+            line);
 }
 
 data_vocab *ag_data_vocab_load_(const char *at, const char *text)
@@ -292,7 +318,8 @@ data_vocab *ag_data_vocab_load_(const char *at, const char *text)
     const size_t head = (size_t)(p - text);
     data_vocab *v = NULL;
     for (int k = 0; k < 6; k++) {
-        const char *name = ag_data_text_printf("%s%s", ag_data_type_name((data_type)(k / 2)), k % 2 ? " no_na" : "");
+        const char *name =
+            ag_data_text_printf("%s%s", ag_data_type_name((data_type)(k / 2)), k % 2 ? " no_na" : "");
         if (strlen(name) == head && !memcmp(name, text, head)) v = new_vocab((data_type)(k / 2), k % 2);
     }
     if (!v) damaged(at, 1);
@@ -320,12 +347,15 @@ data_vocab *ag_data_vocab_load_(const char *at, const char *text)
         int64_t x = 0;
         double f = 0;
         const data_number_kind kind = ag_data_scan_number(texts[i], (int64_t)strlen(texts[i]), &x, &f);
-        if (kind != DATA_IS_INT && (kind == DATA_NOT_NUMBER || kind == DATA_IS_EMPTY || kind == DATA_IS_NAN || v->ints)) damaged(at, i + 2);
+        if (kind != DATA_IS_INT &&
+            (kind == DATA_NOT_NUMBER || kind == DATA_IS_EMPTY || kind == DATA_IS_NAN || v->ints))
+            damaged(at, i + 2);
         if (v->ints) v->ints[i] = x;
         else v->floats[i] = f;
         if (i && (v->ints ? x <= v->ints[i - 1] : f <= v->floats[i - 1])) damaged(at, i + 2);
     }
-    for (int64_t i = 1; i < n && v->type == DATA_TEXT; i++) if (strcmp(texts[i - 1], texts[i]) >= 0) damaged(at, i + 2);
+    for (int64_t i = 1; i < n && v->type == DATA_TEXT; i++)
+        if (strcmp(texts[i - 1], texts[i]) >= 0) damaged(at, i + 2);
     if (v->type == DATA_TEXT) own_texts(v, texts, n);
     v->n = n;
     finish(v);

@@ -1,5 +1,5 @@
-/* Tables: reading files of every shape, the errors, dictionaries, joins, categories. Expected values by hand or from
- * Python's csv module and float(). */
+/* Tables: reading files of every shape, the errors, dictionaries, joins. Expected values by hand
+ * or from Python's csv module and float(). */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -44,17 +44,20 @@ static const char *shown(const data_table *t)
     return out;
 }
 
-/* ---- what is read ------------------------------------------------------------------------------------------------ */
+/* ---- what is read -------------------------------------------------------------------------------------- */
 
 static void test_shapes(void **state)
 {
     (void)state;
-    static const struct { const char *text, *names, *want; } cases[] = {
+    static const struct { const char *text, *names, *want;
+    } cases[] = {
         { "a,b\n1,2\n3,4\n", NULL, "a:i=1,3;b:i=2,4" },
         { "a,b\r\n1,2\r\n3,4\r\n", NULL, "a:i=1,3;b:i=2,4" },
-        { "\xEF\xBB\xBF" "a,b\n1,2\n", NULL, "a:i=1;b:i=2" },
+        { "\xEF\xBB\xBF"
+          "a,b\n1,2\n",
+          NULL, "a:i=1;b:i=2" },
         { "1\t2\t3.5\n4\t5\t6\n", "u,i,r", "u:i=1,4;i:i=2,5;r:f=3.5,6" },
-        { "1\t2\n3\t4", NULL, "0:i=1,3;1:i=2,4" },                         /* no header, no last line end */
+        { "1\t2\n3\t4", NULL, "0:i=1,3;1:i=2,4" }, /* no header, no last line end */
         { "1::Toy Story: A Tale (1995)::Kids|Fun\n2::b::c\n", "id,title,genre",
           "id:i=1,2;title:t=Toy Story: A Tale (1995),b;genre:t=Kids|Fun,c" },
         { "1|\"Great\" Cats|\n2|x|\n", NULL, "0:i=1,2;1:t=\"Great\" Cats,x;2:t=," },
@@ -62,16 +65,17 @@ static void test_shapes(void **state)
         { "id,title\n1,\"Shawshank, The\"\n2,\"say \"\"hi\"\"\"\n3,\"two\nlines\"\n4,\"\"\n", NULL,
           "id:i=1,2,3,4;title:t=Shawshank, The,say \"hi\",two\nlines," },
         { "id,v\n1,\"2\"\n\"3\",4\n", NULL, "id:i=1,3;v:i=2,4" },
-        { "a,b\n\n1,2\n\n\n3,4\n\n", NULL, "a:i=1,3;b:i=2,4" },             /* blank lines */
-        { "a,b\n1,\n,2\n", NULL, "a:f=1,;b:f=,2" },                         /* missing cells */
+        { "a,b\n\n1,2\n\n\n3,4\n\n", NULL, "a:i=1,3;b:i=2,4" }, /* blank lines */
+        { "a,b\n1,\n,2\n", NULL, "a:f=1,;b:f=,2" },             /* missing cells */
         { "a,b\n 1, 2 \n3,4\n", NULL, "a:i=1,3;b:i=2,4" },
-        { "a,b\nx,1\ny,2\n", "p,q", "p:t=x,y;q:i=1,2" },                    /* a header, renamed */
+        { "a,b\nx,1\ny,2\n", "p,q", "p:t=x,y;q:i=1,2" }, /* a header, renamed */
         { "x\ny\nz\n", NULL, "x:t=y,z" },
         { "v\n5\n", NULL, "v:i=5" },
         { "1,2,3\n", "a,*", "a:i=1;1:i=2;2:i=3" },
         { "-5,+7,-0\n", NULL, "0:i=-5;1:i=7;2:i=0" },
         { "a,b\n1,x\n2.5,y\n", NULL, "a:f=1,2.5;b:t=x,y" },
-        { "9223372036854775807,-9223372036854775808\n", NULL, "0:i=9223372036854775807;1:i=-9223372036854775808" },
+        { "9223372036854775807,-9223372036854775808\n", NULL,
+          "0:i=9223372036854775807;1:i=-9223372036854775808" },
         { "a,b\n0x10,1\n", NULL, "a:t=0x10;b:i=1" },
     };
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
@@ -89,7 +93,8 @@ static void test_encodings(void **state)
                         "t:t=Mis\xC3\xA9rables,Ni\xC3\xB1o;n:i=1,2");
     assert_string_equal(shown(data_csv(file("t,n\nMis\xC3\xA9rables,1\n\xE2\x82\xAC,2\n"))),
                         "t:t=Mis\xC3\xA9rables,\xE2\x82\xAC;n:i=1,2");
-    assert_string_equal(shown(data_csv(file("t,n\n\xC3\xA9,1\n"), .encoding = "latin-1")), "t:t=\xC3\x83\xC2\xA9;n:i=1");
+    assert_string_equal(shown(data_csv(file("t,n\n\xC3\xA9,1\n"), .encoding = "latin-1")),
+                        "t:t=\xC3\x83\xC2\xA9;n:i=1");
     assert_string_equal(shown(data_csv(file("n,titr\xE9\n1,\xFF\n"))), "n:i=1;titr\xC3\xA9:t=\xC3\xBF");
 }
 
@@ -97,11 +102,22 @@ static void test_decimals(void **state)         /* correctly rounded: Python's f
 {
     (void)state;
     AG_SCOPE;
-    static const struct { const char *text; double want; } cases[] = {
-        { "0.1", 0x1.999999999999ap-4 }, { "3.5", 3.5 }, { "-2.25", -2.25 }, { "1e3", 1000 }, { "1E-2", 0x1.47ae147ae147bp-7 },
-        { "123456789012345678", 0x1.b69b4ba630f35p+56 }, { "0.30000000000000004", 0x1.3333333333334p-2 },
-        { "9007199254740993.0", 0x1p+53 }, { "2.2250738585072011e-308", 0x0.fffffffffffffp-1022 },
-        { "1.7976931348623157e308", 0x1.fffffffffffffp+1023 }, { "1e-400", 0 }, { ".5", 0.5 }, { "5.", 5 }, { "-0.0", -0.0 },
+    static const struct { const char *text; double want;
+    } cases[] = {
+        { "0.1", 0x1.999999999999ap-4 },
+        { "3.5", 3.5 },
+        { "-2.25", -2.25 },
+        { "1e3", 1000 },
+        { "1E-2", 0x1.47ae147ae147bp-7 },
+        { "123456789012345678", 0x1.b69b4ba630f35p+56 },
+        { "0.30000000000000004", 0x1.3333333333334p-2 },
+        { "9007199254740993.0", 0x1p+53 },
+        { "2.2250738585072011e-308", 0x0.fffffffffffffp-1022 },
+        { "1.7976931348623157e308", 0x1.fffffffffffffp+1023 },
+        { "1e-400", 0 },
+        { ".5", 0.5 },
+        { "5.", 5 },
+        { "-0.0", -0.0 },
         { "0.000000000000000000000000000001", 0x1.4484bfeebc2a0p-100 },
         { "100000000000000000000000", 0x1.52d02c7e14af6p+76 },
     };
@@ -112,7 +128,8 @@ static void test_decimals(void **state)         /* correctly rounded: Python's f
         setlocale(LC_ALL, locales[l]);
         const double *v = data_floats(data_csv(file(text)), "v");
         for (size_t k = 0; k < sizeof cases / sizeof *cases; k++)
-            if (memcmp(&v[k + 1], &cases[k].want, 8)) fail_msg("%s: %a, not %a", cases[k].text, v[k + 1], cases[k].want);
+            if (memcmp(&v[k + 1], &cases[k].want, 8))
+                fail_msg("%s: %a, not %a", cases[k].text, v[k + 1], cases[k].want);
     }
     setlocale(LC_ALL, "C");
     /* 1 + 2^-53 + a digit beyond the 700th: more than half-way, so up */
@@ -137,7 +154,8 @@ static void test_types_and_header(void **state)
     assert_true(data_has_column(t, "a") && !data_has_column(t, "c"));
 }
 
-/* A column that turns float after 1,000 rows, and files of several pieces, with and without the rare forms. */
+/* A column that turns float after 1,000 rows, and files of several pieces, with and without the rare
+ * forms. */
 static void test_large(void **state)
 {
     (void)state;
@@ -173,7 +191,8 @@ static void test_chunks(void **state)
             AG_SCOPE;
             char *o = text + sprintf(text, "id,t\n");
             const int n = chunk < 20 ? 200 : N;
-            for (int i = 0; i < n; i++) o += sprintf(o, quotes && i % 3 == 0 ? "%d,\"a\n\"\"%d\"\n" : "%d,a%d\n", i, i);
+            for (int i = 0; i < n; i++)
+                o += sprintf(o, quotes && i % 3 == 0 ? "%d,\"a\n\"\"%d\"\n" : "%d,a%d\n", i, i);
             o[-1] = 0;
             data_chunks *c = data_csv_chunks(file(text), .chunk = chunk);
             int64_t rows = 0;
@@ -190,14 +209,15 @@ static void test_chunks(void **state)
     free(text);
 }
 
-/* ---- errors ------------------------------------------------------------------------------------------------------- */
+/* ---- errors -------------------------------------------------------------------------------------------- */
 
 typedef struct { const char *text, *names, *types, *encoding; } reading;
 
 static void read_it(void *arg)
 {
     const reading *r = arg;
-    data_table *t = data_csv(r->text ? file(r->text) : path, .names = r->names, .types = r->types, .encoding = r->encoding);
+    data_table *t = data_csv(r->text ? file(r->text) : path, .names = r->names, .types = r->types,
+                             .encoding = r->encoding);
     (void)t;
 }
 
@@ -210,29 +230,36 @@ static void expect_error(reading r, const char *want)
 static void test_errors(void **state)
 {
     (void)state;
-    static const struct { reading r; const char *want; } cases[] = {
+    static const struct { reading r; const char *want;
+    } cases[] = {
         { { .text = "" }, "t.csv: an empty file" },
         { { .text = "\n\n" }, "t.csv: empty but for line ends" },
         { { .text = "user,item,rating\n" }, "t.csv:1: a header and no rows" },
         { { .text = "user,item,rating" }, "t.csv:1: a header and no rows" },
         { { .text = "a,b\n1,2\n3\n4,5\n" }, "t.csv:3:1: 1 column, the rows above have 2: \"3\"" },
         { { .text = "a,b\n1,2\n3,4,5\n" }, "t.csv:3:3: 3 columns, the rows above have 2" },
-        { { .text = "a,b\n1,2\n3,4\n5" }, "t.csv:4:1: 1 column, the rows above have 2: \"5\"; the file's last line is cut short" },
+        { { .text = "a,b\n1,2\n3,4\n5" },
+          "t.csv:4:1: 1 column, the rows above have 2: \"5\"; the file's last line is cut short" },
         { { .text = "a,b\n1,x\n2,\"y" }, "t.csv:3:2 (b): the quote of \"\"y" },
         { { .text = "a,b\n1,\"x\"y\n" }, "t.csv:2:2" },
-        { { .text = "a,b\nfour,2\n", .types = "a:int" }, "t.csv:2:1 (a): \"four\" is not an integer; correct the cell, or" },
+        { { .text = "a,b\nfour,2\n", .types = "a:int" },
+          "t.csv:2:1 (a): \"four\" is not an integer; correct the cell, or" },
         { { .text = "a,b\n1,2\n\n3.5,2\n", .types = "a:int" }, "t.csv:4:1 (a): \"3.5\" is not an integer" },
         { { .text = "a,b\n,2\n", .types = "a:int" }, "t.csv:2:1 (a): an empty cell is not an integer" },
         { { .text = "a,b\n1,2\n2,nan\n" }, "t.csv:3:2 (b): \"nan\" is not finite" },
         { { .text = "a,b\n1,2\n2,-Inf\n" }, "t.csv:3:2 (b): \"-Inf\" is not finite" },
         { { .text = "a,b\n1,2.5\n2,1e999\n" }, "t.csv:3:2 (b): \"1e999\" is not finite" },
-        { { .text = "a,b\n9223372036854775808,2\n" }, "t.csv:2:1 (a): \"9223372036854775808\" is outside the 64-bit integers" },
+        { { .text = "a,b\n9223372036854775808,2\n" },
+          "t.csv:2:1 (a): \"9223372036854775808\" is outside the 64-bit integers" },
         { { .text = "a,a\n1,2\n" }, "columns 1 and 2 are both called \"a\"" },
-        { { .text = "1,2\n", .names = "a,b,c" }, "has 2 columns separated by \",\", .names = \"a,b,c\" names 3" },
+        { { .text = "1,2\n", .names = "a,b,c" },
+          "has 2 columns separated by \",\", .names = \"a,b,c\" names 3" },
         { { .text = "a,b\n1,2\n", .types = "c:int" }, "has no column \"c\"" },
         { { .text = "a,b\n1,2\n", .types = "a:real" }, "\"real\" is none of int, float, text" },
-        { { .text = "a,b\n1,\xC3\xA9\n2,\xE9\n" }, "t.csv:3:2 (b): \"\xE9\" is not UTF-8, and other cells are" },
-        { { .text = "a,b\n1,\xE9\n", .encoding = "utf-8" }, "t.csv:2:2 (b): \"\xE9\" is not UTF-8, which .encoding promised" },
+        { { .text = "a,b\n1,\xC3\xA9\n2,\xE9\n" },
+          "t.csv:3:2 (b): \"\xE9\" is not UTF-8, and other cells are" },
+        { { .text = "a,b\n1,\xE9\n", .encoding = "utf-8" },
+          "t.csv:2:2 (b): \"\xE9\" is not UTF-8, which .encoding promised" },
         { { .text = "a,b\n1,2\n", .encoding = "ebcdic" }, "neither \"utf-8\" nor \"latin-1\"" },
         { { .text = "a,b\r1,2\r" }, "lines end in CR alone" },
         { { .text = "\xFF\xFEx" }, "UTF-16" },
@@ -246,14 +273,17 @@ static void test_errors(void **state)
     expect_error((reading){ 0 }, "t.csv:3: a NUL byte");
 }
 
-static void test_far_errors(void **state)       /* beyond the lines that are looked at first, in the second piece */
+static void test_far_errors(void **state) /* beyond the lines that are looked at first, in the second piece */
 {
     (void)state;
     enum { N = 200000 };
     char *text = malloc(N * 10);
-    static const struct { const char *row, *want; } cases[] = {
-        { "x,1\n", "t.csv:150001:1 (0): \"x\" is not an integer" }, { "1\n", "t.csv:150001:1: 1 column" },
-        { "1,2,3\n", "t.csv:150001:3: 3 columns" }, { "1,inf\n", "t.csv:150001:2 (1): \"inf\" is not finite" },
+    static const struct { const char *row, *want;
+    } cases[] = {
+        { "x,1\n", "t.csv:150001:1 (0): \"x\" is not an integer" },
+        { "1\n", "t.csv:150001:1: 1 column" },
+        { "1,2,3\n", "t.csv:150001:3: 3 columns" },
+        { "1,inf\n", "t.csv:150001:2 (1): \"inf\" is not finite" },
     };
     for (int k = 0; k < 4; k++) {
         char *o = text;
@@ -279,7 +309,8 @@ static void test_long_line(void **state)
     strcpy(text, "a,b\n1,2\n3,");
     memset(text + 10, '7', N);
     strcpy(text + 10 + N, "\n");
-    expect_error((reading){ .text = text }, "t.csv:3:2 (b): \"7777777777777777777777777777777777777777...\" (10485760 bytes) is");
+    expect_error((reading){ .text = text },
+                 "t.csv:3:2 (b): \"7777777777777777777777777777777777777777...\" (10485760 bytes) is");
     text[10] = 'x';
     expect_error((reading){ .text = text, .types = "b:float" }, "(10485760 bytes) is not a number");
     assert_int_equal(strlen(data_cell(data_csv(file(text), .types = "b:text"), 1, "b")), N);
@@ -290,7 +321,8 @@ static void test_long_line(void **state)
 static void test_truncated(void **state)
 {
     (void)state;
-    static const char text[] = "id,title,r\r\n1,plain,2.5\r\n2,\"a, \"\"b\"\"\r\nc\xC3\xA9\",3.5\r\n3,x,1e1\r\n";
+    static const char text[] =
+        "id,title,r\r\n1,plain,2.5\r\n2,\"a, \"\"b\"\"\r\nc\xC3\xA9\",3.5\r\n3,x,1e1\r\n";
     int whole = 0, failed = 0;
     for (size_t n = 0; n < sizeof text; n++) {
         AG_SCOPE;
@@ -308,7 +340,7 @@ static void test_truncated(void **state)
     assert_true(whole > 10 && failed > 30);
 }
 
-/* ---- dictionaries, joins, categories ------------------------------------------------------------------------------- */
+/* ---- dictionaries and joins ------------------------------------------------------------------------------------- */
 
 static void index_twice(void *t) { data_index_by((data_table *)t, "k"); }
 static void join_missing(void *arg)
@@ -322,7 +354,8 @@ static void test_dictionary(void **state)
 {
     (void)state;
     AG_SCOPE;
-    data_table *films = data_csv(file("item|title\n181|Return of the Jedi (1983)\n50|Star Wars (1977)\n"), .index = "item");
+    data_table *films =
+        data_csv(file("item|title\n181|Return of the Jedi (1983)\n50|Star Wars (1977)\n"), .index = "item");
     assert_string_equal(data_lookup(films, "181", "title"), "Return of the Jedi (1983)");
     assert_null(data_lookup(films, "182", "title"));
     assert_int_equal(data_find(films, "50"), 1);
@@ -335,88 +368,13 @@ static void test_dictionary(void **state)
     assert_non_null(strstr(ag_error(), "t.csv:4:1 (k): \"1\" stands in row 0 already"));
     data_table *ratings = data_csv(file("user,item,rating\n7,50,5\n8,181,4\n9,50,3\n"));
     assert_string_equal(shown(data_join(ratings, films, "item")),
-        "user:i=7,8,9;item:i=50,181,50;rating:i=5,4,3;title:t=Star Wars (1977),Return of the Jedi (1983),Star Wars (1977)");
+                        "user:i=7,8,9;item:i=50,181,50;rating:i=5,4,3;title:t=Star Wars (1977),Return of the "
+                        "Jedi (1983),Star Wars (1977)");
     data_table *two[] = { data_csv(file("user,item\n7,50\n8,51\n9,181\n")), films };
     assert_int_equal(ag_try(join_missing, two), 1);
     assert_non_null(strstr(ag_error(), "t.csv:3:2 (item): \"51\" is not in"));
     assert_string_equal(shown(data_join(two[0], films, "item", .inner = true)),
                         "user:i=7,9;item:i=50,181;title:t=Star Wars (1977),Return of the Jedi (1983)");
-}
-
-static void categorify_negative(void *t) { data_categorify((data_table *)t, "n"); }
-static void categorify_unknown(void *arg)
-{
-    void **v = arg;
-    data_categorify((data_table *)v[0], "t", .vocab = v[1]);
-}
-
-static void test_categories(void **state)
-{
-    (void)state;
-    AG_SCOPE;
-    const char *text = "n,t,f,w\n10,b,2.5,9000000000000000000\n9,,1.5,5\n10,a,,5\n100,B,2.5,7\n";
-    data_table *t = data_csv(file(text));
-    assert_int_equal(data_categorify(t, "n"), 4);           /* #na#, 9, 10, 100: by number, not by text */
-    assert_int_equal(data_categorify(t, "t"), 4);           /* #na#, B, a, b: by bytes */
-    assert_int_equal(data_categorify(t, "f"), 3);
-    assert_int_equal(data_categorify(t, "w"), 4);           /* far apart: through the hash */
-    assert_memory_equal(data_codes(t, "n"), ((int32_t[]){ 2, 1, 2, 3 }), 16);
-    assert_memory_equal(data_codes(t, "t"), ((int32_t[]){ 3, 0, 2, 1 }), 16);
-    assert_memory_equal(data_codes(t, "f"), ((int32_t[]){ 2, 1, 0, 2 }), 16);
-    assert_memory_equal(data_codes(t, "w"), ((int32_t[]){ 3, 1, 1, 2 }), 16);
-    assert_string_equal(data_vocab_text(data_vocab_of(t, "n"), 3), "100");
-    assert_string_equal(data_vocab_text(data_vocab_of(t, "t"), 0), "#na#");
-    assert_int_equal(data_vocab_find(data_vocab_of(t, "n"), "10"), 2);
-    assert_int_equal(data_vocab_find(data_vocab_of(t, "n"), "11"), 0);
-    assert_int_equal(data_vocab_find(data_vocab_of(t, "f"), "2.50"), 2);
-    assert_string_equal(data_cell(t, 0, "n"), "10");
-    data_table *part = data_csv(file(text));                /* from the training rows 1 and 2 only */
-    assert_int_equal(data_categorify(part, "n", .rows = ((int64_t[]){ 1, 2 }), .n_rows = 2), 3);
-    assert_memory_equal(data_codes(part, "n"), ((int32_t[]){ 2, 1, 2, 0 }), 16);
-    data_table *labels = data_csv(file("t,v\nx,1\ny,2\nx,3\n"));
-    assert_int_equal(data_categorify(labels, "t", .no_na = true), 2);
-    assert_memory_equal(data_codes(labels, "t"), ((int32_t[]){ 0, 1, 0 }), 12);
-    void *args[] = { data_csv(file("t,v\ny,1\nz,2\n")), data_vocab_of(labels, "t") };
-    assert_int_equal(ag_try(categorify_unknown, args), 1);
-    assert_non_null(strstr(ag_error(), "t.csv:3:1 (t): \"z\" is not among the 2 categories"));
-    assert_int_equal(ag_try(categorify_negative, data_csv(file("n,v\n5,1\n-3,2\n"))), 1);
-    assert_non_null(strstr(ag_error(), "t.csv:3:1 (n): -3 is negative"));
-}
-
-static void load_vocab(void *text)
-{
-    data_vocab *v = data_vocab_load((const char *)text);
-    (void)v;
-}
-
-static void test_vocab_text(void **state)
-{
-    (void)state;
-    AG_SCOPE;
-    data_table *t = data_csv(file("n,t,f\n3,\"a\nb\",0.1\n1,c\\d,2\n"));
-    const char *const columns[] = { "n", "t", "f" };
-    const char *const want[] = { "int\n1\n3\n", "text\na\\nb\nc\\\\d\n", "float\n0.1\n2\n" };
-    for (int k = 0; k < 3; k++) {
-        data_categorify(t, columns[k]);
-        char *saved = data_vocab_save(data_vocab_of(t, columns[k]));
-        assert_string_equal(saved, want[k]);
-        const data_vocab *v = data_vocab_load(saved);
-        char *again = data_vocab_save(v);
-        assert_string_equal(again, saved);
-        assert_int_equal(data_vocab_size(v), 3);
-        assert_int_equal(data_vocab_find(v, data_vocab_text(v, 2)), 2);
-        ag_free(saved);
-        ag_free(again);
-    }
-    data_table *fresh = data_csv(file("n,t\n1,x\n7,y\n3,z\n"));
-    assert_int_equal(data_categorify(fresh, "n", .vocab = data_vocab_load("int\n1\n3\n")), 3);
-    assert_memory_equal(data_codes(fresh, "n"), ((int32_t[]){ 1, 0, 2 }), 12);
-    static const char *const bad[] = { "", "int", "words\na\n", "int\n3\n1\n", "int\n1\n1\n", "int\nx\n", "text\nb\na\n",
-                                       "text\na\\x\n", "int\n1" };
-    for (size_t k = 0; k < sizeof bad / sizeof *bad; k++) {
-        assert_int_equal(ag_try(load_vocab, (void *)(uintptr_t)bad[k]), 1);
-        assert_non_null(strstr(ag_error(), "of the vocabulary is damaged"));
-    }
 }
 
 static void test_in_memory(void **state)
@@ -473,11 +431,14 @@ static int remove_folder(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shapes), cmocka_unit_test(test_encodings), cmocka_unit_test(test_decimals),
-        cmocka_unit_test(test_types_and_header), cmocka_unit_test(test_large), cmocka_unit_test(test_chunks),
-        cmocka_unit_test(test_errors), cmocka_unit_test(test_far_errors), cmocka_unit_test(test_long_line),
-        cmocka_unit_test(test_truncated), cmocka_unit_test(test_dictionary), cmocka_unit_test(test_categories),
-        cmocka_unit_test(test_vocab_text), cmocka_unit_test(test_in_memory), cmocka_unit_test(test_movielens),
+        cmocka_unit_test(test_shapes),     cmocka_unit_test(test_encodings),
+        cmocka_unit_test(test_decimals),   cmocka_unit_test(test_types_and_header),
+        cmocka_unit_test(test_large),      cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_errors),     cmocka_unit_test(test_far_errors),
+        cmocka_unit_test(test_long_line),  cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_dictionary), 
+        cmocka_unit_test(test_in_memory),
+        cmocka_unit_test(test_movielens),
     };
     return cmocka_run_group_tests_name("csv", tests, make_folder, remove_folder);
 }

@@ -1,4 +1,5 @@
-/* Sets, splits and loaders: values, order, the same bits for any number of workers, stopping and resuming anywhere. */
+/* Sets, splits and loaders: values, order, the same bits for any number of workers, stopping and resuming
+ * anywhere. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -73,7 +74,7 @@ static void test_in_order(void **state)
     assert_int_equal(data_samples(whole), 8);
     int64_t ids[8];
     assert_int_equal(draw(whole, 1, ids), 8);
-    assert_int_equal(data_batches(data_loader_new(counting_set(3), 64)), 1);    /* validation: one short batch */
+    assert_int_equal(data_batches(data_loader_new(counting_set(3), 64)), 1); /* validation: one short batch */
 }
 
 static int by_value(const void *a, const void *b)
@@ -91,7 +92,8 @@ static void test_shuffle(void **state)
         ag_defer(ag_free, a);
         ag_defer(ag_free, b);
         const int64_t batch = n < 7 ? n : 7;
-        assert_int_equal(draw(data_loader_new(counting_set(n), batch, .shuffle = true, .seed = 1), 2, a), 2 * n);
+        assert_int_equal(draw(data_loader_new(counting_set(n), batch, .shuffle = true, .seed = 1), 2, a),
+                         2 * n);
         draw(data_loader_new(counting_set(n), batch, .shuffle = true, .seed = 1), 2, b);
         assert_memory_equal(a, b, (size_t)(16 * n));                            /* the seed says all */
         if (n > 20) {
@@ -106,8 +108,8 @@ static void test_shuffle(void **state)
     }
 }
 
-/* Each of 11 samples comes at each place in 1/11 of 11,000 epochs: chi-squared with 100 degrees of freedom stays below
- * 160 with probability 0.9999. */
+/* Each of 11 samples comes at each place in 1/11 of 11,000 epochs: chi-squared with 100 degrees of freedom
+ * stays below 160 with probability 0.9999. */
 static void test_shuffle_is_fair(void **state)
 {
     (void)state;
@@ -122,7 +124,8 @@ static void test_shuffle_is_fair(void **state)
     }
     double chi = 0;
     for (int i = 0; i < N; i++)
-        for (int k = 0; k < N; k++) chi += (count[i][k] - EPOCHS / N) * (count[i][k] - EPOCHS / N) / (EPOCHS / N);
+        for (int k = 0; k < N; k++)
+            chi += (count[i][k] - EPOCHS / N) * (count[i][k] - EPOCHS / N) / (EPOCHS / N);
     assert_true(chi < 160);
     assert_int_equal(data_loader_epoch(l), EPOCHS);
 }
@@ -139,7 +142,8 @@ static void test_workers(void **state)
         for (int prefetch = 0; prefetch < 9; prefetch += 4) {
             AG_SCOPE;
             memset(got, 0, sizeof got);
-            data_loader *l = data_loader_new(set, 64, .shuffle = true, .seed = 7, .workers = workers, .prefetch = prefetch);
+            data_loader *l = data_loader_new(set, 64, .shuffle = true, .seed = 7, .workers = workers,
+                                             .prefetch = prefetch);
             assert_int_equal(draw(l, 3, got), 3 * N);
             assert_memory_equal(got, want, sizeof want);
         }
@@ -184,7 +188,7 @@ static void test_stop_anywhere(void **state)
             draw(fresh, 1, want);
             assert_memory_equal(got, want, sizeof want);
         }
-    for (int k = 0; k < 300; k++) {                             /* loaders that are dropped at once or at work */
+    for (int k = 0; k < 300; k++) { /* loaders that are dropped at once or at work */
         AG_SCOPE;
         data_loader *l = data_loader_new(set, 10, .workers = 3);
         if (k % 3) DATA_EACH(b, l) if (b.index == k % 7) break;
@@ -235,7 +239,7 @@ static void test_nested(void **state)
     assert_non_null(strstr(ag_error(), "the loader was moved inside its own loop"));
 }
 
-/* ---- sets ------------------------------------------------------------------------------------------------------------ */
+/* ---- sets ---------------------------------------------------------------------------------------------- */
 
 static void test_tensors(void **state)
 {
@@ -279,7 +283,8 @@ static void test_function(void **state)
     AG_SCOPE;
     int ten = 10;
     static real want[2 * N * 3], got[2 * N * 3];
-    data_set *set = data_from_function(N, noisy, .arg = &ten, .x = AG_SHAPE(3), .has_y = true, .y_dtype = AG_I64);
+    data_set *set =
+        data_from_function(N, noisy, .arg = &ten, .x = AG_SHAPE(3), .has_y = true, .y_dtype = AG_I64);
     for (int workers = 0; workers < 4; workers++) {
         AG_SCOPE;
         real *o = workers ? got : want;
@@ -330,7 +335,7 @@ static void test_columns(void **state)
     }
 }
 
-/* ---- splits --------------------------------------------------------------------------------------------------------------- */
+/* ---- splits -------------------------------------------------------------------------------------------- */
 
 static void mark(data_set *set, int *seen, int value)
 {
@@ -344,7 +349,8 @@ static void test_splits(void **state)
     AG_SCOPE;
     data_set *set = counting_set(N);
     static int seen[N], again[N];
-    data_split d = data_random_split(set, 0.2, 42), e = data_random_split(set, 0.2, 42), f = data_random_split(set, 0.2, 43);
+    data_split d = data_random_split(set, 0.2, 42), e = data_random_split(set, 0.2, 42),
+               f = data_random_split(set, 0.2, 43);
     assert_int_equal(data_size(d.valid), 200);
     assert_int_equal(data_size(d.train), 801);
     mark(d.train, seen, 1);
@@ -355,15 +361,16 @@ static void test_splits(void **state)
     mark(e.valid, again, 10);
     assert_memory_equal(seen, again, sizeof seen);
     for (int64_t i = 0; i < 200; i++) valid_in_f += seen[data_source_row(f.valid, i)] == 10;
-    assert_in_range(valid_in_f, 20, 60);                                        /* 40 expected of independent ones */
+    assert_in_range(valid_in_f, 20, 60); /* 40 expected of independent ones */
     data_split_rows r = data_random_rows(N, 0.2, 42);
     assert_int_equal(r.n_valid, 200);
     for (int64_t i = 0; i < 200; i++) assert_int_equal(r.valid[i], data_source_row(d.valid, i));
     int64_t ids[N];
     assert_int_equal(draw(data_loader_new(d.valid, 64), 1, ids), 200);
-    assert_memory_equal(ids, r.valid, 1600);                                    /* the samples, not only their rows */
+    assert_memory_equal(ids, r.valid, 1600); /* the samples, not only their rows */
     data_split twice = data_random_split(d.train, 0.5, 1);
-    for (int64_t i = 0; i < data_size(twice.valid); i++) assert_int_equal(seen[data_source_row(twice.valid, i)], 1);
+    for (int64_t i = 0; i < data_size(twice.valid); i++)
+        assert_int_equal(seen[data_source_row(twice.valid, i)], 1);
     data_split tail = data_tail_split(set, 0.1);
     assert_int_equal(data_source_row(tail.valid, 0), 901);
     assert_int_equal(data_size(tail.train), 901);
@@ -395,7 +402,7 @@ static void test_splits_by_value(void **state)
     assert_int_equal(data_source_row(g.valid, 1), 2);
 }
 
-/* ---- errors ---------------------------------------------------------------------------------------------------------------- */
+/* ---- errors -------------------------------------------------------------------------------------------- */
 
 static data_set *three;
 static data_table *bad_table;
@@ -405,7 +412,11 @@ static void twice_listed(void *a) { (void)a; data_index_split(three, ((int64_t[]
 static void use(void *p) { (void)p; }
 static void long_batch(void *a) { (void)a; use(data_loader_new(three, 4, .shuffle = true)); }
 static void no_batch(void *a) { (void)a; use(data_loader_new(three, 0)); }
-static void bad_seek(void *a) { (void)a; data_loader_seek(data_loader_new(three, 2), ((data_position){ 0, 3 })); }
+static void bad_seek(void *a)
+{
+    (void)a;
+    data_loader_seek(data_loader_new(three, 2), ((data_position){ 0, 3 }));
+}
 static void text_column(void *a) { (void)a; use(data_from_table(bad_table, .x = "n", .y = "s")); }
 static void missing_cell(void *a) { (void)a; use(data_from_table(bad_table, .x = "n", .y = "f")); }
 static void negative_id(void *a) { (void)a; use(data_from_table(bad_table, .x = "m", .y = "n")); }
@@ -424,13 +435,20 @@ static void test_errors(void **state)
     data_add_ints(bad_table, "m", ((int64_t[]){ 1, -2 }));
     data_add_floats(bad_table, "f", ((double[]){ 1, NAN }));
     data_add_floats(bad_table, "g", ((double[]){ 1, 2 }));
-    const struct { void (*fn)(void *); const char *want; } cases[] = {
+    const struct { void (*fn)(void *); const char *want;
+    } cases[] = {
         { empty_split, "a fraction of 0.2 leaves the validation set empty (3 samples in all)" },
-        { wrong_share, "fraction = 1.5" }, { twice_listed, "rows[1] = 1 is listed twice" },
-        { long_batch, "a batch of 4 is longer than the data, 3 samples" }, { no_batch, "batch = 0" }, { bad_seek, "batch 3" },
-        { text_column, "row 1, column \"s\": \"four\" is not a number" }, { missing_cell, "row 1, column \"f\": the cell is empty" },
-        { negative_id, "row 1, column \"m\": -2 is negative" }, { mixed_x, ".x = \"n,g\" mixes integers with floats" },
-        { no_column, "no column \"z\"" }, { unequal, "their first axes count the same samples" },
+        { wrong_share, "fraction = 1.5" },
+        { twice_listed, "rows[1] = 1 is listed twice" },
+        { long_batch, "a batch of 4 is longer than the data, 3 samples" },
+        { no_batch, "batch = 0" },
+        { bad_seek, "batch 3" },
+        { text_column, "row 1, column \"s\": \"four\" is not a number" },
+        { missing_cell, "row 1, column \"f\": the cell is empty" },
+        { negative_id, "row 1, column \"m\": -2 is negative" },
+        { mixed_x, ".x = \"n,g\" mixes integers with floats" },
+        { no_column, "no column \"z\"" },
+        { unequal, "their first axes count the same samples" },
     };
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         assert_int_equal(ag_try(cases[k].fn, NULL), 1);
@@ -438,61 +456,16 @@ static void test_errors(void **state)
     }
 }
 
-/* ---- made-up ratings ---------------------------------------------------------------------------------------------------------- */
-
-static void test_synthetic(void **state)
-{
-    (void)state;
-    AG_SCOPE;
-    data_table *t = data_synthetic(.seed = 1), *again = data_synthetic(.seed = 1);
-    const int64_t *u = data_ints(t, "user"), *i = data_ints(t, "item"), *r = data_ints(t, "rating");
-    assert_int_equal(data_rows(t), 100000);
-    static int per_user[944], per_item[1683];
-    static bool pair[944][1683];
-    double error = 0, mean = 0, variance = 0;
-    for (int64_t k = 0; k < 100000; k++) {
-        assert_in_range(r[k], 1, 5);
-        assert_false(pair[u[k]][i[k]]);
-        pair[u[k]][i[k]] = true;
-        per_user[u[k]]++;
-        per_item[i[k]]++;
-        const double d = (double)r[k] - fmin(5, fmax(1, data_synthetic_score(u[k], i[k], 1)));
-        error += d * d / 100000;
-        mean += (double)r[k] / 100000;
-        variance += (double)(r[k] * r[k]) / 100000;
-    }
-    variance -= mean * mean;
-    assert_true(mean > 3.3 && mean < 3.7 && variance > 1.0 && variance < 1.4);
-    assert_true(error > 0.6 && error < 0.85);           /* the factors explain what is not noise */
-    int most = 0, rare = 0;
-    for (int k = 1; k <= 943; k++) assert_true(per_user[k] >= 20);
-    for (int k = 1; k <= 1682; k++) {
-        assert_true(per_item[k] >= 1);
-        most = per_item[k] > most ? per_item[k] : most;
-        rare += per_item[k] < 20;
-    }
-    assert_true(most > 300 && rare > 300);              /* few films have many ratings, many have few */
-    assert_memory_equal(r, data_ints(again, "rating"), 800000);
-    assert_memory_equal(i, data_ints(again, "item"), 800000);
-    assert_int_equal(data_categorify(t, "title"), 1683);        /* titles differ */
-    data_table *many = data_synthetic_ratings(1000, 500, 100000, 3);
-    mean = 0;
-    for (int64_t k = 0; k < 100000; k++) {
-        assert_in_range(data_ints(many, "user")[k], 1, 1000);
-        assert_in_range(data_ints(many, "item")[k], 1, 500);
-        mean += data_number(many, k, "rating") / 100000;
-    }
-    assert_true(mean > 3.3 && mean < 3.7);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_in_order), cmocka_unit_test(test_shuffle), cmocka_unit_test(test_shuffle_is_fair),
-        cmocka_unit_test(test_workers), cmocka_unit_test(test_stop_anywhere), cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_nested), cmocka_unit_test(test_tensors), cmocka_unit_test(test_function),
-        cmocka_unit_test(test_columns), cmocka_unit_test(test_splits), cmocka_unit_test(test_splits_by_value),
-        cmocka_unit_test(test_errors), cmocka_unit_test(test_synthetic),
+        cmocka_unit_test(test_in_order),        cmocka_unit_test(test_shuffle),
+        cmocka_unit_test(test_shuffle_is_fair), cmocka_unit_test(test_workers),
+        cmocka_unit_test(test_stop_anywhere),   cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_nested),          cmocka_unit_test(test_tensors),
+        cmocka_unit_test(test_function),        cmocka_unit_test(test_columns),
+        cmocka_unit_test(test_splits),          cmocka_unit_test(test_splits_by_value),
+        cmocka_unit_test(test_errors),
     };
     return cmocka_run_group_tests_name("loader", tests, NULL, NULL);
 }
