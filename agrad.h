@@ -6,4 +6,5 @@
 #include "core/random.h"
 #include "core/memory.h"
 #include "ops/ops.h"
+#include "data/data.h"
 #endif

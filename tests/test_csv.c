@@ -340,7 +340,7 @@ static void test_truncated(void **state)
     assert_true(whole > 10 && failed > 30);
 }
 
-/* ---- dictionaries and joins ------------------------------------------------------------------------------------- */
+/* ---- dictionaries and joins ---------------------------------------------------------------------------- */
 
 static void index_twice(void *t) { data_index_by((data_table *)t, "k"); }
 static void join_missing(void *arg)
@@ -436,8 +436,7 @@ int main(void)
         cmocka_unit_test(test_large),      cmocka_unit_test(test_chunks),
         cmocka_unit_test(test_errors),     cmocka_unit_test(test_far_errors),
         cmocka_unit_test(test_long_line),  cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_dictionary), 
-        cmocka_unit_test(test_in_memory),
+        cmocka_unit_test(test_dictionary), cmocka_unit_test(test_in_memory),
         cmocka_unit_test(test_movielens),
     };
     return cmocka_run_group_tests_name("csv", tests, make_folder, remove_folder);

@@ -1,4 +1,4 @@
-/* Made-up ratings: sizes, no pair twice, spread, the known factors explain them, the same from the same seed. */
+/* Made-up ratings: sizes, no pair twice, spread, the known factors explain them, the same from a seed. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>

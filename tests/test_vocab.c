@@ -1,4 +1,4 @@
-/* Categories: codes and vocabularies of every type, unknown values, saving and restoring. Expected values by hand. */
+/* Categories: codes and vocabularies of every type, unknown values, saving and restoring. Values by hand. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -120,6 +120,9 @@ static int remove_folder(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_categories), cmocka_unit_test(test_vocab_text) };
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_categories),
+        cmocka_unit_test(test_vocab_text),
+    };
     return cmocka_run_group_tests_name("vocab", tests, make_folder, remove_folder);
 }
