@@ -75,6 +75,9 @@ void ag_fail(const char *at, const char *fmt, ...) AG_PRINTF(2, 3) AG_NORETURN;
 int ag_try(void (*fn)(void *), void *arg);
 const char *ag_error(void);     /* message of this thread's last failed ag_try; "" if none */
 
+/* Set by nn/: the path of the module that is running, for messages; NULL or "" outside of one. */
+extern const char *(*ag_path_hook)(void);
+
 /* A condition that only a defect of Agrad can break; kept in release builds. */
 #define AG_ASSERT(cond) ((cond) ? (void)0 : ag_fail(AG_HERE, "internal error: %s", #cond))
 

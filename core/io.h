@@ -22,6 +22,9 @@ void ag_file_commit(ag_file *f);
 
 bool ag_file_exists(const char *path);
 bool ag_is_folder(const char *path);
+void ag_make_folder_(const char *at, const char *path);     /* with its parents; fine if it is there */
+#define ag_make_folder(path) ag_make_folder_(AG_HERE, path)
+int64_t ag_resident_memory(void);   /* bytes of this process in RAM; 0 where the system does not say */
 
 /* An append-only text file (logs): opened for appending or truncated, flushed after each line. */
 typedef struct ag_log ag_log;

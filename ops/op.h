@@ -47,6 +47,7 @@ struct ag_op {
     const char *no_grad;                /* why there is no backward: "integers"; exactly one of the two is set */
     bool strided;                       /* kernels read the inputs' strides themselves */
     bool view;                          /* out shares in[0]'s memory; no forward */
+    bool rows;                          /* backward calls ag_node_give_rows for leaves with sparse_grad (din is NULL there) */
     ag_check check[AG_MAX_CHECKS];
 };
 
@@ -77,6 +78,14 @@ void ag_infer_same(ag_node *n);                                             /* o
 
 /* For backward: din[k] = g or += g, without a copy where the memory can be shared (views, add). g: din[k]'s shape. */
 void ag_node_give(ag_node *n, int k, ag_tensor *g);
+
+/* For backward of ops with .rows: the gradient of in[k] is `values` f32[n, width] for its rows ids i64[n]. Takes over the
+ * caller's counts on both (tensors made by ag_node_rows_new). */
+void ag_node_give_rows(ag_node *n, int k, ag_tensor *ids, ag_tensor *values);
+/* A tensor that no scope holds, for ag_node_give_rows. */
+ag_tensor *ag_node_rows_new(const ag_node *n, ag_dtype dtype, ag_shape shape);
+/* Whether in[k] wants its gradient as rows. */
+bool ag_node_wants_rows(const ag_node *n, int k);
 
 static inline real *ag_real(const ag_tensor *t) { return (real *)t->data; }
 

@@ -1,0 +1,98 @@
+/* core/process.c - what holds for the whole process: device, threads, moving tensors between devices. */
+#include <omp.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include "core/engine.h"
+#include "core/random.h"
+#include "ops/ops.h"
+
+static ag_device default_device = AG_CPU;
+static atomic_int threads;
+
+static int cores(void)                  /* of this process: taskset and containers are respected */
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set)) return 1;
+    const int n = CPU_COUNT(&set);
+    return n > 0 ? n : 1;
+}
+
+static void set_device(const char *at, const char *name)
+{
+    char why[512] = "";
+    const bool automatic = strcmp(name, "auto") == 0;
+    if (strcmp(name, "cpu") == 0) default_device = AG_CPU;
+    else if (!automatic && strcmp(name, "cuda") != 0)
+        ag_fail(at, "ag_init: .device = \"%s\" is unknown; it is \"cpu\", \"cuda\" or \"auto\"", name);
+    else if (ag_cuda_available(why, sizeof why)) default_device = AG_CUDA;
+    else if (!automatic) ag_fail(at, "ag_init: .device = \"cuda\" cannot be used: %s", why);
+    else {
+        default_device = AG_CPU;
+        fprintf(stderr, "running on the cpu: %s\n", why);
+    }
+}
+
+void ag_init_(const char *at, ag_init_opts opts)
+{
+    if (opts.threads < 0 || opts.threads > 4096)
+        ag_fail(at, "ag_init: .threads = %d; it is 1 to 4096, or 0 for the cores of this process", opts.threads);
+    if (opts.device) set_device(at, opts.device);
+    atomic_store(&threads, opts.threads ? opts.threads : cores());
+    omp_set_num_threads(atomic_load(&threads));         /* of the libraries underneath */
+    ag_manual_seed(opts.seed);
+}
+
+ag_device ag_default_device(void)
+{
+    return default_device;
+}
+
+int ag_threads(void)
+{
+    int n = atomic_load_explicit(&threads, memory_order_relaxed);
+    if (!n) atomic_store(&threads, n = cores());
+    return n;
+}
+
+/* ---- ag_to -------------------------------------------------------------------------------------------------------- */
+
+static void move(ag_tensor *dst, const ag_tensor *src)         /* contiguous, one dtype */
+{
+    const size_t bytes = (size_t)ag_numel(src) * ag_dtype_size(src->dtype);
+    if (!bytes || dst->device == AG_META) return;
+    if (src->device == AG_CPU) ag_device_table(dst->device)->copy_in(dst->data, src->data, bytes);
+    else ag_device_table(src->device)->copy_out(dst->data, src->data, bytes);
+}
+
+static void to_infer(ag_node *n)
+{
+    const ag_device target = *(const ag_device *)n->arg;
+    n->out = ag_tensor_new(n->at, target, AG_MEM_TENSOR, n->in[0]->dtype, ag_shape_of(n->in[0]));
+}
+
+static void to_forward(ag_node *n)
+{
+    move(n->out, n->in[0]);
+}
+
+static void to_backward(ag_node *n)
+{
+    if (!n->din[0]) return;
+    ag_tensor *g = ag_scoped(ag_tensor_new(n->at, n->in[0]->device, AG_MEM_GRAD, AG_F32, ag_shape_of(n->in[0])));
+    move(g, n->out->grad);
+    ag_node_give(n, 0, g);
+}
+
+static const ag_op op_to = {
+    .name = "to", .inputs = "t", .infer = to_infer,
+    .forward = { to_forward, to_forward }, .backward = { to_backward, to_backward },
+};
+
+ag_tensor *ag_to_(const char *at, ag_tensor *t, ag_device device)
+{
+    if (t->device == device) return t;
+    if (t->device == AG_META) ag_fail(at, "ag_to: a meta tensor has a shape but no values");
+    return ag_apply_(at, &op_to, 1, &t, &device, sizeof device);
+}
