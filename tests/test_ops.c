@@ -1,0 +1,281 @@
+/* tests/test_ops.c - every op of the registry on every case of its check[] rows: central differences (in the f64 build
+ * to 1e-6), PyTorch's values and gradients (tests/fixtures), strided inputs, gradients added to what is there.
+ * `test_ops --list` prints the cases for tests/make_fixtures.py. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "agrad.h"
+#include "core/random.h"
+#include "core/safetensors.h"
+#include "core/io.h"
+#include "ops/op.h"
+
+enum { MAX_INPUTS = 8 };
+typedef struct { char name[32], kind[32]; ag_shape shape; } input;
+
+/* "x[4,8] w[8]:pos ids[5]:i64<7" */
+static int parse(const char *spec, input *in)
+{
+    int n = 0;
+    while (*spec && n < MAX_INPUTS) {
+        input *i = &in[n++];
+        *i = (input){ 0 };
+        int used = 0;
+        sscanf(spec, "%31[a-z0-9_][%n", i->name, &used);
+        spec += used;
+        while (*spec != ']') {
+            i->shape.dim[i->shape.ndim++] = strtoll(spec, (char **)(uintptr_t)&spec, 10);
+            if (*spec == ',') spec++;
+        }
+        spec++;
+        if (*spec == ':') sscanf(spec, ":%31[^ ]", i->kind), spec += 1 + strlen(i->kind);
+        while (*spec == ' ') spec++;
+    }
+    return n;
+}
+
+static bool differentiable(const input *i)
+{
+    return !i->kind[0] || !strcmp(i->kind, "pos") || !strcmp(i->kind, "01");
+}
+
+static ag_tensor *make(const input *i, uint64_t key)
+{
+    ag_rng r = { .seed = key, .stream = 77 };
+    const bool i64 = !strncmp(i->kind, "i64", 3), u8 = !strcmp(i->kind, "u8");
+    ag_tensor *t = ag_empty_(AG_HERE, i64 ? AG_I64 : u8 ? AG_U8 : AG_F32, i->shape);
+    for (int64_t k = 0; k < ag_numel(t); k++) {
+        if (i64) ((int64_t *)t->data)[k] = ag_rng_below(&r, atoll(i->kind + 4));
+        else if (u8) ((uint8_t *)t->data)[k] = (uint8_t)ag_rng_below(&r, 2);
+        else if (!strcmp(i->kind, "pos")) ag_real(t)[k] = (real)(0.5 + ag_rng_uniform(&r));
+        else if (!strcmp(i->kind, "01")) ag_real(t)[k] = (real)ag_rng_uniform(&r);
+        else ag_real(t)[k] = (real)ag_rng_normal(&r);
+    }
+    return differentiable(i) ? ag_param(t) : t;
+}
+
+static int make_all(const ag_check *c, input *spec, ag_tensor **in)
+{
+    const int n = parse(c->inputs, spec);
+    for (int i = 0; i < n; i++) in[i] = make(&spec[i], (uint64_t)i + 1);
+    return n;
+}
+
+static void each_check(void (*body)(const ag_op *, int k, const ag_check *))
+{
+    for (const ag_op *const *op = ag_ops; *op; op++)
+        for (int k = 0; k < AG_MAX_CHECKS && (*op)->check[k].inputs; k++) {
+            AG_SCOPE;
+            body(*op, k, &(*op)->check[k]);
+        }
+}
+
+static void is_complete(const ag_op *op, int k, const ag_check *c)
+{
+    (void)k, (void)c;
+    if (!op->backward[AG_CPU] == !op->no_grad) fail_msg("%s: needs a backward or a reason, one of them", op->name);
+}
+
+static void test_every_op_has_a_check(void **state)
+{
+    (void)state;
+    for (const ag_op *const *op = ag_ops; *op; op++)
+        if (!(*op)->check[0].inputs) fail_msg("%s has no check row", (*op)->name);
+    each_check(is_complete);
+}
+
+static void gradient(const ag_op *op, int k, const ag_check *c)
+{
+    input spec[MAX_INPUTS];
+    ag_tensor *in[MAX_INPUTS];
+    if (op->no_grad) return;
+    const int n = make_all(c, spec, in);
+    (void)k;
+    ag_gradcheck(c->fn, n, in, .h = sizeof(real) == 8 ? 1e-6 : 3e-3);
+}
+
+static void test_gradients_are_those_of_central_differences(void **state)
+{
+    (void)state;
+    each_check(gradient);
+}
+
+/* ---- the same values where inputs have strides ------------------------------------------------------------------------ */
+
+static ag_tensor *with_stride_two(ag_tensor *x)
+{
+    ag_shape s = ag_shape_of(x);
+    s.dim[s.ndim++] = 2;
+    ag_tensor *wide = ag_empty_(AG_HERE, x->dtype, s);
+    ag_fill(wide, -7);
+    ag_copy(ag_select(wide, -1, 0), x);
+    if (x->requires_grad) ag_param(wide);
+    return ag_select(wide, -1, 0);
+}
+
+static void weighed_gradients(const ag_check *c, int n, const input *spec, ag_tensor **in, ag_tensor **out, ag_tensor **grad)
+{
+    *out = c->fn(in);
+    if (!(*out)->requires_grad) return;
+    ag_tensor *w = ag_empty_(AG_HERE, AG_F32, ag_shape_of(*out)), *wanted[MAX_INPUTS], *got[MAX_INPUTS];
+    ag_fill_uniform(ag_real(w), ag_numel(w), 5);
+    int m = 0;
+    for (int i = 0; i < n; i++) if (differentiable(&spec[i])) wanted[m++] = in[i];
+    ag_grad(ag_sum(ag_mul(*out, w)), m, wanted, got);
+    m = 0;
+    for (int i = 0; i < n; i++) grad[i] = differentiable(&spec[i]) ? got[m++] : NULL;
+}
+
+static void assert_close(const char *what, const ag_op *op, int k, const ag_tensor *got, const double *want, double tol)
+{
+    const int64_t n = ag_numel(got);
+    double *v = calloc((size_t)n + 1, sizeof *v);
+    ag_tensor *as_real = ag_contiguous(ag_cast((ag_tensor *)(uintptr_t)got, AG_F32));
+    for (int64_t i = 0; i < n; i++) {
+        v[i] = (double)ag_real(as_real)[i];
+        if (!(fabs(v[i] - want[i]) <= tol * fmax(1, fabs(want[i]))))
+            fail_msg("%s case %d, %s[%lld]: got %.9g, want %.9g", op->name, k, what, (long long)i, v[i], want[i]);
+    }
+    free(v);
+}
+
+static double *doubles(const ag_tensor *t)
+{
+    ag_tensor *dense = ag_contiguous(ag_cast((ag_tensor *)(uintptr_t)t, AG_F32));
+    double *v = calloc((size_t)ag_numel(t) + 1, sizeof *v);
+    for (int64_t i = 0; i < ag_numel(t); i++) v[i] = (double)ag_real(dense)[i];
+    return v;
+}
+
+static void strided(const ag_op *op, int k, const ag_check *c)
+{
+    input spec[MAX_INPUTS];
+    ag_tensor *in[MAX_INPUTS], *views[MAX_INPUTS], *out, *out_views, *g[MAX_INPUTS] = { 0 }, *gv[MAX_INPUTS] = { 0 };
+    const int n = make_all(c, spec, in);
+    for (int i = 0; i < n; i++) views[i] = in[i]->ndim < AG_MAX_DIMS ? with_stride_two(in[i]) : in[i];
+    weighed_gradients(c, n, spec, in, &out, g);
+    weighed_gradients(c, n, spec, views, &out_views, gv);
+    double *want = doubles(out);
+    assert_close("output of strided inputs", op, k, out_views, want, 1e-5);
+    free(want);
+    for (int i = 0; i < n; i++) {
+        if (!g[i]) continue;
+        want = doubles(g[i]);
+        assert_close(spec[i].name, op, k, gv[i], want, 1e-5);
+        free(want);
+    }
+}
+
+static void test_strided_inputs_give_the_same(void **state)
+{
+    (void)state;
+    each_check(strided);
+}
+
+/* A second backward adds exactly the same once more. */
+static void added(const ag_op *op, int k, const ag_check *c)
+{
+    input spec[MAX_INPUTS];
+    ag_tensor *in[MAX_INPUTS];
+    if (op->no_grad) return;
+    const int n = make_all(c, spec, in);
+    double *once[MAX_INPUTS] = { 0 };
+    for (int round = 0; round < 2; round++) {
+        AG_SCOPE;
+        ag_tensor *y = c->fn(in), *w = ag_empty_(AG_HERE, AG_F32, ag_shape_of(y));
+        ag_fill_uniform(ag_real(w), ag_numel(w), 5);
+        ag_backward(y, .grad = w);
+        for (int i = 0; i < n; i++) {
+            if (!in[i]->grad) continue;
+            if (!round) once[i] = doubles(in[i]->grad);
+            else for (int64_t e = 0; e < ag_numel(in[i]); e++) once[i][e] *= 2;
+            if (round) assert_close(spec[i].name, op, k, in[i]->grad, once[i], 1e-5);
+        }
+    }
+    for (int i = 0; i < n; i++) free(once[i]);
+}
+
+static void test_gradients_are_added(void **state)
+{
+    (void)state;
+    each_check(added);
+}
+
+/* ---- PyTorch ------------------------------------------------------------------------------------------------------------ */
+
+static int fixtures;
+
+static double *values(const ag_safetensors *f, const char *name)
+{
+    return doubles(ag_safetensors_get(f, name));
+}
+
+static void pytorch(const ag_op *op, int k, const ag_check *c)
+{
+    char path[256], name[64];
+    input spec[MAX_INPUTS];
+    ag_tensor *in[MAX_INPUTS], *out;
+    snprintf(path, sizeof path, "tests/fixtures/%s.safetensors", op->name);
+    snprintf(name, sizeof name, "%d.out", k);
+    if (!ag_file_exists(path)) fail_msg("%s is missing: add %s to tests/reference and run tests/make_fixtures.py", path,
+                                        op->name);
+    const ag_safetensors *f = ag_safetensors_open(path);
+    if (!ag_safetensors_has(f, name)) fail_msg("%s holds no case %d; run tests/make_fixtures.py", path, k);
+    const int n = parse(c->inputs, spec);
+    for (int i = 0; i < n; i++) {
+        snprintf(name, sizeof name, "%d.in.%d", k, i);
+        in[i] = ag_safetensors_get(f, name);
+        if (differentiable(&spec[i])) ag_param(in[i]);
+    }
+    out = c->fn(in);
+    snprintf(name, sizeof name, "%d.out", k);
+    double *want = values(f, name);
+    const ag_shape shape = ag_safetensors_shape(f, name);
+    assert_int_equal(shape.ndim, out->ndim);
+    for (int i = 0; i < shape.ndim; i++) assert_int_equal(shape.dim[i], out->shape[i]);
+    assert_close("output", op, k, out, want, 2e-5);
+    free(want);
+    fixtures++;
+    if (op->no_grad || !out->requires_grad) return;
+    snprintf(name, sizeof name, "%d.w", k);
+    ag_backward(out, .grad = ag_safetensors_get(f, name));
+    for (int i = 0; i < n; i++) {
+        if (!differentiable(&spec[i])) continue;
+        snprintf(name, sizeof name, "%d.grad.%d", k, i);
+        want = values(f, name);
+        ag_rows_to_dense(in[i]);
+        assert_close(spec[i].name, op, k, in[i]->grad, want, 5e-5);
+        free(want);
+    }
+}
+
+static void test_values_are_pytorchs(void **state)
+{
+    (void)state;
+    each_check(pytorch);
+    print_message("%d cases compared with PyTorch\n", fixtures);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && !strcmp(argv[1], "--list")) {
+        for (const ag_op *const *op = ag_ops; *op; op++)
+            for (int k = 0; k < AG_MAX_CHECKS && (*op)->check[k].inputs; k++)
+                printf("%s\t%d\t%s\n", (*op)->name, k, (*op)->check[k].inputs);
+        return 0;
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_op_has_a_check),
+        cmocka_unit_test(test_gradients_are_those_of_central_differences),
+        cmocka_unit_test(test_strided_inputs_give_the_same),
+        cmocka_unit_test(test_gradients_are_added),
+        cmocka_unit_test(test_values_are_pytorchs),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
