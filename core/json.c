@@ -1,0 +1,209 @@
+#include "core/json.h"
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include "core/memory.h"
+
+/* ---- reading ------------------------------------------------------------------------------------------------------- */
+
+void ag_json_fail(const ag_json *j, const char *fmt, ...)
+{
+    char text[1024];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    ag_fail(j->at, "%s: header byte %" PRId64 ": %s", j->path, (int64_t)(j->p - j->begin), text);
+}
+
+/* Length of the UTF-8 sequence at p, 0 if it is none (RFC 3629: no overlong forms, no surrogates, up to U+10FFFF). */
+static int sequence(const unsigned char *p, const unsigned char *end)
+{
+    static const uint32_t least[5] = { 0, 0, 0x80, 0x800, 0x10000 };
+    const int n = *p < 0x80 ? 1 : *p >> 5 == 6 ? 2 : *p >> 4 == 14 ? 3 : *p >> 3 == 30 ? 4 : 0;
+    if (!n || end - p < n) return 0;
+    uint32_t c = n == 1 ? *p : *p & (0x7fu >> n);
+    for (int i = 1; i < n; i++) {
+        if (p[i] >> 6 != 2) return 0;
+        c = c << 6 | (p[i] & 63);
+    }
+    return c >= least[n] && c <= 0x10ffff && (c < 0xd800 || c > 0xdfff) ? n : 0;
+}
+
+ag_json ag_json_begin(const char *at, const char *path, const char *text, int64_t size, char *store)
+{
+    ag_json j = { at, path, text, text, text + size, store };
+    while (j.p < j.end) {
+        const int n = sequence((const unsigned char *)j.p, (const unsigned char *)j.end);
+        if (!n) ag_json_fail(&j, "not UTF-8");
+        j.p += n;
+    }
+    j.p = text;
+    return j;
+}
+
+static void skip_space(ag_json *j)
+{
+    while (j->p < j->end && (*j->p == ' ' || *j->p == '\t' || *j->p == '\n' || *j->p == '\r')) j->p++;
+}
+
+bool ag_json_accept(ag_json *j, char c)
+{
+    skip_space(j);
+    if (j->p == j->end || *j->p != c) return false;
+    j->p++;
+    return true;
+}
+
+void ag_json_expect(ag_json *j, char c)
+{
+    if (!ag_json_accept(j, c)) ag_json_fail(j, "expected '%c'", c);
+}
+
+bool ag_json_more(ag_json *j, char close)
+{
+    if (ag_json_accept(j, ',')) return true;
+    if (!ag_json_accept(j, close)) ag_json_fail(j, "expected ',' or '%c'", close);
+    return false;
+}
+
+static uint32_t hex4(ag_json *j)
+{
+    uint32_t c = 0;
+    for (int i = 0; i < 4; i++, j->p++) {
+        const char *digits = "0123456789abcdef0123456789ABCDEF";
+        const char *hit = j->p < j->end && *j->p ? strchr(digits, *j->p) : NULL;
+        if (!hit) ag_json_fail(j, "a \\u needs four hexadecimal digits");
+        c = c << 4 | (uint32_t)((hit - digits) & 15);
+    }
+    return c;
+}
+
+static void put_utf8(ag_json *j, uint32_t c)
+{
+    const int n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+    static const unsigned char lead[5] = { 0, 0, 0xc0, 0xe0, 0xf0 };
+    for (int i = n - 1; i > 0; i--, c >>= 6) j->store[i] = (char)(0x80 | (c & 63));
+    *j->store = (char)(lead[n] | c);
+    j->store += n;
+}
+
+static void read_escape(ag_json *j)
+{
+    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    const char c = j->p < j->end ? *j->p++ : 0;
+    const char *hit = c ? strchr(from, c) : NULL;
+    if (hit) {
+        *j->store++ = to[hit - from];
+        return;
+    }
+    if (c != 'u') ag_json_fail(j, "unknown escape in a string");
+    uint32_t u = hex4(j);
+    if (u >= 0xd800 && u < 0xdc00 && j->end - j->p > 2 && j->p[0] == '\\' && j->p[1] == 'u') {
+        j->p += 2;
+        const uint32_t low = hex4(j);
+        if (low < 0xdc00 || low > 0xdfff) ag_json_fail(j, "half a surrogate pair in a string");
+        u = 0x10000 + ((u - 0xd800) << 10) + (low - 0xdc00);
+    }
+    if (u >= 0xd800 && u <= 0xdfff) ag_json_fail(j, "half a surrogate pair in a string");
+    if (!u) ag_json_fail(j, "a NUL in a string");
+    put_utf8(j, u);
+}
+
+const char *ag_json_string(ag_json *j)
+{
+    ag_json_expect(j, '"');
+    const char *s = j->store;
+    for (;;) {
+        if (j->p == j->end) ag_json_fail(j, "a string does not end");
+        const char c = *j->p++;
+        if (c == '"') break;
+        if ((unsigned char)c < 0x20) ag_json_fail(j, "a control character in a string");
+        if (c == '\\') read_escape(j);
+        else *j->store++ = c;
+    }
+    *j->store++ = 0;
+    return s;
+}
+
+int64_t ag_json_integer(ag_json *j)
+{
+    skip_space(j);
+    const char *first = j->p;
+    int64_t v = 0;
+    while (j->p < j->end && *j->p >= '0' && *j->p <= '9') {
+        if (__builtin_mul_overflow(v, 10, &v) || __builtin_add_overflow(v, *j->p - '0', &v))
+            ag_json_fail(j, "a number does not fit in 63 bits");
+        j->p++;
+    }
+    const bool more = j->p < j->end && (*j->p == '.' || *j->p == 'e' || *j->p == 'E');
+    if (j->p == first || more || (*first == '0' && j->p - first > 1)) ag_json_fail(j, "expected a whole number, 0 or more");
+    return v;
+}
+
+void ag_json_end(ag_json *j)
+{
+    skip_space(j);
+    if (j->p != j->end) ag_json_fail(j, "something follows the closing brace");
+}
+
+/* ---- writing ---------------------------------------------------------------------------------------------------------- */
+
+struct ag_json_writer { char *text; int64_t length, capacity; };
+
+static void drop(void *p)
+{
+    ag_json_writer *w = p;
+    ag_free(w->text);
+    ag_free(w);
+}
+
+ag_json_writer *ag_json_writer_new(void)
+{
+    ag_json_writer *w = ag_alloc(1, sizeof *w);
+    ag_defer(drop, w);
+    return w;
+}
+
+static char *room(ag_json_writer *w, int64_t bytes)
+{
+    if (w->length + bytes + 1 > w->capacity) {
+        w->capacity = 2 * w->capacity + bytes + 256;
+        w->text = ag_realloc(w->text, w->capacity, 1);
+    }
+    return w->text + w->length;
+}
+
+void ag_json_put(ag_json_writer *w, const char *fmt, ...)
+{
+    va_list args, again;
+    va_start(args, fmt);
+    va_copy(again, args);
+    const int n = vsnprintf(NULL, 0, fmt, args);
+    va_end(args);
+    vsnprintf(room(w, n), (size_t)n + 1, fmt, again);
+    va_end(again);
+    w->length += n;
+}
+
+void ag_json_put_string(ag_json_writer *w, const char *s)
+{
+    ag_json_put(w, "\"");
+    for (; *s; s++) {
+        const unsigned char c = (unsigned char)*s;
+        if (c == '"' || c == '\\') ag_json_put(w, "\\%c", c);
+        else if (c < 0x20) ag_json_put(w, "\\u%04x", c);
+        else *room(w, 1) = *s, w->length++;
+    }
+    ag_json_put(w, "\"");
+}
+
+int64_t ag_json_length(const ag_json_writer *w)
+{
+    return w->length;
+}
+
+const char *ag_json_text(const ag_json_writer *w)
+{
+    return w->text;
+}
