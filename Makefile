@@ -15,7 +15,7 @@ cflags.f64     := -O2 -g -DAG_F64
 warnings       := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
 
 CPPFLAGS += -I. -MMD -MP -D_GNU_SOURCE
-CFLAGS   += -std=c11 $(warnings) $(cflags.$(strip $(BUILD))) -fopenmp -fPIC -fno-semantic-interposition
+CFLAGS   += -std=c11 $(warnings) $(cflags.$(strip $(BUILD))) -fopenmp -fPIC -fno-semantic-interposition -ftls-model=initial-exec
 LDFLAGS  += $(filter -fsanitize=%,$(cflags.$(strip $(BUILD)))) -fopenmp
 LDLIBS   += -lm -pthread -ldl
 

@@ -133,11 +133,11 @@ char *ag_sprintf(const char *fmt, ...)
 static int class_of(int64_t bytes, int64_t *capacity)      /* smallest class that holds `bytes` */
 {
     if (bytes <= 1 << MIN_SHIFT) return *capacity = 1 << MIN_SHIFT, 0;
+    bytes = (bytes + 63) & ~(int64_t)63;    /* before the class is chosen: a capacity must lie in its own class */
     const int shift = 63 - __builtin_clzll((unsigned long long)bytes - 1);      /* 2^shift < bytes <= 2^(shift+1) */
     const int64_t quarter = shift >= 2 ? (int64_t)1 << (shift - 2) : 1;
     const int64_t part = (bytes - ((int64_t)1 << shift) + quarter - 1) / quarter;       /* 1 .. 4 */
     *capacity = ((int64_t)1 << shift) + part * quarter;
-    if (*capacity & 63) *capacity = (*capacity + 63) & ~(int64_t)63;
     return 4 * (shift - MIN_SHIFT) + (int)part;
 }
 

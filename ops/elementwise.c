@@ -115,25 +115,34 @@ static void binary_piece(int64_t begin, int64_t end, void *arg)
     j->row(end - begin, j->y + begin, j->a + begin * j->sa, j->sa, j->b + begin * j->sb, j->sb);
 }
 
+static bool same_shape(const ag_tensor *a, const ag_tensor *b)
+{
+    bool same = a->ndim == b->ndim;
+    for (int i = 0; same && i < a->ndim; i++) same = a->shape[i] == b->shape[i];
+    return same;
+}
+
+static bool dense_like(const ag_tensor *t, const ag_tensor *out)
+{
+    return same_shape(t, out) && ag_is_contiguous(t);
+}
+
 static void binary_forward(ag_node *n, binary_row row)
 {
     const ag_tensor *const operands[] = { n->out, n->in[0], n->in[1] };
-    ag_rows_walk w = ag_rows_begin(ag_shape_of(n->out), 3, operands);
     const real *a = ag_real(n->in[0]), *b = ag_real(n->in[1]);
     real *y = ag_real(n->out);
+    if (dense_like(n->in[0], n->out) && dense_like(n->in[1], n->out)) {
+        ag_parallel(ag_numel(n->out), GRAIN, cost_ns, binary_piece, &(binary_job){ row, y, a, b, 1, 1 });
+        return;
+    }
+    ag_rows_walk w = ag_rows_begin(ag_shape_of(n->out), 3, operands);
     if (w.count == 1) {
         ag_parallel(w.n, GRAIN, cost_ns, binary_piece, &(binary_job){ row, y, a, b, w.step[1], w.step[2] });
         return;
     }
     for (int64_t r = 0; r < w.count; r++, ag_rows_next(&w))
         row(w.n, y + w.offset[0], a + w.offset[1], w.step[1], b + w.offset[2], w.step[2]);
-}
-
-static bool same_shape(const ag_tensor *a, const ag_tensor *b)
-{
-    bool same = a->ndim == b->ndim;
-    for (int i = 0; same && i < a->ndim; i++) same = a->shape[i] == b->shape[i];
-    return same;
 }
 
 /* d a and d b are sums over the axes along which a or b was repeated, so they are added to. */

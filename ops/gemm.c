@@ -6,7 +6,7 @@
 #include "ops/formulas.h"
 
 enum { ROWS = 6, COLS = 32, DEPTH = 256 };      /* the register block; the depth of a packed panel */
-enum { SMALL = 24 * 24 * 24 };                  /* below this many products a call into oneDNN costs more than it saves */
+enum { SMALL = 10 * 10 * 10 };                  /* below this many products a call into oneDNN costs more than it saves */
 
 void ag_gemm_run(const ag_gemm *g)
 {
