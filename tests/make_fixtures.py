@@ -37,8 +37,8 @@ def make_inputs(spec, seed):
             x = torch.randint(int(kind[4:]), shape, generator=random)
         elif kind == "u8":
             x = torch.randint(2, shape, generator=random).to(torch.uint8)
-        elif kind in ("pos", "01"):
-            x = torch.rand(shape, generator=random) + (0.5 if kind == "pos" else 0)
+        elif kind in ("pos", "01", "cpos", "u01"):
+            x = torch.rand(shape, generator=random) + (0.5 if kind.endswith("pos") else 0)
         else:
             x = torch.randn(shape, generator=random)
         inputs.append((x, kind in ("", "pos", "01")))

@@ -53,8 +53,8 @@ static ag_tensor *make(const input *i, uint64_t key)
     for (int64_t k = 0; k < ag_numel(t); k++) {
         if (i64) ((int64_t *)t->data)[k] = ag_rng_below(&r, atoll(i->kind + 4));
         else if (u8) ((uint8_t *)t->data)[k] = (uint8_t)ag_rng_below(&r, 2);
-        else if (!strcmp(i->kind, "pos")) ag_real(t)[k] = (real)(0.5 + ag_rng_uniform(&r));
-        else if (!strcmp(i->kind, "01")) ag_real(t)[k] = (real)ag_rng_uniform(&r);
+        else if (!strcmp(i->kind, "pos") || !strcmp(i->kind, "cpos")) ag_real(t)[k] = (real)(0.5 + ag_rng_uniform(&r));
+        else if (!strcmp(i->kind, "01") || !strcmp(i->kind, "u01")) ag_real(t)[k] = (real)ag_rng_uniform(&r);
         else ag_real(t)[k] = (real)ag_rng_normal(&r);
     }
     return differentiable(i) ? ag_param(t) : t;
@@ -94,9 +94,11 @@ static void gradient(const ag_op *op, int k, const ag_check *c)
 {
     input spec[MAX_INPUTS];
     ag_tensor *in[MAX_INPUTS];
-    if (op->no_grad) return;
     const int n = make_all(c, spec, in);
+    bool trained = false;
+    for (int i = 0; i < n; i++) trained |= differentiable(&spec[i]);
     (void)k;
+    if (op->no_grad || !trained) return;
     ag_gradcheck(c->fn, n, in, .h = sizeof(real) == 8 ? 1e-6 : 3e-3);
 }
 
@@ -189,6 +191,7 @@ static void added(const ag_op *op, int k, const ag_check *c)
     for (int round = 0; round < 2; round++) {
         AG_SCOPE;
         ag_tensor *y = c->fn(in), *w = ag_empty_(AG_HERE, AG_F32, ag_shape_of(y));
+        if (!y->requires_grad) return;
         ag_fill_uniform(ag_real(w), ag_numel(w), 5);
         ag_backward(y, .grad = w);
         for (int i = 0; i < n; i++) {
