@@ -6,5 +6,9 @@
 #include "core/random.h"
 #include "core/memory.h"
 #include "ops/ops.h"
+#include "nn/nn.h"
 #include "data/data.h"
+#include "optim/optim.h"
+#include "optim/schedule.h"
+#include "models/models.h"
 #endif

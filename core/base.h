@@ -85,7 +85,7 @@ extern const char *(*ag_path_hook)(void);
  * Every tensor, module, loader ... belongs to the scope that was innermost when it was made, and ends with it.
  * Modes (no-grad, evaluation) lie on the same stack, so ag_try restores them as well. Thread-local. */
 
-typedef struct { size_t mark; } ag_scope;
+typedef struct { size_t mark, outer; } ag_scope;
 ag_scope ag_scope_begin(void);
 void ag_scope_end(ag_scope *scope);
 #define AG_SCOPE ag_scope AG_CAT(ag_scope_at_, __LINE__) AG_CLEANUP(ag_scope_end) = ag_scope_begin()

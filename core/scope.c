@@ -19,18 +19,20 @@ typedef struct { void *object; void (*drop)(void *); entry_kind kind; bool befor
 struct ag_owner {
     entry *entries;
     size_t count, capacity, entered;        /* height at the last enter */
-    ag_owner *below;                        /* the stack that was current before */
+    ag_owner *below;                        /* the stack that was current before, */
+    size_t outside;                         /* and its innermost mark */
 };
 
 typedef struct try_frame {
     jmp_buf jump;
     struct try_frame *outer;
     ag_owner *stack;
-    size_t height;
+    size_t height, innermost;
     ag_node *pending;
 } try_frame;
 
 static _Thread_local ag_owner root, *current;
+static _Thread_local size_t innermost;        /* mark of the innermost scope */
 static _Thread_local bool no_grad, failing;
 static _Thread_local try_frame *trying;
 static _Thread_local char message[8192];
@@ -94,13 +96,16 @@ static void unwind(ag_owner *s, size_t height)
 
 ag_scope ag_scope_begin(void)
 {
-    return (ag_scope){ stack_now()->count };
+    const ag_scope scope = { stack_now()->count, innermost };
+    innermost = scope.mark;
+    return scope;
 }
 
 void ag_scope_end(ag_scope *scope)
 {
     ag_owner *s = stack_now();
     if (s->count > scope->mark) unwind(s, scope->mark);
+    innermost = scope->outer;
 }
 
 ag_scope ag_no_grad_begin(void)
@@ -130,7 +135,7 @@ ag_tensor *ag_scoped(ag_tensor *t)
 ag_tensor *ag_keep(ag_tensor *t)
 {
     ag_owner *s = stack_now();
-    for (size_t i = s->count; i > 0; i--) {
+    for (size_t i = s->count; i > innermost; i--) {
         if (s->entries[i - 1].object != t || s->entries[i - 1].kind != HELD_TENSOR) continue;
         s->entries[i - 1].kind = KEPT_TENSOR;
         break;
@@ -147,6 +152,8 @@ void ag_owner_enter(ag_owner *owner)
 {
     owner->below = stack_now();
     owner->entered = owner->count;
+    owner->outside = innermost;
+    innermost = owner->count;
     current = owner;
 }
 
@@ -154,6 +161,7 @@ void ag_owner_leave(ag_owner *owner)
 {
     AG_ASSERT(current == owner);
     current = owner->below;
+    innermost = owner->outside;
 }
 
 void ag_owner_free(ag_owner *owner)
@@ -167,7 +175,7 @@ void ag_owner_free(ag_owner *owner)
 int ag_try(void (*fn)(void *), void *arg)
 {
     try_frame frame = { .outer = trying, .stack = stack_now(), .height = stack_now()->count,
-                        .pending = ag_node_pending() };
+                        .innermost = innermost, .pending = ag_node_pending() };
     trying = &frame;
     if (setjmp(frame.jump)) return 1;       /* give_up() has restored `trying` */
     fn(arg);
@@ -190,6 +198,7 @@ static void give_up(void)
         unwind(s, s->entered);
     }
     unwind(end, to ? to->height : 0);
+    innermost = to ? to->innermost : 0;
     if (to) {
         trying = to->outer;
         failing = false;

@@ -80,7 +80,7 @@ ag_tensor *ag_param_(const char *at, ag_tensor *t);
 ag_tensor *ag_detach_(const char *at, ag_tensor *t) AG_PURE;
 #define ag_detach(t) ag_detach_(AG_HERE, t)
 
-/* Hands t to the enclosing scope, so that it outlives the innermost one. Returns t. */
+/* Hands t, if the innermost scope holds it, to the enclosing scope, so that it outlives the innermost one. Returns t. */
 ag_tensor *ag_keep(ag_tensor *t);
 
 /* Counts for holders outside any scope (the library itself; scripts never need them). */

@@ -1,0 +1,188 @@
+/* nn/layers.c - the layers of nn.h. */
+#include <math.h>
+#include <string.h>
+#include "core/memory.h"
+#include "core/random.h"
+#include "nn/module.h"
+#include "ops/ops.h"
+
+static void require_sizes(const char *at, const char *what, int64_t a, int64_t b)
+{
+    if (a < 1 || b < 1) ag_fail(at, "%s: sizes must be positive, got %" PRId64 " and %" PRId64, what, a, b);
+}
+
+/* ---- linear --------------------------------------------------------------------------------------------------------- */
+
+typedef struct { nn_module base; ag_tensor *weight, *bias; } linear;
+
+static ag_tensor *linear_forward(nn_module *m, ag_tensor *x)
+{
+    const linear *s = NN_SELF(linear, m);
+    return ag_linear_(m->at, x, s->weight, (ag_linear_opts){ .bias = s->bias });
+}
+
+nn_module *ag_nn_linear_(const char *at, int64_t in, int64_t out, nn_linear_opts opts)
+{
+    require_sizes(at, "nn_linear", in, out);
+    linear *s = NN_NEW(linear, linear_forward);
+    s->base.at = at;
+    AG_SCOPE;
+    NN_PARAM(s, weight, ag_empty(AG_F32, out, in));
+    ag_nn_init_kaiming_uniform(s->weight, sqrt(5));
+    if (opts.no_bias) return &s->base;
+    NN_PARAM(s, bias, ag_empty(AG_F32, out));
+    ag_nn_init_uniform(s->bias, -1 / sqrt((double)in), 1 / sqrt((double)in));
+    return &s->base;
+}
+
+/* ---- embedding ------------------------------------------------------------------------------------------------------- */
+
+typedef struct { nn_module base; ag_tensor *weight; } embedding;
+
+static ag_tensor *embedding_forward(nn_module *m, ag_tensor *ids)
+{
+    return ag_embedding_(m->at, NN_SELF(embedding, m)->weight, ids);
+}
+
+nn_module *ag_nn_embedding_(const char *at, int64_t n, int64_t width, nn_embedding_opts opts)
+{
+    require_sizes(at, "nn_embedding", n, width);
+    embedding *s = NN_NEW(embedding, embedding_forward);
+    s->base.at = at;
+    AG_SCOPE;
+    NN_PARAM(s, weight, ag_empty(AG_F32, n, width));
+    s->weight->sparse_grad = opts.sparse;
+    if (opts.std > 0) ag_nn_init_fastai(s->weight, opts.std);
+    else ag_nn_init_normal(s->weight, 0, 1);
+    return &s->base;
+}
+
+/* ---- norms -------------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    nn_module base;
+    ag_tensor *weight, *bias, *running_mean, *running_var, *num_batches_tracked;
+    double eps, momentum;
+} norm;
+
+static ag_tensor *batch_norm_forward(nn_module *m, ag_tensor *x)
+{
+    const norm *s = NN_SELF(norm, m);
+    if (m->training) *(int64_t *)s->num_batches_tracked->data += 1;
+    return ag_batch_norm_(m->at, x, s->running_mean, s->running_var,
+                          (ag_batch_norm_opts){ .weight = s->weight, .bias = s->bias, .training = m->training,
+                                                .momentum = s->momentum, .eps = s->eps });
+}
+
+static ag_tensor *layer_norm_forward(nn_module *m, ag_tensor *x)
+{
+    const norm *s = NN_SELF(norm, m);
+    return ag_layer_norm_(m->at, x, (ag_layer_norm_opts){ .weight = s->weight, .bias = s->bias, .eps = s->eps });
+}
+
+static norm *norm_new(const char *at, const char *type, nn_forward_fn forward, int64_t channels, nn_norm_opts opts)
+{
+    require_sizes(at, type, channels, 1);
+    norm *s = (norm *)(void *)ag_nn_new_(at, sizeof *s, type, forward);
+    s->eps = opts.eps, s->momentum = opts.momentum;
+    AG_SCOPE;
+    NN_PARAM(s, weight, ag_ones(channels));
+    NN_PARAM(s, bias, ag_zeros(channels));
+    return s;
+}
+
+nn_module *ag_nn_batch_norm1d_(const char *at, int64_t channels, nn_norm_opts opts)
+{
+    norm *s = norm_new(at, "batch_norm1d", batch_norm_forward, channels, opts);
+    int64_t none = 0;
+    AG_SCOPE;
+    NN_BUFFER(s, running_mean, ag_zeros(channels));
+    NN_BUFFER(s, running_var, ag_ones(channels));
+    NN_BUFFER(s, num_batches_tracked, ag_from_(at, AG_I64, &none, (ag_shape){ 0 }));
+    return &s->base;
+}
+
+nn_module *ag_nn_layer_norm_(const char *at, int64_t channels, nn_norm_opts opts)
+{
+    return &norm_new(at, "layer_norm", layer_norm_forward, channels, opts)->base;
+}
+
+/* ---- dropout --------------------------------------------------------------------------------------------------------------- */
+
+typedef struct { nn_module base; double p; } dropout;
+
+static ag_tensor *dropout_forward(nn_module *m, ag_tensor *x)
+{
+    const dropout *s = NN_SELF(dropout, m);
+    return m->training && s->p > 0 ? ag_dropout_(m->at, x, s->p, ag_rng_draw()) : x;
+}
+
+nn_module *ag_nn_dropout_(const char *at, double p)
+{
+    if (!(p >= 0 && p < 1)) ag_fail(at, "nn_dropout: p = %g; it is 0 or more and below 1", p);
+    dropout *s = NN_NEW(dropout, dropout_forward);
+    s->base.at = at, s->p = p;
+    return &s->base;
+}
+
+/* ---- sequential --------------------------------------------------------------------------------------------------------------- */
+
+typedef struct { nn_module base; } sequential;
+
+static ag_tensor *sequential_forward(nn_module *m, ag_tensor *x)
+{
+    for (int i = 0; i < m->n_slots; i++) x = ag_nn_call(m->slots[i].child, x);
+    return x;
+}
+
+nn_module *ag_nn_append_(const char *at, nn_module *m, nn_module *module)
+{
+    if (m->forward != sequential_forward) ag_fail(at, "nn_append: a %s is not a sequential", m->type);
+    return ag_nn_child_(at, m, "", m->n_slots, module);
+}
+
+nn_module *ag_nn_sequential_(const char *at, nn_module **modules)
+{
+    sequential *s = NN_NEW(sequential, sequential_forward);
+    s->base.at = at;
+    for (; *modules; modules++) ag_nn_append_(at, &s->base, *modules);
+    return &s->base;
+}
+
+/* ---- activations ---------------------------------------------------------------------------------------------------------------- */
+
+typedef ag_tensor *(*activation_fn)(const char *at, ag_tensor *x);
+typedef struct { nn_module base; activation_fn fn; double lo, hi; } activation;
+
+static ag_tensor *activation_forward(nn_module *m, ag_tensor *x)
+{
+    return NN_SELF(activation, m)->fn(m->at, x);
+}
+
+nn_module *ag_nn_activation_(const char *at, const char *name)
+{
+    static const struct { const char *name; activation_fn fn; } known[] = {
+        { "relu", ag_relu_ }, { "gelu", ag_gelu_ }, { "silu", ag_silu_ }, { "tanh", ag_tanh_ }, { "sigmoid", ag_sigmoid_ },
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (strcmp(known[i].name, name)) continue;
+        activation *s = (activation *)(void *)ag_nn_new_(at, sizeof *s, known[i].name, activation_forward);
+        s->fn = known[i].fn;
+        return &s->base;
+    }
+    ag_fail(at, "there is no activation '%s'", name);
+}
+
+static ag_tensor *sigmoid_range_forward(nn_module *m, ag_tensor *x)
+{
+    const activation *s = NN_SELF(activation, m);
+    return ag_sigmoid_range_(m->at, x, s->lo, s->hi);
+}
+
+nn_module *ag_nn_sigmoid_range_(const char *at, double lo, double hi)
+{
+    if (!(lo < hi)) ag_fail(at, "nn_sigmoid_range: from %g to %g is no range", lo, hi);
+    activation *s = (activation *)(void *)ag_nn_new_(at, sizeof *s, "sigmoid_range", sigmoid_range_forward);
+    s->lo = lo, s->hi = hi;
+    return &s->base;
+}
