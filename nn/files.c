@@ -172,7 +172,8 @@ void ag_nn_summary_(const char *at, nn_module *m, ag_tensor *x)
         NN_EVAL(m);
         ag_defer(stop_observing, NULL);
         ag_nn_observer = print_row;
-        (void)!ag_nn_call(m, x);
+        const ag_tensor *y = ag_nn_call(m, x);
+        (void)y;
     }
     ag_nn_each(m, NN_SLOT_PARAM, add_trained, &trained);
     printf("%s parameters, %s of them trained, %.2f MB\n", with_commas(ag_nn_numel(m), all), with_commas(trained, part),
