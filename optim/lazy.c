@@ -35,6 +35,7 @@ static void entry_init(optim_clock *k, double beta2)
     k->p1[i] = k->p2[i] = 1;
     k->q[i] = sqrt(pow(beta2, 8) / (1 - pow(beta2, (double)ahead)));
     for (int r = 0; r < OPTIM_NODES; r++) k->c[r][i] = 0;
+    k->gap[i] = (optim_gap){ 1, 1, 1, (real)k->q[i], { 0 } };
 }
 
 void ag_optim_clock_start(optim_clock *k, int64_t now, double beta2)
@@ -74,6 +75,18 @@ static void add_term(optim_clock *k, int64_t end, double gain, double root, doub
     }
 }
 
+static void fill_gaps(optim_clock *k, int64_t end)
+{
+    const double now = k->decay[end + 1];
+    for (int64_t i = k->live; i <= end; i++) {
+        optim_gap *g = &k->gap[i];
+        g->decay = (real)(now / k->decay[i]);
+        g->p1 = (real)k->p1[i];
+        g->p2 = (real)k->p2[i];
+        for (int r = 0; r < OPTIM_NODES; r++) g->c[r] = (real)k->c[r][i];
+    }
+}
+
 void ag_optim_clock_step(optim_clock *k, double lr, double decay, double beta1, double beta2)
 {
     const int64_t i = k->now - k->base;
@@ -82,15 +95,22 @@ void ag_optim_clock_step(optim_clock *k, double lr, double decay, double beta1, 
     k->log_beta2[i + 1] = k->log_beta2[i] + log(beta2);
     add_term(k, i, lr / (1 - pow(beta1, t)) / k->decay[i + 1], 1 / (1 - pow(beta2, t)), beta1, beta2);
     while (k->live <= i && k->p1[k->live] < 1e-10) k->live++;
+    fill_gaps(k, i);
     entry_init(k, beta2);
 }
 
-optim_gap ag_optim_clock_gap(const optim_clock *k, int64_t last)
+optim_gap ag_optim_clock_old_gap(const optim_clock *k, int64_t last)
 {
     const int64_t i = last - k->base, now = k->now - k->base;
-    const bool live = i >= k->live;
-    optim_gap g = { (real)(k->decay[now] / k->decay[i]), live ? (real)k->p1[i] : 0,
-                    live ? (real)k->p2[i] : (real)exp(k->log_beta2[now] - k->log_beta2[i]), (real)k->q[i], { 0 } };
+    optim_gap g = { (real)(k->decay[now] / k->decay[i]), 0, (real)exp(k->log_beta2[now] - k->log_beta2[i]),
+                    (real)k->q[i], { 0 } };
     for (int r = 0; r < OPTIM_NODES; r++) g.c[r] = (real)k->c[r][i];
     return g;
+}
+
+void ag_optim_clock_moments(const optim_clock *k, int64_t from, int64_t to, real *p1, real *p2)
+{
+    const int64_t i = from - k->base, j = to - k->base;
+    *p1 = i >= k->live ? (real)(k->p1[i] / k->p1[j]) : 0;
+    *p2 = (real)exp(k->log_beta2[j] - k->log_beta2[i]);
 }

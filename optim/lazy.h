@@ -21,6 +21,10 @@ enum { OPTIM_NODES = 5, OPTIM_CLOCK_SPAN = 4096 };
  *     w = decay (w - m poly(rho) / (s q + eps)),  m *= p1,  v *= p2,  poly(rho) = c[0] + c[1] rho + ... */
 typedef struct { real decay, p1, p2, q, c[OPTIM_NODES]; } optim_gap;
 
+/* How far a row is: its weights and its moments. Reading a row moves the weights only, since writes are what costs
+ * there; the moments follow with the row's next gradient. moments <= weights. */
+typedef struct { int32_t weights, moments; } optim_row;
+
 typedef struct {
     int64_t now, base;              /* steps taken; entries are for L = base .. now, at index L - base */
     int64_t live;                   /* the first index whose P1 still matters */
@@ -28,6 +32,7 @@ typedef struct {
     double log_beta2[OPTIM_CLOCK_SPAN + 1];     /* sum of log beta2 since the base */
     double p1[OPTIM_CLOCK_SPAN + 1], p2[OPTIM_CLOCK_SPAN + 1], q[OPTIM_CLOCK_SPAN + 1];
     double c[OPTIM_NODES][OPTIM_CLOCK_SPAN + 1];
+    optim_gap gap[OPTIM_CLOCK_SPAN + 1];        /* the same for the rows from `live` on, ready for use */
     int group;                      /* of the parameters that share it */
     bool decays;
 } optim_clock;
@@ -36,6 +41,12 @@ void ag_optim_clock_start(optim_clock *k, int64_t now, double beta2);   /* every
 /* Whether a step with this decay factor fits in, or every row has to be brought to now and the clock restarted. */
 bool ag_optim_clock_full(const optim_clock *k, double decay);
 void ag_optim_clock_step(optim_clock *k, double lr, double decay, double beta1, double beta2);
-optim_gap ag_optim_clock_gap(const optim_clock *k, int64_t last);
+optim_gap ag_optim_clock_old_gap(const optim_clock *k, int64_t last);
+static inline optim_gap ag_optim_clock_gap(const optim_clock *k, int64_t last)
+{
+    return last - k->base >= k->live ? k->gap[last - k->base] : ag_optim_clock_old_gap(k, last);
+}
+/* The factors of m and v from step `from` to step `to`. */
+void ag_optim_clock_moments(const optim_clock *k, int64_t from, int64_t to, real *p1, real *p2);
 
 #endif

@@ -8,20 +8,35 @@
 #define SQRT sqrtf
 #endif
 
-/* Row id from step `last` to the clock's now. */
-static void catch_up(const optim_param *p, int64_t id, int32_t last, int64_t width, real eps)
+/* Moments of a row up to the step its weights are at. */
+static void catch_up_moments(const optim_param *p, int64_t id, optim_row row, int64_t width)
 {
-    const optim_gap k = ag_optim_clock_gap(p->clock, last);
-    real *restrict w = (real *)p->t->data + id * width;
     real *restrict m = (real *)p->slot[0]->data + id * width;
     real *restrict v = (real *)p->slot[1]->data + id * width;
+    real p1, p2;
+    if (row.moments == row.weights) return;
+    ag_optim_clock_moments(p->clock, row.moments, row.weights, &p1, &p2);
+    for (int64_t i = 0; i < width; i++) {
+        m[i] *= p1;
+        v[i] *= p2;
+    }
+    p->row[id].moments = row.weights;
+}
+
+/* Weights of a row to the clock's now. */
+OPTIM_NEWTON
+static void catch_up(const optim_param *p, int64_t id, int32_t from, int64_t width, real eps)
+{
+    catch_up_moments(p, id, (optim_row){ from, p->row[id].moments }, width);
+    const optim_gap k = ag_optim_clock_gap(p->clock, from);
+    real *restrict w = (real *)p->t->data + id * width;
+    const real *restrict m = (const real *)p->slot[0]->data + id * width;
+    const real *restrict v = (const real *)p->slot[1]->data + id * width;
 #pragma omp simd
     for (int64_t i = 0; i < width; i++) {
         const real x = SQRT(v[i]) * k.q, over = 1 / (x + eps), rho = x * over;
         const real sum = k.c[0] + rho * (k.c[1] + rho * (k.c[2] + rho * (k.c[3] + rho * k.c[4])));
         w[i] = k.decay * (w[i] - m[i] * (sum * over));
-        m[i] *= k.p1;
-        v[i] *= k.p2;
     }
 }
 
@@ -33,14 +48,14 @@ typedef struct {
     real eps;
 } touch_job;
 
-enum { AHEAD = 6 };                     /* rows asked for before they are needed: tables are larger than the caches */
+enum { AHEAD = 12 };                     /* rows asked for before they are needed: tables are larger than the caches */
 
 static void prefetch(const touch_job *j, int64_t id)
 {
     for (int64_t c = 0; c < j->width; c += (int64_t)(64 / sizeof(real))) {
         __builtin_prefetch((real *)j->p->t->data + id * j->width + c, 1);
-        __builtin_prefetch((real *)j->p->slot[0]->data + id * j->width + c, 1);
-        __builtin_prefetch((real *)j->p->slot[1]->data + id * j->width + c, 1);
+        __builtin_prefetch((real *)j->p->slot[0]->data + id * j->width + c, 0);
+        __builtin_prefetch((real *)j->p->slot[1]->data + id * j->width + c, 0);
     }
 }
 
@@ -52,12 +67,12 @@ typedef struct { int64_t id; int32_t before; } claim;
  * some hundred at a time, because the swap waits for all stores before it. Ids out of range are reported by the op. */
 static int claim_rows(const touch_job *j, int64_t begin, int64_t end, claim *to)
 {
-    int32_t *last = j->p->last;
+    optim_row *row = j->p->row;
     int n = 0;
     for (int64_t i = begin; i < end; i++) {
         const int64_t id = j->ids ? j->ids[i * j->stride] : i;
-        if (id < 0 || id >= j->rows || __atomic_load_n(last + id, __ATOMIC_RELAXED) == j->now) continue;
-        const int32_t before = __atomic_exchange_n(last + id, j->now, __ATOMIC_RELAXED);
+        if (id < 0 || id >= j->rows || __atomic_load_n(&row[id].weights, __ATOMIC_RELAXED) == j->now) continue;
+        const int32_t before = __atomic_exchange_n(&row[id].weights, j->now, __ATOMIC_RELAXED);
         if (before != j->now) to[n++] = (claim){ id, before };
     }
     return n;
@@ -87,7 +102,9 @@ void ag_optim_lazy_touch(optim_param *p, int64_t n, const int64_t *ids, int64_t 
 
 void ag_optim_lazy_catch_up(optim_param *p)
 {
-    ag_optim_lazy_touch(p, p->t->shape[0], NULL, 0);
+    const int64_t rows = p->t->shape[0];
+    ag_optim_lazy_touch(p, rows, NULL, 0);
+    for (int64_t i = 0; i < rows; i++) catch_up_moments(p, i, p->row[i], ag_numel(p->t) / rows);
 }
 
 /* ids[..., column] of i64[B, C], or all of them. */
@@ -110,8 +127,8 @@ static void before_read(ag_tensor *t, const ag_tensor *ids, int column, void *ct
 void ag_optim_lazy_start(optim_param *p)
 {
     const int64_t rows = p->t->shape[0];
-    if (!p->last) p->last = ag_alloc(rows ? rows : 1, sizeof *p->last);
-    for (int64_t i = 0; i < rows; i++) p->last[i] = (int32_t)p->clock->now;
+    if (!p->row) p->row = ag_alloc(rows ? rows : 1, sizeof *p->row);
+    for (int64_t i = 0; i < rows; i++) p->row[i] = (optim_row){ (int32_t)p->clock->now, (int32_t)p->clock->now };
     p->lazy = true;
     p->t->before_read = before_read;
     p->t->before_read_ctx = p;
@@ -124,6 +141,6 @@ void ag_optim_lazy_stop(optim_param *p)
     p->lazy = false;
     p->t->before_read = NULL;
     p->t->before_read_ctx = NULL;
-    ag_free(p->last);
-    p->last = NULL;
+    ag_free(p->row);
+    p->row = NULL;
 }

@@ -3,7 +3,10 @@
 #include <string.h>
 #include "optim/state.h"
 
-enum { STACK_WIDTH = 512 };             /* widest row summed on the stack; wider ones go through in pieces */
+enum {
+    STACK_WIDTH = 512,                  /* widest row summed on the stack; wider ones go through in pieces */
+    AHEAD = 12                           /* rows asked for before they are needed */
+};
 
 static void gather_reserve(optim_gather *a, int64_t n)
 {
@@ -94,7 +97,9 @@ typedef struct {
     optim_kernel kernel;
     optim_scalars scalars;
     real *w, *s0, *s1;
-    int32_t *last, now;
+    optim_row *row;                     /* lazy: where the rows are, */
+    const optim_clock *clock;           /* with weights at the clock's now already, */
+    int32_t next;                       /* and where they will be */
     double *norm2;
 } rows_job;
 
@@ -122,6 +127,7 @@ static inline void prefetch_row(const real *row, int64_t width)
 static void prefetch(const rows_job *j, int64_t k)
 {
     const int64_t at = j->a->id[k] * j->width;
+    prefetch_row(j->values + j->a->head[k] * j->width, j->width);
     prefetch_row(j->w + at, j->width);
     if (j->s0) prefetch_row(j->s0 + at, j->width);
     if (j->s1) prefetch_row(j->s1 + at, j->width);
@@ -133,13 +139,19 @@ static void step_rows(int64_t begin, int64_t end, void *arg)
     real sum[STACK_WIDTH];
     for (int64_t k = begin; k < end; k++) {
         const int64_t id = j->a->id[k];
-        if (k + 4 < end) prefetch(j, k + 4);
+        optim_scalars s = j->scalars;
+        if (k + AHEAD < end) prefetch(j, k + AHEAD);
+        if (j->row) {
+            const optim_gap gap = ag_optim_clock_gap(j->clock, j->row[id].moments);
+            s.beta1 *= gap.p1;
+            s.beta2 *= gap.p2;
+            j->row[id] = (optim_row){ j->next, j->next };
+        }
         for (int64_t c = 0; c < j->width; c += STACK_WIDTH) {
             const int64_t at = id * j->width + c, n = j->width - c < STACK_WIDTH ? j->width - c : STACK_WIDTH;
             const real *g = row_sum(j, k, c, n, sum);
-            j->kernel(&j->scalars, n, j->w + at, g, j->s0 ? j->s0 + at : NULL, j->s1 ? j->s1 + at : NULL);
+            j->kernel(&s, n, j->w + at, g, j->s0 ? j->s0 + at : NULL, j->s1 ? j->s1 + at : NULL);
         }
-        if (j->last) j->last[id] = j->now;
     }
 }
 
@@ -160,8 +172,11 @@ void ag_optim_rows_step(optim_param *p)
     j.w = p->t->data;
     if (p->slot[0]) j.s0 = p->slot[0]->data;
     if (p->slot[1]) j.s1 = p->slot[1]->data;
-    j.last = p->last;
-    j.now = (int32_t)(p->lazy ? p->clock->now + 1 : 0);
+    if (p->lazy) {
+        j.row = p->row;
+        j.clock = p->clock;
+        j.next = (int32_t)p->clock->now + 1;
+    }
     ag_parallel(j.a->unique, 16, 20 + 0.5 * (double)j.width, step_rows, &j);
 }
 

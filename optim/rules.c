@@ -59,16 +59,16 @@ const optim_rule ag_optim_rule_nesterov = { .name = "optim_sgd", .slot = { "mome
 
 /* ---- Adam and what differs from it in the scalars only --------------------------------------------------------------- */
 
+OPTIM_NEWTON
 static void adam(const optim_scalars *s, int64_t n, real *restrict w, const real *restrict g, real *restrict m,
                  real *restrict v)
 {
     const optim_scalars k = *s;
-    const real b1 = 1 - k.beta1, b2 = 1 - k.beta2;
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) {
         const real d = k.scale * g[i] + k.l2 * w[i];
-        m[i] = k.beta1 * m[i] + b1 * d;
-        v[i] = k.beta2 * v[i] + b2 * d * d;
+        m[i] = k.beta1 * m[i] + k.new1 * d;
+        v[i] = k.beta2 * v[i] + k.new2 * d * d;
         w[i] = k.decay * w[i] - k.step * m[i] / (k.root * SQRT(v[i]) + k.eps);
     }
 }
@@ -121,11 +121,10 @@ static void rmsprop(const optim_scalars *s, int64_t n, real *restrict w, const r
 {
     (void)s1;
     const optim_scalars k = *s;
-    const real b2 = 1 - k.beta2;
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) {
         const real d = k.scale * g[i] + k.l2 * w[i];
-        v[i] = k.beta2 * v[i] + b2 * d * d;
+        v[i] = k.beta2 * v[i] + k.new2 * d * d;
         w[i] = k.decay * w[i] - k.lr * d / (SQRT(v[i]) + k.eps);
     }
 }
@@ -134,11 +133,10 @@ static void rmsprop_momentum(const optim_scalars *s, int64_t n, real *restrict w
                              real *restrict v, real *restrict a)
 {
     const optim_scalars k = *s;
-    const real b2 = 1 - k.beta2;
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) {
         const real d = k.scale * g[i] + k.l2 * w[i];
-        v[i] = k.beta2 * v[i] + b2 * d * d;
+        v[i] = k.beta2 * v[i] + k.new2 * d * d;
         a[i] = k.beta1 * a[i] + d / (SQRT(v[i]) + k.eps);
         w[i] = k.decay * w[i] - k.lr * a[i];
     }
@@ -148,12 +146,11 @@ static void rmsprop_fastai(const optim_scalars *s, int64_t n, real *restrict w, 
                            real *restrict v, real *restrict a)
 {
     const optim_scalars k = *s;
-    const real b2 = 1 - k.beta2;
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) {
         const real d = k.scale * g[i] + k.l2 * w[i];
         a[i] = k.beta1 * a[i] + d;
-        v[i] = k.beta2 * v[i] + b2 * d * d;
+        v[i] = k.beta2 * v[i] + k.new2 * d * d;
         w[i] = k.decay * w[i] - k.lr * a[i] / (SQRT(v[i]) + k.eps);
     }
 }
@@ -191,8 +188,8 @@ void ag_optim_trust_step(const optim_scalars *s, int64_t n, real *w, const real 
     for (int64_t i = 0; i < n; i++) {
         const real d = k.scale * g[i] + k.l2 * w[i];
         w[i] *= k.decay;
-        m[i] = k.beta1 * m[i] + (1 - k.beta1) * d;
-        v[i] = k.beta2 * v[i] + (1 - k.beta2) * d * d;
+        m[i] = k.beta1 * m[i] + k.new1 * d;
+        v[i] = k.beta2 * v[i] + k.new2 * d * d;
         const real u = lamb_direction(&k, m[i], v[i]);
         w2 += (double)w[i] * w[i];
         u2 += (double)u * u;

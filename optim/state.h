@@ -6,13 +6,21 @@
 #include "optim/lazy.h"
 #include "optim/optim.h"
 
+/* sqrt and division dominate Adam's step. Where the compiler may refine the hardware's approximations by a Newton step
+ * (to 1 or 2 ulp) it runs 1.45 times as fast; nothing else in these loops could be reordered. */
+#if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) && !defined(AG_F64)
+#define OPTIM_NEWTON __attribute__((optimize("fast-math")))
+#else
+#define OPTIM_NEWTON
+#endif
+
 enum { OPTIM_SLOTS = 2 };
 
 /* Everything an elementwise step needs, ready to multiply with; the GPU's kernels take the same struct. */
 typedef struct {
     real scale;             /* of the gradient, from clipping */
     real lr, decay, l2;     /* w *= decay; g += l2 w */
-    real beta1, beta2;
+    real beta1, beta2, new1, new2;              /* m = beta1 m + new1 g; v = beta2 v + new2 g g */
     real step, root, eps;   /* Adam: w -= step m / (root sqrt(v) + eps) */
 } optim_scalars;
 
@@ -36,7 +44,7 @@ typedef struct {
     int group;
     bool decays, lazy;
     optim_clock *clock;                         /* lazy: the steps its rows may have missed */
-    int32_t *last;                              /* lazy: [rows] the clock's step each row is at */
+    optim_row *row;                             /* lazy: [rows] the clock's steps each row is at */
     optim *opt;
 } optim_param;
 
@@ -97,7 +105,7 @@ void ag_optim_rows_free(optim *opt);
 /* lazy_rows.c */
 void ag_optim_lazy_start(optim_param *p);       /* every row is at the clock's now; installs the hook */
 void ag_optim_lazy_stop(optim_param *p);        /* brings every row up to date and goes on as a dense parameter */
-void ag_optim_lazy_catch_up(optim_param *p);    /* every row */
-void ag_optim_lazy_touch(optim_param *p, int64_t n, const int64_t *ids, int64_t stride);
+void ag_optim_lazy_catch_up(optim_param *p);    /* every row, weights and moments */
+void ag_optim_lazy_touch(optim_param *p, int64_t n, const int64_t *ids, int64_t stride);    /* their weights */
 
 #endif
