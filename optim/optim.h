@@ -35,7 +35,7 @@ enum { OPTIM_MAX_GROUPS = 15 };
  *   .no_decay      no decay at all */
 typedef struct { const char *params; double lr_mult, weight_decay; bool no_decay; } optim_group;
 typedef struct { optim_group group[OPTIM_MAX_GROUPS]; } optim_group_list;
-/* .groups = OPTIM_GROUPS({ "body.*" }, { "head.*", .weight_decay = 0.1 }): the first group that matches takes the
+/* .groups = OPTIM_GROUPS({ .params = "body.*" }, { .params = "head.*", .weight_decay = 0.1 }): the first group that matches takes the
  * parameter; those that match none form one more, last group. Default: one group of everything. */
 #define OPTIM_GROUPS(...) AG_LIT(optim_group_list, { __VA_ARGS__ })
 
