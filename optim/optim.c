@@ -113,6 +113,9 @@ static optim_clock *clock_new(optim *o, const optim_param *p)
     return k;
 }
 
+/* Below it v decays too fast for the interpolation of lazy.h (0.9: errors of 1e-4); such a table is stepped densely. */
+static const double least_lazy_beta2 = 0.98;
+
 void ag_optim_clocks_start(optim *o)
 {
     for (int i = 0; i < o->n_clocks; i++) ag_free(o->clock[i]);
@@ -120,7 +123,7 @@ void ag_optim_clocks_start(optim *o)
     for (int i = 0; i < o->n_params; i++) {
         optim_param *p = &o->param[i];
         if (!o->rule->lazy || !p->t->sparse_grad || p->t->ndim < 1 || p->t->device != AG_CPU) continue;
-        if (o->l2 && ag_optim_hyper(p).wd != 0) continue;
+        if ((o->l2 && ag_optim_hyper(p).wd != 0) || o->beta2 < least_lazy_beta2) continue;
         p->clock = NULL;
         for (int k = 0; k < o->n_clocks; k++)
             if (o->clock[k]->group == p->group && o->clock[k]->decays == p->decays &&
