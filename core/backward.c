@@ -4,7 +4,8 @@
  * B2  The first gradient to arrive overwrites, later ones add; no gradient is ever filled with zeros.
  * B3  Gradient memory may be shared between tensors (ag_node_give); before it is added to it is made unique.
  * B4  A leaf's gradient stays in the memory it once had: optimizers keep gradients in one flat buffer.
- * B5  Gradients of intermediate tensors live only between their first arrival and their node's turn. */
+ * B5  Gradients of intermediate tensors live only between their first arrival and their node's turn. As long as they do,
+ *     the walk holds the tensor (`awaited`): the node above it, often the last other holder, lets go of its inputs. */
 #include <string.h>
 #include "core/engine.h"
 #include "ops/ops.h"
@@ -81,6 +82,10 @@ static void accept_gradients(ag_node *n)
                 t->grad = ag_retain(d);
             }
             t->grad_fresh = false;
+            if (t->node && !t->node->awaited) {
+                t->node->awaited = true;
+                ag_retain(t);
+            }
         } else {
             make_unique(t);
             ag_add_any(t->grad, d);
@@ -151,7 +156,7 @@ static void finish(ag_node *n, const targets *only, bool retain)
     for (int k = 0; k < n->n_in; k++) {
         ag_tensor *t = n->in[k];
         n->in[k] = NULL;
-        if (t) ag_release(t);               /* may free nodes further down that nobody else holds: they had no gradient */
+        if (t) ag_release(t);
     }
     for (int i = 0; i < AG_MAX_SAVED; i++) {
         ag_tensor *t = n->saved[i];
@@ -186,14 +191,27 @@ static void seed(const char *at, ag_tensor *loss, ag_tensor *grad)
 }
 
 /* What the walk holds: the output whose node has its turn, and the one below, so that letting go of inputs cannot free
- * the place to go on from. A failure lets go of both. */
+ * the place to go on from. A failure lets go of both, and of all that is awaited. */
 typedef struct { ag_tensor *here, *below; } walk_hold;
+
+static void stop_awaiting(ag_node *n)
+{
+    if (!n->awaited) return;
+    n->awaited = false;
+    ag_release(n->out);
+}
 
 static void let_go(void *p)
 {
     walk_hold *h = p;
-    ag_release(h->here);
-    ag_release(h->below);
+    while (h->here) {
+        ag_node *prev = h->here->node->prev;
+        if (!h->below && prev) h->below = ag_retain(prev->out);
+        drop_grad(h->here);
+        stop_awaiting(h->here->node);
+        ag_release(h->here);
+        h->here = h->below, h->below = NULL;
+    }
 }
 
 static void walk(const char *at, ag_tensor *loss, const targets *only, bool retain)
@@ -211,6 +229,7 @@ static void walk(const char *at, ag_tensor *loss, const targets *only, bool reta
             run_backward(n, only);
             finish(n, only, retain);
         }
+        stop_awaiting(n);
         ag_tensor *done = hold.here;
         hold.here = hold.below, hold.below = NULL;
         ag_release(done);

@@ -27,7 +27,7 @@ struct ag_node {
     void *arg;                          /* a copy of what ag_apply_ was given */
     /* the engine's own: */
     int arg_size, size_class;
-    bool used, recorded;
+    bool used, recorded, awaited;
     uint32_t *versions;                 /* of the inputs' storages when recorded: an overwritten input is reported */
     ag_node *prev, *next;
 };
