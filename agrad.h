@@ -10,5 +10,6 @@
 #include "data/data.h"
 #include "optim/optim.h"
 #include "optim/schedule.h"
+#include "optim/learner.h"
 #include "models/models.h"
 #endif

@@ -28,12 +28,10 @@ static void check_options(const char *at, const plan *a)
 }
 
 /* fastai's rule (wd_bn_bias false): normalisation layers and everything called bias stay undecayed. */
-static bool is_bn_or_bias(nn_module *net, int64_t i)
+static bool is_bias(const ag_tensor *t)
 {
-    const ag_tensor *t = nn_param_at(net, i);
-    const nn_module *owner = nn_param_owner(net, i);
     const char *dot = strrchr(t->name, '.');
-    return !strcmp(dot ? dot + 1 : t->name, "bias") || (owner && owner->type && strstr(owner->type, "norm"));
+    return !strcmp(dot ? dot + 1 : t->name, "bias");
 }
 
 static int group_of(const plan *a, const char *name, int n_groups)
@@ -116,7 +114,8 @@ static optim *make(const char *at, nn_module *net, const plan *a)
         optim_param *p = &o->param[i];
         *p = (optim_param){ .t = ag_retain(nn_param_at(net, i)), .opt = o };
         o->n_params++;
-        p->decays = a->wd_bn_bias || !is_bn_or_bias(net, i);
+        p->norm = strstr(nn_param_owner(net, i)->type, "norm") != NULL;
+        p->decays = a->wd_bn_bias || !(p->norm || is_bias(p->t));
         make_state(at, p);
     }
     ag_owner_leave(o->owner);

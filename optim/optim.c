@@ -225,6 +225,16 @@ void ag_optim_zero_grad(optim *o)
     o->clip = 1;
 }
 
+void ag_optim_freeze_to_(const char *at, optim *o, int group)
+{
+    if (group < 0 || group >= o->n_groups) ag_fail(at, "optim_freeze_to: group %d of %d", group, o->n_groups);
+    for (int i = 0; i < o->n_params; i++) {
+        optim_param *p = &o->param[i];
+        p->t->requires_grad = p->group >= group || p->norm;
+        if (!p->t->requires_grad) ag_zero_grad(p->t);
+    }
+}
+
 void ag_optim_flush(optim *o)
 {
     for (int i = 0; i < o->n_params; i++)

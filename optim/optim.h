@@ -123,6 +123,11 @@ void ag_optim_set_weight_decay_(const char *at, optim *opt, double wd);
 #define optim_steps ag_optim_steps
 int64_t optim_steps(const optim *opt);              /* how often optim_step was called */
 
+/* Trains the groups from `group` on only; 0: all. Parameters of normalisation layers are trained in any case. (fastai's
+ * freeze_to) */
+#define optim_freeze_to(opt, group) ag_optim_freeze_to_(AG_HERE, opt, group)
+void ag_optim_freeze_to_(const char *at, optim *opt, int group);
+
 /* ---- state, for checkpoints --------------------------------------------------------------------------------------------- */
 
 /* Tensors under PyTorch's names behind the parameter's: "user.weight.exp_avg", ".exp_avg_sq", ".momentum_buffer",

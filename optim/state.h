@@ -42,7 +42,7 @@ typedef struct {
     ag_tensor *slot[OPTIM_SLOTS], *step;        /* step: i64 scalar */
     char *name[OPTIM_SLOTS + 1];                /* of the state tensors; the last: step */
     int group;
-    bool decays, lazy;
+    bool decays, lazy, norm;                    /* norm: of a normalisation layer */
     optim_clock *clock;                         /* lazy: the steps its rows may have missed */
     optim_row *row;                             /* lazy: [rows] the clock's steps each row is at */
     optim *opt;

@@ -1,0 +1,379 @@
+/* optim/learner.c - the loop.
+ *
+ * L1  Every event goes to the callbacks in order; the first that does not say GO decides.
+ * L2  A group of batches makes a step. A batch's gradient weighs its share of the group's samples.
+ * L3  A checkpoint is written between steps only, so it never holds half a group. */
+#include "optim/learner.h"
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include "core/memory.h"
+#include "ops/ops.h"
+#include "optim/learner_inside.h"
+
+double ag_learner_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- losses -------------------------------------------------------------------------------------------------------- */
+
+ag_tensor *ag_learner_mse(ag_tensor *pred, ag_tensor *y) { return ag_mse_loss(pred, y); }
+ag_tensor *ag_learner_cross_entropy(ag_tensor *pred, ag_tensor *y) { return ag_cross_entropy(pred, y); }
+ag_tensor *ag_learner_bce(ag_tensor *pred, ag_tensor *y) { return ag_bce_with_logits(pred, y); }
+
+/* ---- life ------------------------------------------------------------------------------------------------------------ */
+
+static void drop(void *p)
+{
+    learner *l = p;
+    for (int i = 0; i < l->in->n_callbacks; i++)
+        if (l->in->callbacks[i].drop) l->in->callbacks[i].drop(l->in->callbacks[i].state);
+    ag_log_close(l->in->log);
+    ag_free(l->in->checkpoint);
+    ag_free(l->in->resume_hint);
+    ag_free(l->in->rates);
+    ag_free(l->in->losses);
+    ag_free(l->in);
+    ag_free(l);
+}
+
+static int batches_per_step(const char *at, const data_loader *train, const learner_opts *o)
+{
+    const int64_t size = data_batch_size(train);
+    if (o->accumulate < 0 || o->batch_effective < 0)
+        ag_fail(at, "learner_new: .accumulate = %d, .batch_effective = %" PRId64 "; neither may be negative", o->accumulate,
+                o->batch_effective);
+    if (o->accumulate && o->batch_effective)
+        ag_fail(at, "learner_new: .accumulate counts batches, .batch_effective samples; give one of them");
+    if (!o->batch_effective) return o->accumulate ? o->accumulate : 1;
+    if (o->batch_effective < size)
+        ag_fail(at, "learner_new: .batch_effective = %" PRId64 " is less than the loader's batch of %" PRId64,
+                o->batch_effective, size);
+    return (int)((o->batch_effective + size - 1) / size);
+}
+
+static void start_log(const char *at, learner *l, const char *path)
+{
+    l->in->log = ag_log_open_(at, path, ag_file_exists(path) && l->in->resumed);
+    ag_log_printf(l->in->log, "epoch,train_loss,valid_loss");
+    for (int i = 0; i < l->n_metrics; i++) ag_log_printf(l->in->log, ",%s", l->metrics[i].name);
+    ag_log_printf(l->in->log, ",seconds\n");
+}
+
+learner *ag_learner_new_(const char *at, data_loader *train, data_loader *valid, nn_module *net, learner_loss loss,
+                         learner_opts o)
+{
+    if (!data_batches(train))
+        ag_fail(at, "learner_new: the training loader has no batches: %" PRId64 " samples, batches of %" PRId64,
+                data_size(data_loader_set(train)), data_batch_size(train));
+    if (valid && !data_batches(valid)) ag_fail(at, "learner_new: the validation loader has no batches");
+    const int per_step = batches_per_step(at, train, &o);
+    if (!o.opt) o.opt = ag_optim_adamw_(at, net, 1e-3, (optim_adam_opts){ .fastai = true, .weight_decay = o.weight_decay });
+    learner *l = ag_alloc(1, sizeof *l);
+    l->in = ag_alloc(1, sizeof *l->in);
+    ag_defer(drop, l);
+    l->train = train, l->valid = valid, l->net = net, l->loss = loss, l->opt = o.opt;
+    for (int i = 0; i < LEARNER_MAX_METRICS && o.metrics[i].name; i++) l->metrics[l->n_metrics++] = o.metrics[i];
+    l->train_loss = l->valid_loss = NAN;
+    l->in->at = at, l->in->accumulate = per_step, l->in->clip = o.clip, l->in->quiet = o.quiet, l->in->lr_scale = 1;
+    l->in->terminal = isatty(STDOUT_FILENO);
+    if (o.checkpoint) l->in->checkpoint = ag_strdup(o.checkpoint);
+    if (o.resume_hint) l->in->resume_hint = ag_strdup(o.resume_hint);
+    if (o.log) start_log(at, l, o.log);
+    return l;
+}
+
+void ag_learner_add_(const char *at, learner *l, learner_callback c)
+{
+    if (l->in->n_callbacks == LEARNER_MAX_CALLBACKS) ag_fail(at, "learner_add: at most %d callbacks", LEARNER_MAX_CALLBACKS);
+    l->in->callbacks[l->in->n_callbacks++] = c;
+}
+
+static learner_flow tell(learner *l, learner_event event)
+{
+    for (int i = 0; i < l->in->n_callbacks; i++) {
+        const learner_flow f = l->in->callbacks[i].on(l, event, l->in->callbacks[i].state);
+        if (f != LEARNER_GO) return f;
+    }
+    return LEARNER_GO;
+}
+
+/* ---- one batch --------------------------------------------------------------------------------------------------------- */
+
+/* fastai's AvgSmoothLoss */
+void ag_learner_smooth(learner *l, double loss)
+{
+    const double beta = 0.98;
+    l->in->smooth = beta * l->in->smooth + (1 - beta) * loss;
+    l->in->smooth_n++;
+    l->train_loss = l->in->smooth / (1 - pow(beta, (double)l->in->smooth_n));
+}
+
+static void require_number(const learner *l)
+{
+    if (isfinite(l->batch_loss)) return;
+    ag_fail(l->in->at, "the loss became %s in epoch %d, step %" PRId64 ", batch %" PRId64 "; the weights of the step before "
+            "are kept. A smaller learning rate or .clip helps; NaN in the data does it as well",
+            isnan(l->batch_loss) ? "NaN" : "infinite", l->epoch, l->step, l->batch);
+}
+
+#define TELL(event) do { const learner_flow f_ = tell(l, event); if (f_ != LEARNER_GO) return f_; } while (0)
+
+static learner_flow forward_backward(learner *l, data_batch *b, double weight)
+{
+    l->x = b->x, l->y = b->y;
+    TELL(LEARNER_BEFORE_BATCH);
+    l->pred = nn_call(l->net, l->x);
+    TELL(LEARNER_AFTER_PRED);
+    ag_tensor *loss = l->loss(l->pred, l->y);
+    l->batch_loss = ag_item(loss);
+    require_number(l);
+    TELL(LEARNER_AFTER_LOSS);
+    ag_backward(loss, .grad = weight == 1 ? NULL : ag_full_(l->in->at, weight, ag_shape_of(loss)));
+    ag_learner_smooth(l, l->batch_loss);
+    TELL(LEARNER_AFTER_BACKWARD);
+    return LEARNER_GO;
+}
+
+double ag_learner_train_step(learner *l, data_batch *b, double weight)
+{
+    forward_backward(l, b, weight);
+    optim_step(l->opt);
+    return l->batch_loss;
+}
+
+static void set_rates(learner *l)
+{
+    const double position = (double)l->step / (double)l->steps;
+    if (l->in->lr) {
+        const double lr = optim_schedule_at(l->in->lr, position) * l->in->lr_scale;
+        if (l->in->lr_lo > 0) {
+            const double top = l->in->lr_lo;       /* as a share of lr */
+            optim_set_lrs(l->opt, lr * top, lr);
+        } else optim_set_lr(l->opt, -1, lr);
+    }
+    if (l->in->momentum) optim_set_momentum(l->opt, optim_schedule_at(l->in->momentum, position));
+}
+
+static learner_flow take_step(learner *l)
+{
+    const learner_flow f = tell(l, LEARNER_BEFORE_STEP);
+    l->step++;
+    if (f != LEARNER_GO) {
+        optim_zero_grad(l->opt);
+        return f;
+    }
+    if (l->in->clip > 0) optim_clip_norm(l->opt, l->in->clip);
+    optim_step(l->opt);
+    return tell(l, LEARNER_AFTER_STEP);
+}
+
+/* ---- one epoch ------------------------------------------------------------------------------------------------------------ */
+
+static int64_t samples_of_group(const learner *l, int64_t first)
+{
+    const int64_t size = data_batch_size(l->train), all = data_samples(l->train);
+    const int64_t end = (first + l->in->accumulate) * size;
+    return (end < all ? end : all) - first * size;
+}
+
+static void save_interrupted(learner *l)
+{
+    ag_learner_clear_line(l);
+    ag_learner_save_(l->in->at, l, l->in->checkpoint, 0, NULL);
+    l->interrupted = true;
+    printf("interrupted in epoch %d after step %" PRId64 " of %" PRId64 "; saved in %s\n", l->epoch, l->step, l->steps,
+           l->in->checkpoint);
+    if (l->in->resume_hint) printf("go on with: %s\n", l->in->resume_hint);
+    fflush(stdout);
+}
+
+/* One batch, and a step when its group is complete. */
+static learner_flow train_batch(learner *l, data_batch *b)
+{
+    const int64_t in_group = b->index % l->in->accumulate, first = b->index - in_group;
+    const bool last = in_group == l->in->accumulate - 1 || b->index == data_batches(l->train) - 1;
+    l->batch = b->index;
+    if (in_group == 0) set_rates(l);
+    const int64_t samples = l->in->accumulate == 1 ? b->n : samples_of_group(l, first);
+    learner_flow f = forward_backward(l, b, (double)b->n / (double)samples);
+    if (last && (f == LEARNER_GO || (f == LEARNER_CANCEL_BATCH && l->in->accumulate > 1))) f = take_step(l);
+    const learner_flow after = tell(l, LEARNER_AFTER_BATCH);
+    ag_learner_show_batch(l);
+    l->x = l->y = l->pred = NULL;
+    if (last && l->in->checkpoint && ag_learner_signalled()) {
+        save_interrupted(l);
+        return LEARNER_CANCEL_FIT;
+    }
+    if (f == LEARNER_CANCEL_BATCH || f == LEARNER_GO) f = after;
+    return f == LEARNER_CANCEL_BATCH ? LEARNER_GO : f;
+}
+
+static learner_flow train_epoch(learner *l)
+{
+    learner_flow f = tell(l, LEARNER_BEFORE_TRAIN);
+    if (f == LEARNER_GO) {
+        DATA_EACH(b, l->train) {
+            f = train_batch(l, &b);
+            if (f != LEARNER_GO) break;
+        }
+    }
+    if (l->interrupted) return LEARNER_CANCEL_FIT;
+    optim_flush(l->opt);
+    const learner_flow after = tell(l, LEARNER_AFTER_TRAIN);
+    if (f == LEARNER_GO || f == LEARNER_CANCEL_TRAIN) f = after;
+    return f == LEARNER_CANCEL_TRAIN ? LEARNER_GO : f;
+}
+
+double ag_learner_validate_(const char *at, learner *l, data_loader *loader)
+{
+    double sums[LEARNER_MAX_METRICS][LEARNER_SUMS] = { { 0 } }, total = 0;
+    int64_t n = 0;
+    if (!loader) loader = l->valid;
+    if (!loader) ag_fail(at, "learner_validate: there is no validation set");
+    NN_EVAL(l->net);
+    DATA_EACH(b, loader) {
+        ag_tensor *pred = nn_call(l->net, b.x);
+        total += ag_item(l->loss(pred, b.y)) * (double)b.n;
+        n += b.n;
+        for (int i = 0; i < l->n_metrics; i++) l->metrics[i].add(sums[i], pred, b.y);
+    }
+    for (int i = 0; i < l->n_metrics; i++) l->metric[i] = l->metrics[i].value(sums[i]);
+    return l->valid_loss = total / (double)n;
+}
+
+static void log_epoch(learner *l)
+{
+    if (!l->in->log) return;
+    ag_log_printf(l->in->log, "%d,%.6f,%.6f", l->epoch, l->train_loss, l->valid_loss);
+    for (int i = 0; i < l->n_metrics; i++) ag_log_printf(l->in->log, ",%.6f", l->metric[i]);
+    ag_log_printf(l->in->log, ",%.3f\n", l->seconds);
+}
+
+static learner_flow one_epoch(learner *l)
+{
+    l->in->epoch_start = ag_learner_now();
+    learner_flow f = tell(l, LEARNER_BEFORE_EPOCH);
+    if (f == LEARNER_GO) f = train_epoch(l);
+    if (l->interrupted) return LEARNER_CANCEL_FIT;
+    if (f == LEARNER_GO && l->valid) {
+        f = tell(l, LEARNER_BEFORE_VALIDATE);
+        if (f == LEARNER_GO) ag_learner_validate_(l->in->at, l, NULL);
+        const learner_flow after = tell(l, LEARNER_AFTER_VALIDATE);
+        if (f == LEARNER_GO) f = after;
+    }
+    l->seconds = ag_learner_now() - l->in->epoch_start;
+    ag_learner_show_epoch(l);
+    log_epoch(l);
+    const learner_flow after = tell(l, LEARNER_AFTER_EPOCH);
+    return f == LEARNER_CANCEL_FIT ? f : after;
+}
+
+/* ---- a fit ------------------------------------------------------------------------------------------------------------------- */
+
+static void begin(const char *at, learner *l, int epochs)
+{
+    struct learner_inside *in = l->in;
+    if (epochs < 1) ag_fail(at, "a fit of %d epochs; it takes 1 or more", epochs);
+    const int64_t per_epoch = (data_batches(l->train) + in->accumulate - 1) / in->accumulate;
+    l->epochs = epochs, l->steps = ag_mul_size(at, per_epoch, epochs);
+    l->interrupted = false;
+    in->at = at, in->header_done = false, in->lr_scale = 1;
+    if (!in->resumed) {
+        l->epoch = 0, l->step = 0;
+        in->smooth = 0, in->smooth_n = 0;
+        return;
+    }
+    if (strcmp(in->fit, in->resume_fit))
+        ag_fail(at, "the checkpoint is of the fit '%s', this one is '%s'; go on with the same arguments", in->resume_fit, in->fit);
+    in->resumed = false;
+    l->epoch = in->resume_epoch, l->step = in->resume_step;
+}
+
+static void end_signals(void *unused)
+{
+    (void)unused;
+    ag_learner_signals_end();
+}
+
+void ag_learner_run(const char *at, learner *l, int epochs)
+{
+    begin(at, l, epochs);
+    AG_SCOPE;
+    if (l->in->checkpoint) {
+        ag_learner_signals_begin();
+        ag_defer(end_signals, NULL);
+    }
+    nn_train(l->net, true);
+    learner_flow f = tell(l, LEARNER_BEFORE_FIT);
+    while (f == LEARNER_GO && l->epoch < epochs) {
+        f = one_epoch(l);
+        if (l->interrupted) break;
+        if (f == LEARNER_CANCEL_EPOCH || f == LEARNER_CANCEL_BATCH || f == LEARNER_CANCEL_TRAIN) f = LEARNER_GO;
+        l->epoch++;
+        if (l->in->checkpoint) ag_learner_save_(at, l, l->in->checkpoint, 0, NULL);
+    }
+    tell(l, LEARNER_AFTER_FIT);
+}
+
+/* ---- predictions ------------------------------------------------------------------------------------------------------------- */
+
+ag_tensor *ag_learner_predict_(const char *at, learner *l, data_loader *loader)
+{
+    ag_tensor *all = NULL;
+    int64_t row = 0;
+    if (!loader) loader = l->valid;
+    if (!loader || !data_batches(loader)) ag_fail(at, "learner_predict: the loader has no batches");
+    ag_owner *own = ag_owner_new();         /* `all` is made inside a batch and outlives it */
+    ag_defer((void (*)(void *))ag_owner_free, own);
+    NN_EVAL(l->net);
+    DATA_EACH(b, loader) {
+        ag_tensor *pred = nn_call(l->net, b.x);
+        if (!all) {
+            ag_shape s = ag_shape_of(pred);
+            s.dim[0] = data_samples(loader);
+            ag_owner_enter(own);
+            all = ag_empty_(at, pred->dtype, s);
+            ag_owner_leave(own);
+        }
+        ag_copy(ag_slice(all, 0, row, row + b.n), pred);
+        row += b.n;
+    }
+    return all;
+}
+
+/* ---- signals ------------------------------------------------------------------------------------------------------------------- */
+
+static volatile sig_atomic_t signalled;
+static struct sigaction before_int, before_term;
+
+static void on_signal(int number)
+{
+    signalled = number;
+}
+
+/* SA_RESETHAND: a second Ctrl-C ends the process at once; the checkpoint is replaced atomically, so the old one is whole. */
+void ag_learner_signals_begin(void)
+{
+    struct sigaction a = { .sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND };
+    signalled = 0;
+    sigaction(SIGINT, &a, &before_int);
+    sigaction(SIGTERM, &a, &before_term);
+}
+
+void ag_learner_signals_end(void)
+{
+    sigaction(SIGINT, &before_int, NULL);
+    sigaction(SIGTERM, &before_term, NULL);
+}
+
+bool ag_learner_signalled(void)
+{
+    return signalled != 0;
+}

@@ -1,0 +1,191 @@
+/* optim/learner.h - the training loop: fit, validate, predict, find a learning rate, save, resume.
+ *
+ *     learner *l = learner_new(train, valid, net, learner_mse, .metrics = { learner_rmse }, .weight_decay = 0.1);
+ *     learner_fit_one_cycle(l, 5, 5e-3);
+ *
+ * It is written with public functions only; the same by hand:
+ *
+ *     for (int epoch = 0; epoch < 5; epoch++)
+ *         DATA_EACH(b, train) {
+ *             optim_set_lr(opt, -1, optim_schedule_at(&schedule, position));
+ *             ag_backward(ag_mse_loss(nn_call(net, b.x), b.y));
+ *             optim_step(opt);
+ *         }
+ *
+ * Gradient accumulation is a property of the loop: with .accumulate = 4 a step uses the gradients of four batches, each
+ * weighed by its samples, so that they equal those of one batch four times as large; what is left at the end of an epoch
+ * makes a last, smaller step. Schedules count steps. */
+#ifndef AG_LEARNER_H
+#define AG_LEARNER_H
+#include "data/data.h"
+#include "nn/nn.h"
+#include "optim/optim.h"
+#include "optim/schedule.h"
+AG_BEGIN_DECLS
+
+typedef struct learner learner;
+
+/* ---- losses: the mean over the batch, as a tensor of one element ----------------------------------------------------- */
+
+typedef ag_tensor *(*learner_loss)(ag_tensor *pred, ag_tensor *y);
+#define learner_mse ag_learner_mse                          /* pred and y of one shape */
+#define learner_cross_entropy ag_learner_cross_entropy      /* logits [B, C], classes i64 [B] */
+#define learner_bce ag_learner_bce                          /* logits and 0/1 of one shape */
+ag_tensor *ag_learner_mse(ag_tensor *pred, ag_tensor *y);
+ag_tensor *ag_learner_cross_entropy(ag_tensor *pred, ag_tensor *y);
+ag_tensor *ag_learner_bce(ag_tensor *pred, ag_tensor *y);
+
+/* ---- metrics: over all predictions of the validation set, not means of batches ---------------------------------------- */
+
+enum { LEARNER_SUMS = 8, LEARNER_MAX_METRICS = 8, LEARNER_MAX_CALLBACKS = 16 };
+/* add: adds a batch's contribution to sums (zeros at first); value: the metric of the sums.
+ *     static void add(double *s, const ag_tensor *pred, const ag_tensor *y) { ... }
+ *     learner_metric my_metric = { "r2", add, value }; */
+typedef struct {
+    const char *name;
+    void (*add)(double *sums, const ag_tensor *pred, const ag_tensor *y);
+    double (*value)(const double *sums);
+    bool higher_is_better;
+} learner_metric;
+#define learner_rmse ag_metric_rmse             /* sqrt of the mean squared error */
+#define learner_mae ag_metric_mae               /* mean absolute error */
+#define learner_accuracy ag_metric_accuracy     /* share of rows whose largest logit is the class */
+#define learner_error_rate ag_metric_error_rate
+extern const learner_metric ag_metric_rmse, ag_metric_mae, ag_metric_accuracy, ag_metric_error_rate;
+
+/* ---- callbacks ------------------------------------------------------------------------------------------------------------ */
+
+typedef enum {
+    LEARNER_BEFORE_FIT, LEARNER_BEFORE_EPOCH, LEARNER_BEFORE_TRAIN, LEARNER_BEFORE_BATCH, LEARNER_AFTER_PRED,
+    LEARNER_AFTER_LOSS, LEARNER_AFTER_BACKWARD, LEARNER_BEFORE_STEP, LEARNER_AFTER_STEP, LEARNER_AFTER_BATCH,
+    LEARNER_AFTER_TRAIN, LEARNER_BEFORE_VALIDATE, LEARNER_AFTER_VALIDATE, LEARNER_AFTER_EPOCH, LEARNER_AFTER_FIT
+} learner_event;
+/* What goes on after an event: everything; not the rest of this batch (before a step: not this step), of this epoch's
+ * training, of this epoch, of the fit. The `after` events of what was cut short still come. */
+typedef enum { LEARNER_GO, LEARNER_CANCEL_BATCH, LEARNER_CANCEL_TRAIN, LEARNER_CANCEL_EPOCH, LEARNER_CANCEL_FIT } learner_flow;
+typedef struct {
+    learner_flow (*on)(learner *l, learner_event event, void *state);
+    void *state;
+    void (*drop)(void *state);          /* when the learner ends; may be NULL */
+} learner_callback;
+
+/* ---- the learner ------------------------------------------------------------------------------------------------------------ */
+
+struct learner {                        /* read freely */
+    data_loader *train, *valid;
+    nn_module *net;
+    optim *opt;
+    learner_loss loss;
+    learner_metric metrics[LEARNER_MAX_METRICS];
+    int n_metrics;
+    int epoch, epochs;                  /* of this fit */
+    int64_t step, steps;                /* optimizer steps of this fit: taken, planned */
+    int64_t batch;                      /* in this epoch */
+    ag_tensor *x, *y, *pred;            /* of the current batch; NULL between batches */
+    double batch_loss;
+    double train_loss, valid_loss;      /* fastai's: smoothed over steps (beta 0.98); mean over all samples. NaN: none yet */
+    double metric[LEARNER_MAX_METRICS]; /* of the last validation */
+    double seconds;                     /* the last epoch took */
+    bool interrupted;                   /* by Ctrl-C: saved, and the fit returned early */
+    struct learner_inside *in;
+};
+
+typedef struct {
+    char unset_;
+    optim *opt;                 /* default: fastai's Adam, optim_adamw(net, 1e-3, .fastai = true) with .weight_decay */
+    double weight_decay;        /* of the default optimizer; 0: fastai's 0.01 */
+    learner_metric metrics[LEARNER_MAX_METRICS];
+    int accumulate;             /* batches per step, default 1 */
+    int64_t batch_effective;    /* or: samples per step, rounded up to whole batches */
+    double clip;                /* largest norm of the gradients; 0: no clipping */
+    const char *checkpoint;     /* saved here after every epoch and on Ctrl-C */
+    const char *resume_hint;    /* the command line that goes on from the checkpoint, printed after Ctrl-C */
+    const char *log;            /* CSV: epoch,train_loss,valid_loss,<metrics>,seconds */
+    bool quiet;                 /* no progress, no table */
+} learner_opts;
+/* A learner in the innermost scope. valid may be NULL. Fails on an empty loader, on both .accumulate and .batch_effective. */
+#define learner_new(train, valid, net, ...) \
+    ag_learner_new_(AG_HERE, train, valid, net, AG_HEAD(__VA_ARGS__), AG_OPTS(learner_opts, __VA_ARGS__))
+learner *ag_learner_new_(const char *at, data_loader *train, data_loader *valid, nn_module *net, learner_loss loss,
+                         learner_opts opts) AG_PURE;
+/* Callbacks run in the order they were added, after the learner's own. */
+#define learner_add(l, ...) ag_learner_add_(AG_HERE, l, __VA_ARGS__)
+void ag_learner_add_(const char *at, learner *l, learner_callback c);
+
+/* ---- training ------------------------------------------------------------------------------------------------------------------- */
+
+typedef struct { char unset_; double pct_start, div, div_final; double moms[3]; double lr_lo; } learner_fit_opts;
+/* A constant rate; momentum as it is. */
+#define learner_fit(l, epochs, lr) ag_learner_fit_(AG_HERE, l, epochs, lr)
+void ag_learner_fit_(const char *at, learner *l, int epochs, double lr);
+/* One cycle (optim/schedule.h): .pct_start 0.25, .div 25, .div_final 1e5, momentum .moms = { .95, .85, .95 }.
+ * .lr_lo with several parameter groups: rates from lr_lo (first group) to lr (last), geometric. */
+#define learner_fit_one_cycle(l, epochs, ...) \
+    ag_learner_fit_one_cycle_(AG_HERE, l, epochs, AG_HEAD(__VA_ARGS__), AG_OPTS(learner_fit_opts, __VA_ARGS__))
+void ag_learner_fit_one_cycle_(const char *at, learner *l, int epochs, double lr, learner_fit_opts opts);
+/* lr for .pct_start 0.75 of the steps, then cosine to lr / .div_final 1e5. */
+#define learner_fit_flat_cos(l, epochs, ...) \
+    ag_learner_fit_flat_cos_(AG_HERE, l, epochs, AG_HEAD(__VA_ARGS__), AG_OPTS(learner_fit_opts, __VA_ARGS__))
+void ag_learner_fit_flat_cos_(const char *at, learner *l, int epochs, double lr, learner_fit_opts opts);
+/* Any schedules: the rate (of all groups), and momentum (NULL: as it is). */
+#define learner_fit_schedule(l, epochs, lr, momentum) ag_learner_fit_schedule_(AG_HERE, l, epochs, lr, momentum)
+void ag_learner_fit_schedule_(const char *at, learner *l, int epochs, const optim_schedule *lr,
+                              const optim_schedule *momentum);
+/* fastai's fine_tune: one epoch with all groups but the last frozen (norm layers train on), one cycle with .pct_start
+ * 0.99 at lr; then all for `epochs` epochs at lr/2, first group at a hundredth of that, .pct_start 0.3, .div 5. The
+ * optimizer needs two groups or more (OPTIM_GROUPS). */
+#define learner_fine_tune(l, epochs, lr) ag_learner_fine_tune_(AG_HERE, l, epochs, lr)
+void ag_learner_fine_tune_(const char *at, learner *l, int epochs, double lr);
+
+/* Loss and metrics over a loader (NULL: the validation set) into l->valid_loss, l->metric. Returns the loss. */
+#define learner_validate(l, loader) ag_learner_validate_(AG_HERE, l, loader)
+double ag_learner_validate_(const char *at, learner *l, data_loader *loader);
+/* Predictions for every sample of a loader, in its order: [N, ...]. */
+#define learner_predict(l, loader) ag_learner_predict_(AG_HERE, l, loader)
+ag_tensor *ag_learner_predict_(const char *at, learner *l, data_loader *loader) AG_PURE;
+
+/* ---- finding a learning rate --------------------------------------------------------------------------------------------------------- */
+
+typedef struct { char unset_; double start, end; int steps; } learner_lr_find_opts;
+typedef struct {
+    int n;
+    const double *lr, *loss;                    /* n tried rates and smoothed losses; belong to the learner */
+    double valley, slide, steep, minimum;       /* suggestions */
+} learner_rates;
+/* Trains with rates growing from .start (1e-7) to .end (10) over .steps (100), until the loss is four times its best.
+ * Weights, buffers, optimizer state, random stream and loader are as before afterwards. (fastai's lr_find; valley is the
+ * one to use) */
+#define learner_lr_find(...) ag_learner_lr_find_(AG_HERE, AG_HEAD(__VA_ARGS__), AG_OPTS(learner_lr_find_opts, __VA_ARGS__))
+learner_rates ag_learner_lr_find_(const char *at, learner *l, learner_lr_find_opts opts);
+/* The suggestions for given curves. */
+void ag_learner_suggest(learner_rates *r);
+
+/* ---- files --------------------------------------------------------------------------------------------------------------------------- */
+
+/* The whole state: model and buffers under their names (PyTorch's), optimizer under "optim.", progress in the metadata,
+ * and n_meta entries of the caller's. Written atomically. */
+#define learner_save(l, path, n_meta, meta) ag_learner_save_(AG_HERE, l, path, n_meta, meta)
+void ag_learner_save_(const char *at, learner *l, const char *path, int n_meta, const ag_meta *meta);
+/* Entries that go into every checkpoint the fit writes; kept by reference. */
+#define learner_set_meta ag_learner_set_meta
+void ag_learner_set_meta(learner *l, int n_meta, const ag_meta *meta);
+/* Reads such a file. The next fit, which must be called with the same arguments, goes on where it was saved, with the
+ * same bits as if it had not been interrupted (row gradients: when saved at an epoch's end). */
+#define learner_resume(l, path) ag_learner_resume_(AG_HERE, l, path)
+void ag_learner_resume_(const char *at, learner *l, const char *path);
+
+/* ---- ready callbacks: learner_add(l, learner_early_stopping(.patience = 3)) ---------------------------------------------------------- */
+
+typedef struct { char unset_; const char *monitor; double min_delta, factor, min_lr; int patience; } learner_tracker_opts;
+/*   .monitor "valid_loss" (default), "train_loss" or a metric's name    .min_delta 0    .patience 1 epoch without a gain
+ * early_stopping cancels the fit; keep_best brings the best weights back when the fit ends; reduce_on_plateau multiplies
+ * the rate by .factor (0.1), not below .min_lr. */
+#define learner_early_stopping(...) ag_learner_early_stopping(AG_OPTS0(learner_tracker_opts, __VA_ARGS__))
+#define learner_keep_best(...) ag_learner_keep_best(AG_OPTS0(learner_tracker_opts, __VA_ARGS__))
+#define learner_reduce_on_plateau(...) ag_learner_reduce_on_plateau(AG_OPTS0(learner_tracker_opts, __VA_ARGS__))
+learner_callback ag_learner_early_stopping(learner_tracker_opts opts);
+learner_callback ag_learner_keep_best(learner_tracker_opts opts);
+learner_callback ag_learner_reduce_on_plateau(learner_tracker_opts opts);
+
+AG_END_DECLS
+#endif

@@ -1,0 +1,52 @@
+/* optim/learner_inside.h - what the files of the learner share. */
+#ifndef AG_LEARNER_INSIDE_H
+#define AG_LEARNER_INSIDE_H
+#include "core/io.h"
+#include "optim/learner.h"
+
+enum { LEARNER_MAX_META = 32 };
+
+struct learner_inside {
+    const char *at;
+    learner_callback callbacks[LEARNER_MAX_CALLBACKS];
+    int n_callbacks;
+    int accumulate;
+    double clip, lr_scale;              /* lr_scale: from reduce_on_plateau */
+    char *checkpoint, *resume_hint;
+    ag_log *log;
+    bool quiet;
+    int n_meta;
+    const ag_meta *meta;
+    /* the fit that is running */
+    char fit[160];                      /* its name and arguments, compared on resuming */
+    const optim_schedule *lr, *momentum;
+    double lr_lo;
+    double smooth;                      /* train_loss before its correction, after `smooth_n` batches */
+    int64_t smooth_n;
+    /* what the next fit begins with, after learner_resume */
+    bool resumed, mid_epoch;
+    int resume_epoch;
+    int64_t resume_step;
+    char resume_fit[160];
+    /* the terminal */
+    bool terminal, header_done;
+    double epoch_start, last_draw;
+    double *rates, *losses;             /* of the last lr_find */
+};
+
+double ag_learner_now(void);                                    /* seconds, monotonic */
+void ag_learner_run(const char *at, learner *l, int epochs);    /* the loop, with l->in->fit, lr and momentum set */
+double ag_learner_train_step(learner *l, data_batch *b, double weight);     /* forward and backward of one batch */
+void ag_learner_smooth(learner *l, double loss);
+
+/* progress.c */
+void ag_learner_show_batch(learner *l);
+void ag_learner_show_epoch(learner *l);
+void ag_learner_clear_line(learner *l);
+
+/* signals: Ctrl-C during a fit with a checkpoint */
+void ag_learner_signals_begin(void);
+void ag_learner_signals_end(void);
+bool ag_learner_signalled(void);
+
+#endif
