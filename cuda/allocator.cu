@@ -1,0 +1,130 @@
+/* cuda/allocator.cu - device memory. cudaMalloc takes up to a millisecond and waits for the GPU; freed blocks are
+ * therefore kept by size and handed out again. One stream does all work in order, so a block may be reused at once. */
+#include <pthread.h>
+#include "core/memory.h"
+#include "cuda/device.h"
+
+#ifdef AG_EMULATE
+static const size_t GRANULE = 1;            /* the guards then begin right behind the last byte */
+#else
+static const size_t GRANULE = 512;
+#endif
+
+enum { BINS = 1024 };
+
+struct block {
+    void *p;
+    size_t size;
+    block *next;
+};
+
+static struct {
+    pthread_mutex_t lock;
+    block *live[BINS], *idle[BINS], *spare; /* by pointer; by size; nodes without memory */
+    int64_t in_use, peak, cached, calls;
+} A = { PTHREAD_MUTEX_INITIALIZER, {}, {}, nullptr, 0, 0, 0, 0 };
+
+static unsigned bin_of(uint64_t key)
+{
+    return (unsigned)(key * 0x9E3779B97F4A7C15ull >> 54);
+}
+
+/* Steps of an eighth of the next power of two: at most 12.5 % is wasted and sizes near each other share blocks. */
+static size_t rounded(size_t bytes)
+{
+    size_t step = GRANULE;
+    while (GRANULE > 1 && step * 16 < bytes) step *= 2;
+    const size_t size = (bytes + step - 1) / step * step;
+    return size ? size : step;
+}
+
+static void *take_idle(size_t size)
+{
+    for (block **at = &A.idle[bin_of(size)]; *at; at = &(*at)->next)
+        if ((*at)->size == size) {
+            block *b = *at;
+            *at = b->next;
+            b->next = A.live[bin_of((uint64_t)(uintptr_t)b->p)];
+            A.live[bin_of((uint64_t)(uintptr_t)b->p)] = b;
+            A.cached -= (int64_t)size;
+            return b->p;
+        }
+    return nullptr;
+}
+
+static void trim_locked(void)
+{
+    ag_cuda_check(cudaStreamSynchronize(ag_cuda_stream()), "giving back memory");
+    for (int i = 0; i < BINS; i++)
+        while (A.idle[i]) {
+            block *b = A.idle[i];
+            A.idle[i] = b->next;
+            A.cached -= (int64_t)b->size;
+            cudaFree(b->p);
+            b->next = A.spare;
+            A.spare = b;
+        }
+}
+
+static void *take_new(size_t size)
+{
+    void *p = nullptr;
+    A.calls++;
+    if (cudaMalloc(&p, size) != cudaSuccess) {
+        cudaGetLastError();                 /* the runtime remembers an error until it is asked */
+        trim_locked();
+        if (cudaMalloc(&p, size) != cudaSuccess) return cudaGetLastError(), nullptr;
+    }
+    block *b = A.spare;
+    if (b) A.spare = b->next;
+    else b = (block *)ag_alloc(1, sizeof *b);
+    *b = { p, size, A.live[bin_of((uint64_t)(uintptr_t)p)] };
+    A.live[bin_of((uint64_t)(uintptr_t)p)] = b;
+    return p;
+}
+
+void *ag_cuda_alloc(size_t bytes)
+{
+    const size_t size = rounded(bytes);
+    pthread_mutex_lock(&A.lock);
+    void *p = take_idle(size);
+    if (!p) p = take_new(size);
+    if (p) A.in_use += (int64_t)size;
+    if (A.in_use > A.peak) A.peak = A.in_use;
+    pthread_mutex_unlock(&A.lock);
+    return p;
+}
+
+void ag_cuda_free(void *p)
+{
+    if (!p) return;
+    pthread_mutex_lock(&A.lock);
+    block **at = &A.live[bin_of((uint64_t)(uintptr_t)p)];
+    while (*at && (*at)->p != p) at = &(*at)->next;
+    block *b = *at;
+    if (b) {
+        *at = b->next;
+        b->next = A.idle[bin_of(b->size)];
+        A.idle[bin_of(b->size)] = b;
+        A.in_use -= (int64_t)b->size;
+        A.cached += (int64_t)b->size;
+    }
+    pthread_mutex_unlock(&A.lock);
+    if (!b) ag_fail(nullptr, "cuda: %p is no memory of this allocator, or was freed twice", p);
+}
+
+void ag_cuda_trim(void)
+{
+    pthread_mutex_lock(&A.lock);
+    trim_locked();
+    pthread_mutex_unlock(&A.lock);
+}
+
+void ag_cuda_memory(ag_device_memory *m)
+{
+    size_t idle = 0, total = 0;
+    ag_cuda_check(cudaMemGetInfo(&idle, &total), "asking for the device's memory");
+    pthread_mutex_lock(&A.lock);
+    *m = { (int64_t)total, (int64_t)idle, A.in_use, A.peak, A.cached, A.calls };
+    pthread_mutex_unlock(&A.lock);
+}

@@ -1,0 +1,68 @@
+/* cuda/blas.h - matrix products through cuBLASLt, which is looked for at run time. Its few functions are declared here,
+ * so that neither its header nor the library is needed to build; tests/test_cuda_blas.c compares with the header. */
+#ifndef AG_CUDA_BLAS_H
+#define AG_CUDA_BLAS_H
+#include "core/base.h"
+AG_BEGIN_DECLS
+
+/* Column-major, as cuBLAS counts: element (i, j) at data[i + j * ld]; `batch` matrices, `step` elements apart. */
+typedef struct { int64_t rows, cols, ld, step; } ag_blas_matrix;
+
+/* D[m, n] = op(A) op(B) + beta D (+ bias[i] to row i), f32 accumulation. */
+typedef struct {
+    bool trans_a, trans_b, bf16, bias, add;         /* bias: f32 only, set by ag_blas_multiply; add: beta = 1 */
+    int batch;
+    int64_t m, n, k;
+    ag_blas_matrix a, b, d;
+} ag_blas_plan;
+
+/* A strided matrix [rows, cols] as cuBLAS can read it: *trans where the stored matrix is its transpose. False: neither
+ * axis is contiguous. */
+bool ag_blas_layout(int64_t rows, int64_t cols, int64_t row_stride, int64_t col_stride, ag_blas_matrix *m, bool *trans);
+
+/* Queued. at: for the message when cuBLASLt is missing. */
+void ag_blas_multiply(const char *at, const ag_blas_plan *p, const void *a, const void *b, void *d, const float *bias);
+
+/* Looks for a library by its SONAMEs (NULL-terminated) in the loader's path, in CUDA_HOME, the toolkit's usual places
+ * and Python environments. NULL: not found. */
+void *ag_cuda_library(const char *const *sonames);
+
+/* ---- cuBLASLt's interface, CUDA 12 and 13 ------------------------------------------------------------------------------ */
+enum {
+    AG_LT_COMPUTE_32F = 68, AG_LT_R_32F = 0, AG_LT_R_16BF = 14,
+    AG_LT_DESC_TRANSA = 3, AG_LT_DESC_TRANSB = 4, AG_LT_DESC_EPILOGUE = 7, AG_LT_DESC_BIAS_POINTER = 8,
+    AG_LT_LAYOUT_BATCH = 5, AG_LT_LAYOUT_STEP = 6, AG_LT_PREF_WORKSPACE = 1,
+    AG_LT_EPILOGUE_BIAS = 4, AG_LT_OP_N = 0, AG_LT_OP_T = 1
+};
+typedef struct { uint64_t data[8]; } ag_lt_algo;
+typedef struct { ag_lt_algo algo; size_t workspace; int state; float waves; int reserved[4]; } ag_lt_result;
+typedef struct ag_lt_handle_ *ag_lt_handle;
+typedef struct ag_lt_desc_ *ag_lt_desc;
+typedef struct ag_lt_layout_ *ag_lt_layout;
+typedef struct ag_lt_pref_ *ag_lt_pref;
+
+typedef struct {
+    int (*create)(ag_lt_handle *h);
+    int (*desc_create)(ag_lt_desc *d, int compute, int scale_type);
+    int (*desc_set)(ag_lt_desc d, int attribute, const void *value, size_t size);
+    int (*desc_destroy)(ag_lt_desc d);
+    int (*layout_create)(ag_lt_layout *l, int type, uint64_t rows, uint64_t cols, int64_t ld);
+    int (*layout_set)(ag_lt_layout l, int attribute, const void *value, size_t size);
+    int (*layout_destroy)(ag_lt_layout l);
+    int (*pref_create)(ag_lt_pref *p);
+    int (*pref_set)(ag_lt_pref p, int attribute, const void *value, size_t size);
+    int (*pref_destroy)(ag_lt_pref p);
+    int (*heuristic)(ag_lt_handle h, ag_lt_desc d, ag_lt_layout a, ag_lt_layout b, ag_lt_layout c, ag_lt_layout out,
+                     ag_lt_pref p, int wanted, ag_lt_result *result, int *got);
+    int (*matmul)(ag_lt_handle h, ag_lt_desc d, const void *alpha, const void *a, ag_lt_layout la, const void *b,
+                  ag_lt_layout lb, const void *beta, const void *c, ag_lt_layout lc, void *out, ag_lt_layout lout,
+                  const ag_lt_algo *algo, void *workspace, size_t workspace_size, void *stream);
+} ag_lt_functions;
+
+/* Fills f from the library; false, with a message for the user, when it is missing. The emulation has its own. */
+bool ag_lt_load(ag_lt_functions *f, char *why, size_t size);
+/* desc and the layouts of A, B and D; fails on what cuBLASLt refuses. */
+void ag_lt_describe(const ag_lt_functions *f, const ag_blas_plan *p, ag_lt_desc *desc, ag_lt_layout layout[3]);
+
+AG_END_DECLS
+#endif

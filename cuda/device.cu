@@ -1,0 +1,106 @@
+/* cuda/device.cu - the GPU's entry in the device table: driver, stream, copies. */
+#include <dlfcn.h>
+#include <stdio.h>
+#include "cuda/device.h"
+
+static cudaStream_t stream;
+
+cudaStream_t ag_cuda_stream(void)
+{
+    return stream;
+}
+
+/* ---- errors found inside kernels ------------------------------------------------------------------------------------- */
+
+static ag_cuda_trap *trap, trap_host;
+
+ag_cuda_trap *ag_cuda_trap_device(void)
+{
+    return trap;
+}
+
+static void trap_read(void)
+{
+    ag_cuda_check(cudaMemcpyAsync(&trap_host, trap, sizeof trap_host, cudaMemcpyDeviceToHost, stream), "reading errors");
+}
+
+static void trap_report(void)
+{
+    if (!trap_host.set) return;
+    const ag_cuda_trap t = trap_host;
+    trap_host.set = 0;
+    ag_cuda_check(cudaMemsetAsync(trap, 0, sizeof *trap, stream), "clearing errors");
+    ag_fail(t.at, "%s: ids[%" PRId64 "] = %" PRId64 ", but the table has rows 0 to %" PRId64
+            " (found on the GPU while it worked; reported when its results were waited for)", t.op, t.position, t.value,
+            t.rows - 1);
+}
+
+/* ---- the entry -------------------------------------------------------------------------------------------------------- */
+
+void ag_cuda_check(cudaError_t e, const char *what)
+{
+    if (e != cudaSuccess) ag_fail(nullptr, "cuda: %s: %s", what, cudaGetErrorString(e));
+}
+
+/* The runtime is linked in and opens the driver by itself; that it is missing is the likeliest reason to fail. */
+static bool driver_found(char *why, size_t size)
+{
+#ifndef AG_EMULATE
+    void *driver = dlopen("libcuda.so.1", RTLD_LAZY);
+    if (!driver) {
+        snprintf(why, size, "libcuda.so.1, the NVIDIA driver through which all work reaches the GPU, was not found; "
+                            "install the driver (in a container: run it with the GPU passed through). Everything "
+                            "works on the CPU");
+        return false;
+    }
+    dlclose(driver);
+#endif
+    (void)why, (void)size;
+    return true;
+}
+
+static bool init(char *why, size_t size)
+{
+    int n = 0;
+    if (!driver_found(why, size)) return false;
+    cudaError_t e = cudaGetDeviceCount(&n);
+    if (e == cudaSuccess && n) e = cudaSetDevice(0);
+    if (e == cudaSuccess && n) e = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+    if (e == cudaSuccess && n) e = cudaMalloc((void **)&trap, sizeof *trap);
+    if (e == cudaSuccess && n) e = cudaMemsetAsync(trap, 0, sizeof *trap, stream);
+    if (e == cudaSuccess && n) return true;
+    cudaGetLastError();
+    snprintf(why, size, "the NVIDIA driver found no GPU to use: %s. Everything works on the CPU",
+             e == cudaSuccess ? "it counts 0 devices" : cudaGetErrorString(e));
+    return false;
+}
+
+static void copy_in(void *dst, const void *host, size_t bytes)
+{
+    ag_cuda_check(cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, stream), "copying to the device");
+}
+
+static void sync(void)
+{
+    trap_read();
+    ag_cuda_check(cudaStreamSynchronize(stream), "the queued work");
+    trap_report();
+}
+
+static void copy_out(void *host, const void *src, size_t bytes)
+{
+    ag_cuda_check(cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, stream), "copying from the device");
+    sync();
+}
+
+static void copy(void *dst, const void *src, size_t bytes)
+{
+    ag_cuda_check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, stream), "copying on the device");
+}
+
+extern "C" {
+extern const ag_device_ops ag_cuda_device = {
+    "cuda", init, ag_cuda_alloc, ag_cuda_free, ag_cuda_trim, ag_cuda_memory,
+    copy_in, copy_out, copy, ag_cuda_assign, ag_cuda_add, ag_cuda_fill, sync,
+};
+}

@@ -1,0 +1,18 @@
+/* cuda/device.h - inside of the device: who provides the entries of the device table. */
+#ifndef AG_CUDA_DEVICE_H
+#define AG_CUDA_DEVICE_H
+#include "core/device.h"
+#include "cuda/cuda.h"
+
+/* allocator.cu */
+void *ag_cuda_alloc(size_t bytes);
+void ag_cuda_free(void *p);
+void ag_cuda_trim(void);
+void ag_cuda_memory(ag_device_memory *m);
+
+/* copy.cu */
+void ag_cuda_assign(ag_tensor *dst, const ag_tensor *src);
+void ag_cuda_add(ag_tensor *dst, const ag_tensor *src);
+void ag_cuda_fill(ag_tensor *dst, double value);
+
+#endif

@@ -1,0 +1,68 @@
+/* cuda/dot_bias.cu - ops/dot_bias.c: s[b] = sum_k U[u,k] I[i,k] + bu[u] + bi[i], (u, i) = ids[b]. */
+#include "cuda/embedding.h"
+
+/* One warp per rating. */
+static __global__ void dot_bias_forward(ag_ids users, ag_ids items, int64_t width, const float *u, const float *i,
+                                        const float *bu, const float *bi, float *y, ag_cuda_trap *trap, const char *at)
+{
+    const int64_t b = blockIdx.x * (int64_t)(AG_BLOCK / AG_WARP) + threadIdx.x / AG_WARP;
+    const int lane = (int)(threadIdx.x % AG_WARP);
+    if (b >= users.n) return;
+    if (!users.valid(b) || !items.valid(b)) {
+        const ag_ids bad = users.valid(b) ? items : users;
+        if (!lane) ag_trap(trap, at, "ag_dot_bias", b, bad.at(b), bad.rows);
+        return;
+    }
+    const float *p = u + users.at(b) * width, *q = i + items.at(b) * width;
+    float sum = 0;
+    for (int64_t k = lane; k < width; k += AG_WARP) sum += p[k] * q[k];
+    for (int o = AG_WARP / 2; o > 0; o >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, o);
+    if (!lane) y[b] = sum + (bu ? bu[users.at(b)] : 0) + (bi ? bi[items.at(b)] : 0);
+}
+
+static ag_ids column(const ag_node *n, int c)
+{
+    const ag_tensor *ids = n->in[4];
+    return { (const int64_t *)ids->data + c * ids->stride[1], ids->shape[0], ids->stride[0], n->in[c]->shape[0] };
+}
+
+static const float *optional(const ag_tensor *t)
+{
+    return t ? ag_real(t) : nullptr;
+}
+
+extern "C" void ag_dot_bias_forward_cuda(ag_node *n)
+{
+    const int64_t count = n->in[4]->shape[0];
+    if (count)
+        LAUNCH(dot_bias_forward, (unsigned)((count + AG_BLOCK / AG_WARP - 1) / (AG_BLOCK / AG_WARP)), AG_BLOCK, 0,
+               column(n, 0), column(n, 1), n->in[0]->shape[1], ag_real(n->in[0]), ag_real(n->in[1]),
+               optional(n->in[2]), optional(n->in[3]), ag_real(n->out), ag_cuda_trap_device(), n->at);
+}
+
+/* g[p] times the row of the other table that position p read */
+struct other_row {
+    const float *g, *w;
+    ag_ids ids;
+    int64_t width;
+    __device__ inline float operator()(int64_t p, int64_t d) const
+    {
+        return ids.valid(p) ? g[p] * w[ids.at(p) * width + d] : 0;
+    }
+};
+
+struct output_value {
+    const float *g;
+    __device__ inline float operator()(int64_t p, int64_t) const { return g[p]; }
+};
+
+extern "C" void ag_dot_bias_backward_cuda(ag_node *n)
+{
+    const float *g = ag_real(n->out->grad);
+    const int64_t width = n->in[0]->shape[1];
+    for (int c = 0; c < 2; c++) {
+        const other_row value = { g, ag_real(n->in[1 - c]), column(n, 1 - c), width };
+        ag_rows_add(column(n, c), width, value, n->din[c], n->accumulate[c]);
+        if (n->in[2 + c]) ag_rows_add(column(n, c), 1, output_value{ g }, n->din[2 + c], n->accumulate[2 + c]);
+    }
+}

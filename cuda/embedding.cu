@@ -1,0 +1,37 @@
+/* cuda/embedding.cu - ops/embedding.c: rows of a table. */
+#include "cuda/embedding.h"
+
+static __global__ void embedding_forward(ag_ids ids, int64_t width, const float *w, float *y, ag_cuda_trap *trap,
+                                         const char *at)
+{
+    AG_EACH (i, ids.n * width) {
+        const int64_t p = i / width, d = i - p * width;
+        if (ids.valid(p)) y[i] = w[ids.at(p) * width + d];
+        else if (!d) ag_trap(trap, at, "ag_embedding", p, ids.at(p), ids.rows);
+    }
+}
+
+static ag_ids ids_of(const ag_node *n)
+{
+    return { (const int64_t *)n->in[1]->data, ag_numel(n->in[1]), 1, n->in[0]->shape[0] };
+}
+
+extern "C" void ag_embedding_forward_cuda(ag_node *n)
+{
+    const int64_t size = ag_numel(n->out);
+    if (size)
+        LAUNCH(embedding_forward, ag_blocks(size), AG_BLOCK, 0, ids_of(n), n->in[0]->shape[1], ag_real(n->in[0]),
+               ag_real(n->out), ag_cuda_trap_device(), n->at);
+}
+
+struct output_row {
+    const float *g;
+    int64_t width;
+    __device__ inline float operator()(int64_t p, int64_t d) const { return g[p * width + d]; }
+};
+
+extern "C" void ag_embedding_backward_cuda(ag_node *n)
+{
+    const int64_t width = n->in[0]->shape[1];
+    ag_rows_add(ids_of(n), width, output_row{ ag_real(n->out->grad), width }, n->din[0], n->accumulate[0]);
+}

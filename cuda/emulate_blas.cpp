@@ -1,0 +1,127 @@
+/* cuda/emulate_blas.cpp - in the place of cuBLASLt in the emulation: the same descriptors, one plain loop. It refuses what
+ * cuBLASLt's reference manual refuses: leading dimensions and shapes that do not fit. */
+#include "cuda/blas.h"
+#include <string.h>
+
+namespace {
+
+struct desc { int32_t trans_a, trans_b; uint32_t epilogue; const float *bias; };
+struct layout { int type; uint64_t rows, cols; int64_t ld, step; int32_t batch; };
+
+enum { SUCCESS = 0, INVALID_VALUE = 7 };
+
+template <class T> int make(T **slot, T value)
+{
+    *slot = new T(value);
+    return SUCCESS;
+}
+
+int create(ag_lt_handle *h) { return *h = nullptr, SUCCESS; }
+int desc_create(ag_lt_desc *d, int, int) { return make((desc **)d, desc{}); }
+int desc_destroy(ag_lt_desc d) { return delete (desc *)d, SUCCESS; }
+int layout_destroy(ag_lt_layout l) { return delete (layout *)l, SUCCESS; }
+int pref_create(ag_lt_pref *p) { return *p = nullptr, SUCCESS; }
+int pref_set(ag_lt_pref, int, const void *, size_t) { return SUCCESS; }
+int pref_destroy(ag_lt_pref) { return SUCCESS; }
+
+int set(void *field, size_t field_size, const void *value, size_t size)
+{
+    if (field_size != size) return INVALID_VALUE;
+    memcpy(field, value, size);
+    return SUCCESS;
+}
+
+int desc_set(ag_lt_desc handle, int attribute, const void *value, size_t size)
+{
+    desc *d = (desc *)handle;
+    switch (attribute) {
+    case AG_LT_DESC_TRANSA: return set(&d->trans_a, sizeof d->trans_a, value, size);
+    case AG_LT_DESC_TRANSB: return set(&d->trans_b, sizeof d->trans_b, value, size);
+    case AG_LT_DESC_EPILOGUE: return set(&d->epilogue, sizeof d->epilogue, value, size);
+    case AG_LT_DESC_BIAS_POINTER: return set(&d->bias, sizeof d->bias, value, size);
+    default: return INVALID_VALUE;
+    }
+}
+
+int layout_create(ag_lt_layout *l, int type, uint64_t rows, uint64_t cols, int64_t ld)
+{
+    return make((layout **)l, layout{ type, rows, cols, ld, 0, 1 });
+}
+
+int layout_set(ag_lt_layout handle, int attribute, const void *value, size_t size)
+{
+    layout *l = (layout *)handle;
+    if (attribute == AG_LT_LAYOUT_BATCH) return set(&l->batch, sizeof l->batch, value, size);
+    if (attribute == AG_LT_LAYOUT_STEP) return set(&l->step, sizeof l->step, value, size);
+    return INVALID_VALUE;
+}
+
+bool fits(const layout *l, uint64_t rows, uint64_t cols)
+{
+    return l->rows == rows && l->cols == cols && l->ld >= (int64_t)l->rows && rows && cols;
+}
+
+int heuristic(ag_lt_handle, ag_lt_desc dh, ag_lt_layout ah, ag_lt_layout bh, ag_lt_layout ch, ag_lt_layout, ag_lt_pref,
+              int, ag_lt_result *result, int *got)
+{
+    const desc *d = (const desc *)dh;
+    const layout *a = (const layout *)ah, *b = (const layout *)bh, *c = (const layout *)ch;
+    const uint64_t k = d->trans_a ? a->rows : a->cols;
+    const bool good = fits(a, d->trans_a ? k : c->rows, d->trans_a ? c->rows : k) &&
+                      fits(b, d->trans_b ? c->cols : k, d->trans_b ? k : c->cols) && fits(c, c->rows, c->cols) &&
+                      a->batch == c->batch && b->batch == c->batch && a->type == c->type && b->type == c->type;
+    *got = good;
+    memset(result, 0, sizeof *result);
+    return good ? SUCCESS : INVALID_VALUE;
+}
+
+float get(const layout *l, const void *data, int batch, int64_t i, int64_t j)
+{
+    const int64_t at = batch * l->step + i + j * l->ld;
+    if (l->type == AG_LT_R_32F) return ((const float *)data)[at];
+    const uint32_t bits = (uint32_t)((const uint16_t *)data)[at] << 16;
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+void put(const layout *l, void *data, int batch, int64_t i, int64_t j, float v)
+{
+    const int64_t at = batch * l->step + i + j * l->ld;
+    uint32_t u;
+    memcpy(&u, &v, sizeof u);
+    if (l->type == AG_LT_R_32F) ((float *)data)[at] = v;
+    else ((uint16_t *)data)[at] = (uint16_t)((u + 0x7FFF + (u >> 16 & 1)) >> 16);
+}
+
+int matmul(ag_lt_handle, ag_lt_desc dh, const void *alpha, const void *a, ag_lt_layout ah, const void *b, ag_lt_layout bh,
+           const void *beta, const void *c, ag_lt_layout ch, void *out, ag_lt_layout, const ag_lt_algo *, void *, size_t,
+           void *)
+{
+    const desc *d = (const desc *)dh;
+    const layout *la = (const layout *)ah, *lb = (const layout *)bh, *lc = (const layout *)ch;
+    const int64_t inner = (int64_t)(d->trans_a ? la->rows : la->cols);
+    const float scale = *(const float *)alpha, keep = *(const float *)beta;
+    for (int batch = 0; batch < lc->batch; batch++)
+        for (int64_t j = 0; j < (int64_t)lc->cols; j++)
+            for (int64_t i = 0; i < (int64_t)lc->rows; i++) {
+                float sum = 0;
+                for (int64_t k = 0; k < inner; k++)
+                    sum += (d->trans_a ? get(la, a, batch, k, i) : get(la, a, batch, i, k)) *
+                           (d->trans_b ? get(lb, b, batch, j, k) : get(lb, b, batch, k, j));
+                sum *= scale;
+                if (keep != 0) sum += keep * get(lc, c, batch, i, j);
+                if (d->epilogue == AG_LT_EPILOGUE_BIAS) sum += d->bias[i];
+                put(lc, out, batch, i, j, sum);
+            }
+    return SUCCESS;
+}
+
+} // namespace
+
+bool ag_lt_load(ag_lt_functions *f, char *, size_t)
+{
+    *f = { create, desc_create, desc_set, desc_destroy, layout_create, layout_set, layout_destroy, pref_create, pref_set,
+           pref_destroy, heuristic, matmul };
+    return true;
+}

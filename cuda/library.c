@@ -1,0 +1,51 @@
+/* cuda/library.c - finds NVIDIA's libraries at run time, so that one program runs with and without them. */
+#include <dlfcn.h>
+#include <glob.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include "cuda/blas.h"
+
+/* Patterns behind an environment variable's value, or absolute ones. */
+static const struct { const char *variable, *pattern; } places[] = {
+    { NULL, "" },                                           /* the loader's own: LD_LIBRARY_PATH, ld.so.conf, rpath */
+    { "CUDA_HOME", "/lib64/" },
+    { "CUDA_PATH", "/lib64/" },
+    { NULL, "/usr/local/cuda/lib64/" },
+    { NULL, "/usr/local/cuda-1[23]*/lib64/" },
+    { NULL, "/opt/cuda/lib64/" },
+    { "CONDA_PREFIX", "/lib/" },
+    { "VIRTUAL_ENV", "/lib/python3*/site-packages/nvidia/*/lib/" },
+    { "HOME", "/.local/lib/python3*/site-packages/nvidia/*/lib/" },
+    { NULL, "/usr/local/lib/python3*/*-packages/nvidia/*/lib/" },
+    { NULL, "/usr/lib/python3/dist-packages/nvidia/*/lib/" },
+};
+
+static void *open_matches(const char *pattern)
+{
+    glob_t found;
+    void *library = NULL;
+    if (glob(pattern, 0, NULL, &found) == 0)
+        for (size_t i = 0; i < found.gl_pathc && !library; i++) library = dlopen(found.gl_pathv[i], RTLD_NOW);
+    globfree(&found);
+    return library;
+}
+
+static void *open_at(const char *root, const char *pattern, const char *soname)
+{
+    char path[1024];
+    const int length = snprintf(path, sizeof path, "%s%s%s", root, pattern, soname);
+    if (length < 0 || (size_t)length >= sizeof path) return NULL;
+    return *path == '/' ? open_matches(path) : dlopen(path, RTLD_NOW);
+}
+
+void *ag_cuda_library(const char *const *sonames)
+{
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        const char *root = places[i].variable ? getenv(places[i].variable) : "";
+        for (const char *const *s = sonames; *s && root; s++) {
+            void *library = open_at(root, places[i].pattern, *s);
+            if (library) return library;
+        }
+    }
+    return NULL;
+}
