@@ -42,7 +42,7 @@ static bool wanted(const ag_tensor *t, const targets *only)
 bool ag_node_wants_rows(const ag_node *n, int k)
 {
     const ag_tensor *t = n->in[k];
-    return n->op->rows && t && t->requires_grad && t->sparse_grad && !t->node;
+    return n->op->rows && t && t->requires_grad && t->sparse_grad && !t->node && t->device == AG_CPU;
 }
 
 /* A second occurrence of a tensor among the inputs gets memory of its own, which is added afterwards. */

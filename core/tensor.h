@@ -20,7 +20,7 @@ struct ag_tensor {              /* read freely; write through functions */
     ag_device device;
     bool requires_grad;         /* a leaf whose grad backward fills, or made from one */
     bool grad_fresh;            /* grad holds nothing yet: the next backward overwrites it instead of adding */
-    bool sparse_grad;           /* embedding gradients arrive as rows (ag_rows) instead of a dense tensor */
+    bool sparse_grad;           /* embedding gradients arrive as rows (ag_rows) instead of a dense tensor (on the cpu) */
     int64_t shape[AG_MAX_DIMS], stride[AG_MAX_DIMS];
     void *data;                 /* first element: host memory on AG_CPU, device memory on AG_CUDA, NULL on AG_META */
     ag_tensor *grad;            /* same shape; NULL before the first backward */

@@ -1,6 +1,25 @@
 /* cuda/blas.cu - plans of matrix products: described once, looked up by shape, run from then on. */
 #include "cuda/blas.h"
 #include "cuda/device.h"
+#if !defined(AG_EMULATE) && __has_include(<cublasLt.h>)
+#include <cublasLt.h>
+#define SAME(ours, theirs) static_assert((int)ours == (int)theirs, #theirs)
+SAME(AG_LT_COMPUTE_32F, CUBLAS_COMPUTE_32F);
+SAME(AG_LT_R_32F, CUDA_R_32F);
+SAME(AG_LT_DESC_TRANSA, CUBLASLT_MATMUL_DESC_TRANSA);
+SAME(AG_LT_DESC_TRANSB, CUBLASLT_MATMUL_DESC_TRANSB);
+SAME(AG_LT_DESC_EPILOGUE, CUBLASLT_MATMUL_DESC_EPILOGUE);
+SAME(AG_LT_DESC_BIAS_POINTER, CUBLASLT_MATMUL_DESC_BIAS_POINTER);
+SAME(AG_LT_LAYOUT_BATCH, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT);
+SAME(AG_LT_LAYOUT_STEP, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET);
+SAME(AG_LT_PREF_WORKSPACE, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES);
+SAME(AG_LT_PREF_ALIGN_A, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES);
+SAME(AG_LT_PREF_ALIGN_A + 3, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES);
+SAME(AG_LT_EPILOGUE_BIAS, CUBLASLT_EPILOGUE_BIAS);
+SAME(AG_LT_OP_N, CUBLAS_OP_N);
+SAME(AG_LT_OP_T, CUBLAS_OP_T);
+static_assert(sizeof(ag_lt_result) == sizeof(cublasLtMatmulHeuristicResult_t), "a heuristic's result");
+#endif
 
 enum { PLANS = 256 };
 static const size_t WORKSPACE = (size_t)32 << 20;       /* what cuBLAS recommends on Hopper */
@@ -42,7 +61,6 @@ bool ag_blas_layout(int64_t rows, int64_t cols, int64_t row_stride, int64_t col_
 
 void ag_lt_describe(const ag_lt_functions *f, const ag_blas_plan *p, ag_lt_desc *desc, ag_lt_layout layout[3])
 {
-    const int type = p->bf16 ? AG_LT_R_16BF : AG_LT_R_32F;
     const int32_t ta = p->trans_a ? AG_LT_OP_T : AG_LT_OP_N, tb = p->trans_b ? AG_LT_OP_T : AG_LT_OP_N;
     const uint32_t epilogue = AG_LT_EPILOGUE_BIAS;
     const int32_t batch = p->batch;
@@ -52,7 +70,7 @@ void ag_lt_describe(const ag_lt_functions *f, const ag_blas_plan *p, ag_lt_desc 
     check(f->desc_set(*desc, AG_LT_DESC_TRANSB, &tb, sizeof tb), "transposing B");
     if (p->bias) check(f->desc_set(*desc, AG_LT_DESC_EPILOGUE, &epilogue, sizeof epilogue), "adding a bias");
     for (int i = 0; i < 3; i++) {
-        check(f->layout_create(&layout[i], type, (uint64_t)m[i]->rows, (uint64_t)m[i]->cols, m[i]->ld), "a layout");
+        check(f->layout_create(&layout[i], AG_LT_R_32F, (uint64_t)m[i]->rows, (uint64_t)m[i]->cols, m[i]->ld), "a layout");
         check(f->layout_set(layout[i], AG_LT_LAYOUT_BATCH, &batch, sizeof batch), "a batch");
         check(f->layout_set(layout[i], AG_LT_LAYOUT_STEP, &m[i]->step, sizeof m[i]->step), "a batch's stride");
     }
@@ -90,23 +108,43 @@ static void forget(plan *p)
     p->used = false;
 }
 
-static plan *plan_of(const char *at, const ag_blas_plan *key)
+/* An algorithm may read as many bytes at once as the pointers are aligned to; the library assumes 256. */
+static void promise_alignment(int align)
+{
+    const uint32_t bytes = (uint32_t)align;
+    for (int i = 0; i < 4; i++) check(B.f.pref_set(B.pref, AG_LT_PREF_ALIGN_A + i, &bytes, sizeof bytes), "an alignment");
+}
+
+static void set_bias(const plan *p, const float *bias)
+{
+    if (bias) check(B.f.desc_set(p->desc, AG_LT_DESC_BIAS_POINTER, &bias, sizeof bias), "a bias");
+}
+
+static plan *plan_of(const char *at, const ag_blas_plan *key, const float *bias)
 {
     plan *p = &B.plans[slot_of(key)];
-    if (p->used && !memcmp(&p->key, key, sizeof *key)) return p;
+    if (p->used && !memcmp(&p->key, key, sizeof *key)) return set_bias(p, bias), p;
     if (p->used) forget(p);
     int got = 0;
     memcpy(&p->key, key, sizeof *key);
     ag_lt_describe(&B.f, key, &p->desc, p->layout);
     p->used = true;
+    promise_alignment(key->align);
+    set_bias(p, bias);
     const int status = B.f.heuristic(B.handle, p->desc, p->layout[0], p->layout[1], p->layout[2], p->layout[2], B.pref,
                                      1, &p->choice, &got);
     if (status || !got) {
         forget(p);
-        ag_fail(at, "cuda: cuBLASLt has no way to multiply %s [%" PRId64 ", %" PRId64 "] x [%" PRId64 ", %" PRId64
-                "] (status %d)", key->bf16 ? "bf16" : "f32", key->n, key->k, key->k, key->m, status);
+        ag_fail(at, "cuda: cuBLASLt has no way to multiply [%" PRId64 ", %" PRId64 "] x [%" PRId64 ", %" PRId64
+                "] (status %d)", key->n, key->k, key->k, key->m, status);
     }
     return p;
+}
+
+static int alignment(const void *a, const void *b, const void *d, const void *bias)
+{
+    const uintptr_t bits = (uintptr_t)a | (uintptr_t)b | (uintptr_t)d | (uintptr_t)bias | 256;
+    return (int)(bits & -bits);
 }
 
 static void assign(ag_blas_matrix *to, const ag_blas_matrix *from)
@@ -117,20 +155,20 @@ static void assign(ag_blas_matrix *to, const ag_blas_matrix *from)
     to->step = from->step;
 }
 
-void ag_blas_multiply(const char *at, const ag_blas_plan *want, const void *a, const void *b, void *d, const float *bias)
+void ag_blas_multiply(const char *at, const ag_blas_plan *want, const float *a, const float *b, float *d,
+                      const float *bias)
 {
     start(at);
     ag_blas_plan key;
     memset(&key, 0, sizeof key);
     key.trans_a = want->trans_a;
     key.trans_b = want->trans_b;
-    key.bf16 = want->bf16;
     key.bias = bias != nullptr;
+    key.align = alignment(a, b, d, bias);
     key.batch = want->batch;
     key.m = want->m, key.n = want->n, key.k = want->k;
     assign(&key.a, &want->a), assign(&key.b, &want->b), assign(&key.d, &want->d);
-    plan *p = plan_of(at, &key);
-    if (bias) check(B.f.desc_set(p->desc, AG_LT_DESC_BIAS_POINTER, &bias, sizeof bias), "a bias");
+    plan *p = plan_of(at, &key, bias);
     const float one = 1, beta = want->add;
     const int status = B.f.matmul(B.handle, p->desc, &one, a, p->layout[0], b, p->layout[1], &beta, d, p->layout[2], d,
                                   p->layout[2], &p->choice.algo, B.workspace, WORKSPACE, ag_cuda_stream());

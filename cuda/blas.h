@@ -1,5 +1,5 @@
 /* cuda/blas.h - matrix products through cuBLASLt, which is looked for at run time. Its few functions are declared here,
- * so that neither its header nor the library is needed to build; tests/test_cuda_blas.c compares with the header. */
+ * so that neither its header nor the library is needed to build; cuda/blas.cu compares with the header where it is. */
 #ifndef AG_CUDA_BLAS_H
 #define AG_CUDA_BLAS_H
 #include "core/base.h"
@@ -8,9 +8,11 @@ AG_BEGIN_DECLS
 /* Column-major, as cuBLAS counts: element (i, j) at data[i + j * ld]; `batch` matrices, `step` elements apart. */
 typedef struct { int64_t rows, cols, ld, step; } ag_blas_matrix;
 
-/* D[m, n] = op(A) op(B) + beta D (+ bias[i] to row i), f32 accumulation. */
+/* D[m, n] = op(A) op(B) + beta D (+ bias[i] to row i), all f32. */
 typedef struct {
-    bool trans_a, trans_b, bf16, bias, add;         /* bias: f32 only, set by ag_blas_multiply; add: beta = 1 */
+    bool trans_a, trans_b, add;               /* add: beta = 1 */
+    bool bias;                                      /* this and the next are set by ag_blas_multiply */
+    int align;                                      /* bytes, a power of two, that a, b and d are multiples of */
     int batch;
     int64_t m, n, k;
     ag_blas_matrix a, b, d;
@@ -21,7 +23,7 @@ typedef struct {
 bool ag_blas_layout(int64_t rows, int64_t cols, int64_t row_stride, int64_t col_stride, ag_blas_matrix *m, bool *trans);
 
 /* Queued. at: for the message when cuBLASLt is missing. */
-void ag_blas_multiply(const char *at, const ag_blas_plan *p, const void *a, const void *b, void *d, const float *bias);
+void ag_blas_multiply(const char *at, const ag_blas_plan *p, const float *a, const float *b, float *d, const float *bias);
 
 /* Looks for a library by its SONAMEs (NULL-terminated) in the loader's path, in CUDA_HOME, the toolkit's usual places
  * and Python environments. NULL: not found. */
@@ -29,10 +31,11 @@ void *ag_cuda_library(const char *const *sonames);
 
 /* ---- cuBLASLt's interface, CUDA 12 and 13 ------------------------------------------------------------------------------ */
 enum {
-    AG_LT_COMPUTE_32F = 68, AG_LT_R_32F = 0, AG_LT_R_16BF = 14,
+    AG_LT_COMPUTE_32F = 68, AG_LT_R_32F = 0,
     AG_LT_DESC_TRANSA = 3, AG_LT_DESC_TRANSB = 4, AG_LT_DESC_EPILOGUE = 7, AG_LT_DESC_BIAS_POINTER = 8,
-    AG_LT_LAYOUT_BATCH = 5, AG_LT_LAYOUT_STEP = 6, AG_LT_PREF_WORKSPACE = 1,
-    AG_LT_EPILOGUE_BIAS = 4, AG_LT_OP_N = 0, AG_LT_OP_T = 1
+    AG_LT_LAYOUT_BATCH = 5, AG_LT_LAYOUT_STEP = 6, AG_LT_PREF_WORKSPACE = 1, AG_LT_PREF_ALIGN_A = 5, /* B, C, D: 6, 7, 8 */
+    AG_LT_EPILOGUE_NONE = 1, AG_LT_EPILOGUE_RELU = 2, AG_LT_EPILOGUE_BIAS = 4,     /* bias and ReLU: 6 */
+ AG_LT_OP_N = 0, AG_LT_OP_T = 1
 };
 typedef struct { uint64_t data[8]; } ag_lt_algo;
 typedef struct { ag_lt_algo algo; size_t workspace; int state; float waves; int reserved[4]; } ag_lt_result;

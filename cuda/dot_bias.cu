@@ -1,5 +1,6 @@
 /* cuda/dot_bias.cu - ops/dot_bias.c: s[b] = sum_k U[u,k] I[i,k] + bu[u] + bi[i], (u, i) = ids[b]. */
 #include "cuda/embedding.h"
+#include "ops/registry.h"
 
 /* One warp per rating. */
 static __global__ void dot_bias_forward(ag_ids users, ag_ids items, int64_t width, const float *u, const float *i,
@@ -31,7 +32,7 @@ static const float *optional(const ag_tensor *t)
     return t ? ag_real(t) : nullptr;
 }
 
-extern "C" void ag_dot_bias_forward_cuda(ag_node *n)
+void ag_dot_bias_forward_cuda(ag_node *n)
 {
     const int64_t count = n->in[4]->shape[0];
     if (count)
@@ -56,7 +57,7 @@ struct output_value {
     __device__ inline float operator()(int64_t p, int64_t) const { return g[p]; }
 };
 
-extern "C" void ag_dot_bias_backward_cuda(ag_node *n)
+void ag_dot_bias_backward_cuda(ag_node *n)
 {
     const float *g = ag_real(n->out->grad);
     const int64_t width = n->in[0]->shape[1];

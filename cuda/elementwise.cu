@@ -1,6 +1,7 @@
 /* cuda/elementwise.cu - the rows of ops/elementwise.def on the GPU: formulas and gradients are read from there. */
 #include "cuda/reduce.h"
 #include "ops/formulas.h"
+#include "ops/registry.h"
 
 static const double *constants(const ag_node *n)
 {
@@ -52,8 +53,8 @@ template <class F> static void unary_run_backward(ag_node *n, F f)
         __device__ inline float y(float x) const { return value; } \
         __device__ inline float dx(float x, float y, float g) const { return (void)x, (void)y, gradient; } \
     }; \
-    extern "C" void ag_##name##_forward_cuda(ag_node *n) { unary_run_forward(n, name##_row{ __VA_ARGS__ }); } \
-    extern "C" void ag_##name##_backward_cuda(ag_node *n) { unary_run_backward(n, name##_row{ __VA_ARGS__ }); }
+    void ag_##name##_forward_cuda(ag_node *n) { unary_run_forward(n, name##_row{ __VA_ARGS__ }); } \
+    void ag_##name##_backward_cuda(ag_node *n) { unary_run_backward(n, name##_row{ __VA_ARGS__ }); }
 #define AG_UNARY(name, y, dx, domain) UNARY(name, y, dx, )
 #define AG_UNARY1(name, y, dx, domain) UNARY(name, y, dx, float a;, (float)constants(n)[0])
 #define AG_UNARY2(name, y, dx, domain) \
@@ -118,13 +119,13 @@ template <class F> static void binary_run_backward(ag_node *n, F f)
         __device__ inline float db(float a, float b, float y, float g) const \
         { return (void)a, (void)b, (void)y, grad_b; } \
     }; \
-    extern "C" void ag_##name##_forward_cuda(ag_node *n) { binary_run_forward<name##_row, float, float>(n, {}); } \
-    extern "C" void ag_##name##_backward_cuda(ag_node *n) { binary_run_backward(n, name##_row{}); }
+    void ag_##name##_forward_cuda(ag_node *n) { binary_run_forward<name##_row, float, float>(n, {}); } \
+    void ag_##name##_backward_cuda(ag_node *n) { binary_run_backward(n, name##_row{}); }
 #define AG_COMPARE(name, condition) \
     struct name##_row { \
         template <class T> __device__ inline uint8_t y(T a, T b) const { return condition; } \
     }; \
-    extern "C" void ag_##name##_forward_cuda(ag_node *n) \
+    void ag_##name##_forward_cuda(ag_node *n) \
     { \
         switch (n->in[0]->dtype) { \
         case AG_I64: return binary_run_forward<name##_row, int64_t, uint8_t>(n, {}); \

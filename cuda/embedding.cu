@@ -1,5 +1,6 @@
 /* cuda/embedding.cu - ops/embedding.c: rows of a table. */
 #include "cuda/embedding.h"
+#include "ops/registry.h"
 
 static __global__ void embedding_forward(ag_ids ids, int64_t width, const float *w, float *y, ag_cuda_trap *trap,
                                          const char *at)
@@ -16,7 +17,7 @@ static ag_ids ids_of(const ag_node *n)
     return { (const int64_t *)n->in[1]->data, ag_numel(n->in[1]), 1, n->in[0]->shape[0] };
 }
 
-extern "C" void ag_embedding_forward_cuda(ag_node *n)
+void ag_embedding_forward_cuda(ag_node *n)
 {
     const int64_t size = ag_numel(n->out);
     if (size)
@@ -30,7 +31,7 @@ struct output_row {
     __device__ inline float operator()(int64_t p, int64_t d) const { return g[p * width + d]; }
 };
 
-extern "C" void ag_embedding_backward_cuda(ag_node *n)
+void ag_embedding_backward_cuda(ag_node *n)
 {
     const int64_t width = n->in[0]->shape[1];
     ag_rows_add(ids_of(n), width, output_row{ ag_real(n->out->grad), width }, n->din[0], n->accumulate[0]);

@@ -6,6 +6,7 @@
 namespace {
 
 struct desc { int32_t trans_a, trans_b; uint32_t epilogue; const float *bias; };
+struct pref { uint32_t align[4]; };
 struct layout { int type; uint64_t rows, cols; int64_t ld, step; int32_t batch; };
 
 enum { SUCCESS = 0, INVALID_VALUE = 7 };
@@ -20,15 +21,21 @@ int create(ag_lt_handle *h) { return *h = nullptr, SUCCESS; }
 int desc_create(ag_lt_desc *d, int, int) { return make((desc **)d, desc{}); }
 int desc_destroy(ag_lt_desc d) { return delete (desc *)d, SUCCESS; }
 int layout_destroy(ag_lt_layout l) { return delete (layout *)l, SUCCESS; }
-int pref_create(ag_lt_pref *p) { return *p = nullptr, SUCCESS; }
-int pref_set(ag_lt_pref, int, const void *, size_t) { return SUCCESS; }
-int pref_destroy(ag_lt_pref) { return SUCCESS; }
+int pref_create(ag_lt_pref *p) { return make((pref **)p, pref{ { 256, 256, 256, 256 } }); }
+int pref_destroy(ag_lt_pref p) { return delete (pref *)p, SUCCESS; }
 
 int set(void *field, size_t field_size, const void *value, size_t size)
 {
     if (field_size != size) return INVALID_VALUE;
     memcpy(field, value, size);
     return SUCCESS;
+}
+
+int pref_set(ag_lt_pref handle, int attribute, const void *value, size_t size)
+{
+    const int i = attribute - AG_LT_PREF_ALIGN_A;
+    if (attribute == AG_LT_PREF_WORKSPACE) return size == sizeof(size_t) ? SUCCESS : INVALID_VALUE;
+    return i < 0 || i > 3 ? INVALID_VALUE : set(&((pref *)handle)->align[i], sizeof(uint32_t), value, size);
 }
 
 int desc_set(ag_lt_desc handle, int attribute, const void *value, size_t size)
@@ -61,8 +68,8 @@ bool fits(const layout *l, uint64_t rows, uint64_t cols)
     return l->rows == rows && l->cols == cols && l->ld >= (int64_t)l->rows && rows && cols;
 }
 
-int heuristic(ag_lt_handle, ag_lt_desc dh, ag_lt_layout ah, ag_lt_layout bh, ag_lt_layout ch, ag_lt_layout, ag_lt_pref,
-              int, ag_lt_result *result, int *got)
+int heuristic(ag_lt_handle, ag_lt_desc dh, ag_lt_layout ah, ag_lt_layout bh, ag_lt_layout ch, ag_lt_layout,
+              ag_lt_pref ph, int, ag_lt_result *result, int *got)
 {
     const desc *d = (const desc *)dh;
     const layout *a = (const layout *)ah, *b = (const layout *)bh, *c = (const layout *)ch;
@@ -72,47 +79,40 @@ int heuristic(ag_lt_handle, ag_lt_desc dh, ag_lt_layout ah, ag_lt_layout bh, ag_
                       a->batch == c->batch && b->batch == c->batch && a->type == c->type && b->type == c->type;
     *got = good;
     memset(result, 0, sizeof *result);
+    memcpy(result->algo.data, ((const pref *)ph)->align, sizeof(pref));     /* the algorithm relies on what was promised */
     return good ? SUCCESS : INVALID_VALUE;
 }
 
-float get(const layout *l, const void *data, int batch, int64_t i, int64_t j)
+bool aligned(const void *p, uint32_t bytes)
 {
-    const int64_t at = batch * l->step + i + j * l->ld;
-    if (l->type == AG_LT_R_32F) return ((const float *)data)[at];
-    const uint32_t bits = (uint32_t)((const uint16_t *)data)[at] << 16;
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
-}
-
-void put(const layout *l, void *data, int batch, int64_t i, int64_t j, float v)
-{
-    const int64_t at = batch * l->step + i + j * l->ld;
-    uint32_t u;
-    memcpy(&u, &v, sizeof u);
-    if (l->type == AG_LT_R_32F) ((float *)data)[at] = v;
-    else ((uint16_t *)data)[at] = (uint16_t)((u + 0x7FFF + (u >> 16 & 1)) >> 16);
+    return (uintptr_t)p % bytes == 0;
 }
 
 int matmul(ag_lt_handle, ag_lt_desc dh, const void *alpha, const void *a, ag_lt_layout ah, const void *b, ag_lt_layout bh,
-           const void *beta, const void *c, ag_lt_layout ch, void *out, ag_lt_layout, const ag_lt_algo *, void *, size_t,
-           void *)
+           const void *beta, const void *c, ag_lt_layout ch, void *out, ag_lt_layout, const ag_lt_algo *algo, void *,
+           size_t, void *)
 {
     const desc *d = (const desc *)dh;
     const layout *la = (const layout *)ah, *lb = (const layout *)bh, *lc = (const layout *)ch;
     const int64_t inner = (int64_t)(d->trans_a ? la->rows : la->cols);
+    const int64_t a_row = d->trans_a ? la->ld : 1, a_col = d->trans_a ? 1 : la->ld;
+    const int64_t b_row = d->trans_b ? lb->ld : 1, b_col = d->trans_b ? 1 : lb->ld;
     const float scale = *(const float *)alpha, keep = *(const float *)beta;
+    const uint32_t *align = (const uint32_t *)algo->data;
+    if (!aligned(a, align[0]) || !aligned(b, align[1]) || !aligned(c, align[2]) || !aligned(out, align[3]))
+        return INVALID_VALUE;
     for (int batch = 0; batch < lc->batch; batch++)
         for (int64_t j = 0; j < (int64_t)lc->cols; j++)
             for (int64_t i = 0; i < (int64_t)lc->rows; i++) {
+                const float *x = (const float *)a + batch * la->step + i * a_row;
+                const float *y = (const float *)b + batch * lb->step + j * b_col;
+                const int64_t at = batch * lc->step + i + j * lc->ld;
                 float sum = 0;
-                for (int64_t k = 0; k < inner; k++)
-                    sum += (d->trans_a ? get(la, a, batch, k, i) : get(la, a, batch, i, k)) *
-                           (d->trans_b ? get(lb, b, batch, j, k) : get(lb, b, batch, k, j));
+                for (int64_t k = 0; k < inner; k++) sum += x[k * a_col] * y[k * b_row];
                 sum *= scale;
-                if (keep != 0) sum += keep * get(lc, c, batch, i, j);
+                if (keep != 0) sum += keep * ((const float *)c)[at];
                 if (d->epilogue == AG_LT_EPILOGUE_BIAS) sum += d->bias[i];
-                put(lc, out, batch, i, j, sum);
+                ((float *)out)[at] = sum;
             }
     return SUCCESS;
 }

@@ -1,5 +1,7 @@
 /* cuda/reduce.cu - the reductions of ops/reduce.c. */
 #include "cuda/reduce.h"
+#include "ops/formulas.h"
+#include "ops/registry.h"
 
 static uint32_t axes_of(const ag_node *n)
 {
@@ -66,10 +68,10 @@ static void sum_into(ag_node *n, float *y, bool mean)
                            ag_put_sum{ y, mean ? 1 / (float)w.reduced.n : 1, false });
 }
 
-extern "C" void ag_sum_forward_cuda(ag_node *n) { sum_into(n, ag_real(n->out), false); }
-extern "C" void ag_sum_backward_cuda(ag_node *n) { run_spread(n, spread_sum{ ag_real(n->out->grad), 1 }); }
-extern "C" void ag_mean_forward_cuda(ag_node *n) { sum_into(n, ag_real(n->out), true); }
-extern "C" void ag_mean_backward_cuda(ag_node *n)
+void ag_sum_forward_cuda(ag_node *n) { sum_into(n, ag_real(n->out), false); }
+void ag_sum_backward_cuda(ag_node *n) { run_spread(n, spread_sum{ ag_real(n->out->grad), 1 }); }
+void ag_mean_forward_cuda(ag_node *n) { sum_into(n, ag_real(n->out), true); }
+void ag_mean_backward_cuda(ag_node *n)
 {
     const float count = (float)split(n, axes_of(n)).reduced.n;
     run_spread(n, spread_sum{ ag_real(n->out->grad), 1 / count });
@@ -83,14 +85,14 @@ struct place_of {
     __device__ inline ag_place operator()(const int64_t *at, int64_t, int64_t) const { return { x[at[0]], at[1] }; }
 };
 
-struct put_value {
+struct put_extreme {
     float *y;
-    __device__ inline void operator()(int64_t o, ag_place a) const { y[o] = a.value; }
-};
-
-struct put_place {
-    int64_t *y;
-    __device__ inline void operator()(int64_t o, ag_place a) const { y[o] = a.at; }
+    int64_t *place;
+    __device__ inline void operator()(int64_t o, ag_place a) const
+    {
+        y[o] = a.value;
+        place[o] = a.at;
+    }
 };
 
 struct spread_place {
@@ -99,33 +101,35 @@ struct spread_place {
     __device__ inline float operator()(float, int64_t i, int64_t o) const { return place[o] == i ? g[o] : 0; }
 };
 
-template <int SIGN, class Put> static void extreme(ag_node *n, Put put)
+template <int SIGN> static void extreme(ag_node *n)
 {
-    ag_reduce<ag_fold_first<SIGN>>(n, split(n, axes_of(n)), place_of{ ag_real(n->in[0]) }, put);
+    ag_reduce<ag_fold_first<SIGN>>(n, split(n, axes_of(n)), place_of{ ag_real(n->in[0]) },
+                                   put_extreme{ ag_real(n->out), (int64_t *)n->saved[0]->data });
 }
 
-template <int SIGN> static void extreme_backward(ag_node *n)
+static void extreme_backward(ag_node *n)
 {
-    int64_t *place = (int64_t *)ag_workspace(n, ag_numel(n->out), sizeof *place);
-    extreme<SIGN>(n, put_place{ place });
-    run_spread(n, spread_place{ ag_real(n->out->grad), place });
+    run_spread(n, spread_place{ ag_real(n->out->grad), (const int64_t *)n->saved[0]->data });
 }
 
-extern "C" void ag_max_forward_cuda(ag_node *n) { extreme<1>(n, put_value{ ag_real(n->out) }); }
-extern "C" void ag_max_backward_cuda(ag_node *n) { extreme_backward<1>(n); }
-extern "C" void ag_min_forward_cuda(ag_node *n) { extreme<-1>(n, put_value{ ag_real(n->out) }); }
-extern "C" void ag_min_backward_cuda(ag_node *n) { extreme_backward<-1>(n); }
+void ag_max_forward_cuda(ag_node *n) { extreme<1>(n); }
+void ag_max_backward_cuda(ag_node *n) { extreme_backward(n); }
+void ag_min_forward_cuda(ag_node *n) { extreme<-1>(n); }
+void ag_min_backward_cuda(ag_node *n) { extreme_backward(n); }
 
 struct rank_of {
     const float *x;
     __device__ inline ag_place operator()(const int64_t *at, int64_t, int64_t r) const { return { x[at[0]], r }; }
 };
 
-extern "C" void ag_argmax_forward_cuda(ag_node *n)
+struct put_rank {
+    int64_t *y;
+    __device__ inline void operator()(int64_t o, ag_place a) const { y[o] = a.at; }
+};
+
+void ag_argmax_forward_cuda(ag_node *n)
 {
-    const int axis = ag_node_axis(n, n->in[0], *(const int *)n->arg);
-    ag_reduce<ag_fold_first<1>>(n, split(n, 1u << axis), rank_of{ ag_real(n->in[0]) },
-                                put_place{ (int64_t *)n->out->data });
+    ag_reduce<ag_fold_first<1>>(n, split(n, axes_of(n)), rank_of{ ag_real(n->in[0]) }, put_rank{ (int64_t *)n->out->data });
 }
 
 /* ---- variance: sum (x - m)^2 / (N - correction), in two passes ---------------------------------------------------------- */
@@ -150,22 +154,17 @@ static float degrees(const ag_node *n)
     return (float)(split(n, axes_of(n)).reduced.n - ((const ag_reduce_opts *)n->arg)->correction);
 }
 
-static float *means(ag_node *n)
+void ag_var_forward_cuda(ag_node *n)
 {
-    float *m = (float *)ag_workspace(n, ag_numel(n->out), sizeof *m);
-    sum_into(n, m, true);
-    return m;
-}
-
-extern "C" void ag_var_forward_cuda(ag_node *n)
-{
-    ag_reduce<ag_fold_sum>(n, split(n, axes_of(n)), square_of{ ag_real(n->in[0]), means(n) },
+    float *mean = ag_real(n->saved[0]);
+    sum_into(n, mean, true);
+    ag_reduce<ag_fold_sum>(n, split(n, axes_of(n)), square_of{ ag_real(n->in[0]), mean },
                            ag_put_sum{ ag_real(n->out), 1 / degrees(n), false });
 }
 
-extern "C" void ag_var_backward_cuda(ag_node *n)
+void ag_var_backward_cuda(ag_node *n)
 {
-    run_spread(n, spread_var{ ag_real(n->out->grad), means(n), 2 / degrees(n) });
+    run_spread(n, spread_var{ ag_real(n->out->grad), ag_real(n->saved[0]), 2 / degrees(n) });
 }
 
 /* ---- logsumexp: m + log sum exp(x - m), m = max, or 0 where that is infinite ------------------------------------------------ */
@@ -177,29 +176,29 @@ struct put_finite {
 
 struct exp_of {
     const float *x, *m;
-    __device__ inline float operator()(const int64_t *at, int64_t o, int64_t) const { return expf(x[at[0]] - m[o]); }
+    __device__ inline float operator()(const int64_t *at, int64_t o, int64_t) const { return EXP(x[at[0]] - m[o]); }
 };
 
 struct put_log {
     float *y;
     const float *m;
-    __device__ inline void operator()(int64_t o, float s) const { y[o] = m[o] + logf(s); }
+    __device__ inline void operator()(int64_t o, float s) const { y[o] = m[o] + LOG(s); }
 };
 
 struct spread_logsumexp {
     const float *g, *y;
-    __device__ inline float operator()(float x, int64_t, int64_t o) const { return g[o] * expf(x - y[o]); }
+    __device__ inline float operator()(float x, int64_t, int64_t o) const { return g[o] * EXP(x - y[o]); }
 };
 
-extern "C" void ag_logsumexp_forward_cuda(ag_node *n)
+void ag_logsumexp_forward_cuda(ag_node *n)
 {
     float *m = (float *)ag_workspace(n, ag_numel(n->out), sizeof *m);
-    extreme<1>(n, put_finite{ m });
+    ag_reduce<ag_fold_first<1>>(n, split(n, axes_of(n)), place_of{ ag_real(n->in[0]) }, put_finite{ m });
     const exp_of map = { ag_real(n->in[0]), m };
     ag_reduce<ag_fold_sum>(n, split(n, axes_of(n)), map, put_log{ ag_real(n->out), m });
 }
 
-extern "C" void ag_logsumexp_backward_cuda(ag_node *n)
+void ag_logsumexp_backward_cuda(ag_node *n)
 {
     run_spread(n, spread_logsumexp{ ag_real(n->out->grad), ag_real(n->out) });
 }

@@ -3,14 +3,11 @@
  * One pass each way. Means and sums are gathered in double per piece of CHUNK elements and then over the pieces, so the
  * result does not depend on the number of threads. */
 #include "core/thread.h"
-#include "ops/formulas.h"
-#include "ops/ops.h"
+#include "ops/losses.h"
 #include "ops/registry.h"
 
-enum { X, TARGET, WEIGHT, INPUTS };
+enum { X = AG_LOSS_X, TARGET = AG_LOSS_TARGET, WEIGHT = AG_LOSS_WEIGHT };
 enum { CHUNK = 4096 };
-
-typedef struct { ag_reduction reduction; double delta; } loss_arg;
 
 typedef struct {
     const real *x, *t, *weight, *g;
@@ -30,14 +27,14 @@ static void loss_infer(ag_node *n)
     AG_REQUIRE(n, same, "x and target must have one shape");
     AG_REQUIRE(n, !w || (w->ndim == 1 && x->ndim && w->shape[0] == x->shape[x->ndim - 1]),
                "weight must be [C], C the last axis of x");
-    const loss_arg *a = n->arg;
+    const ag_loss_arg *a = n->arg;
     AG_REQUIRE(n, a->reduction == AG_NONE || ag_numel(x), "there are no elements to take the mean of");
     ag_node_out(n, AG_F32, a->reduction == AG_NONE ? ag_shape_of(x) : (ag_shape){ 0 });
 }
 
 static loss_job job_of(const ag_node *n)
 {
-    const loss_arg *a = n->arg;
+    const ag_loss_arg *a = n->arg;
     const ag_tensor *w = n->in[WEIGHT];
     return (loss_job){ .x = ag_real(n->in[X]), .t = ag_real(n->in[TARGET]), .weight = w ? ag_real(w) : NULL,
                        .classes = w ? w->shape[0] : 1, .n = ag_numel(n->in[X]), .delta = (real)a->delta,
@@ -46,7 +43,7 @@ static loss_job job_of(const ag_node *n)
 
 static void loss_forward(ag_node *n, void (*piece)(int64_t, int64_t, void *))
 {
-    const loss_arg *a = n->arg;
+    const ag_loss_arg *a = n->arg;
     loss_job j = job_of(n);
     const int64_t chunks = (j.n + CHUNK - 1) / CHUNK;
     double one, total = 0;
@@ -61,7 +58,7 @@ static void loss_forward(ag_node *n, void (*piece)(int64_t, int64_t, void *))
 /* d x; d target is its negative where the loss depends on the difference alone. */
 static void loss_backward(ag_node *n, void (*piece)(int64_t, int64_t, void *), bool difference)
 {
-    const loss_arg *a = n->arg;
+    const ag_loss_arg *a = n->arg;
     loss_job j = job_of(n);
     j.g = ag_real(n->out->grad);
     for (int k = X; k <= TARGET; k++) {
@@ -119,8 +116,9 @@ static void loss_backward(ag_node *n, void (*piece)(int64_t, int64_t, void *), b
     };                                                                                                           \
     ag_tensor *ag_##id##_(const char *at, ag_tensor *x, ag_tensor *target, ag_loss_opts opts)                    \
     {                                                                                                            \
-        const loss_arg a = { opts.reduction, opts.delta > 0 ? opts.delta : 1 };                                  \
-        return ag_apply_(at, &ag_op_##id, INPUTS, (ag_tensor *[]){ x, target, opts.weight }, &a, sizeof a);      \
+        const ag_loss_arg a = { opts.reduction, opts.delta > 0 ? opts.delta : 1 };                               \
+        ag_tensor *in[AG_LOSS_INPUTS] = { x, target, opts.weight };                                              \
+        return ag_apply_(at, &ag_op_##id, AG_LOSS_INPUTS, in, &a, sizeof a);                                     \
     }
 
 static ag_tensor *bce_weighted(ag_tensor **in) { return ag_bce_with_logits(in[0], in[1], .weight = in[2]); }
@@ -130,12 +128,4 @@ static ag_tensor *bce_weighted(ag_tensor **in) { return ag_bce_with_logits(in[0]
 #define LOSS_MORE_huber_loss
 #define LOSS_MORE_bce_with_logits , { "x[3,5] target[3,5]:u01 weight[5]:cpos", bce_weighted }
 
-/* (x - t)^2;  |x - t|;  d^2/2 inside delta, delta (|d| - delta/2) outside (F.huber_loss) */
-LOSS(mse_loss, d * d, 2 * d, true, "")
-LOSS(l1_loss, FABS(d), (d > 0 ? R(1) : d < 0 ? R(-1) : 0), true, "")
-LOSS(huber_loss, FABS(d) <= delta ? d * d / 2 : delta * (FABS(d) - delta / 2),
-     (FABS(d) <= delta ? d : d > 0 ? delta : -delta), true, "")
-
-/* (1 - t) x + (1 + (w - 1) t) log(1 + exp(-x)), written so that nothing overflows */
-LOSS(bce_with_logits, (1 - t) * x + (1 + (w - 1) * t) * (LOG(1 + EXP(-FABS(x))) + (x < 0 ? -x : 0)),
-     ((1 - t) - (1 + (w - 1) * t) * SIGMOID(-x)), false, ":u01")
+AG_LOSSES(LOSS)

@@ -2,12 +2,19 @@
 #ifndef AG_REGISTRY_H
 #define AG_REGISTRY_H
 #include "ops/op.h"
+AG_BEGIN_DECLS
 
-#define AG_UNARY(name, y, dx, domain) extern const ag_op ag_op_##name;
+/* The op, and its kernels in cuda/ where it has some (AG_CUDA_FN). */
+#define AG_DECLARE_OP(name) \
+    extern const ag_op ag_op_##name; \
+    void ag_##name##_forward_cuda(ag_node *n); \
+    void ag_##name##_backward_cuda(ag_node *n);
+
+#define AG_UNARY(name, y, dx, domain) AG_DECLARE_OP(name)
 #define AG_UNARY1 AG_UNARY
 #define AG_UNARY2 AG_UNARY
-#define AG_BINARY(name, y, da, db, domain) extern const ag_op ag_op_##name;
-#define AG_COMPARE(name, y) extern const ag_op ag_op_##name;
+#define AG_BINARY(name, y, da, db, domain) AG_DECLARE_OP(name)
+#define AG_COMPARE(name, y) AG_DECLARE_OP(name)
 #include "ops/elementwise.def"
 
 #define AG_OTHER_OPS(OP) \
@@ -17,8 +24,8 @@
     OP(matmul) OP(linear) OP(mse_loss) OP(l1_loss) OP(huber_loss) OP(bce_with_logits) \
     OP(softmax) OP(log_softmax) OP(cross_entropy) OP(nll_loss) OP(layer_norm) OP(batch_norm) OP(embedding) OP(one_hot) OP(dot_bias) OP(gather) OP(argsort) OP(concat) OP(pad) OP(dropout)
 
-#define AG_DECLARE_OP(name) extern const ag_op ag_op_##name;
 AG_OTHER_OPS(AG_DECLARE_OP)
 #undef AG_DECLARE_OP
 
+AG_END_DECLS
 #endif

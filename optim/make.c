@@ -67,7 +67,7 @@ static void make_state(const char *at, optim_param *p)
         p->slot[k] = ag_to_(at, ag_full_(at, 0, ag_shape_of(p->t)), p->t->device);
         p->name[k] = ag_sprintf("%s.%s", p->t->name, p->opt->rule->slot[k]);
     }
-    p->step = ag_from_(at, AG_I64, &(int64_t){ 0 }, AG_LIT(ag_shape, 0, { 0 }));
+    p->step = ag_to_(at, ag_from_(at, AG_I64, &(int64_t){ 0 }, AG_LIT(ag_shape, 0, { 0 })), AG_CPU);
     p->name[OPTIM_SLOTS] = ag_sprintf("%s.step", p->t->name);
 }
 

@@ -1,6 +1,7 @@
 /* optim/optim.c - one step: which parameters take part, the dense ones in one pass over all of them, rows, clocks. */
 #include <math.h>
 #include <string.h>
+#include "ops/ops.h"
 #include "optim/state.h"
 
 /* ---- hyper-parameters of a parameter's next step ---------------------------------------------------------------------- */
@@ -80,15 +81,15 @@ static optim_segment segment_of(const char *at, const optim_param *p)
                       .s0 = p->slot[0] ? p->slot[0]->data : NULL, .s1 = p->slot[1] ? p->slot[1]->data : NULL };
 }
 
-/* All dense parameters are one range of elements to the threads: many small tensors cost no more than one large one.
- * Segments begin at multiples of 16 elements, so that pieces are cut at whole vectors. */
-static void dense_step(const char *at, optim *o)
+/* All dense parameters of a device are one range of elements to its threads: many small tensors cost no more than one
+ * large one. Segments begin at multiples of 16 elements, so that pieces are cut at whole vectors. */
+static void dense_step_on(const char *at, optim *o, ag_device device)
 {
     int64_t total = 0;
     dense_job j = { o->segment, 0, o->rule->kernel };
     for (int i = 0; i < o->n_params; i++) {
         const optim_param *p = &o->param[i];
-        if (!takes_part(p) || steps_by_rows(p)) continue;
+        if (p->t->device != device || !takes_part(p) || steps_by_rows(p)) continue;
         if (p->t->rows) ag_rows_to_dense(p->t);
         optim_segment s = segment_of(at, p);
         if (o->rule->trust) {
@@ -99,7 +100,8 @@ static void dense_step(const char *at, optim *o)
         total += (s.n + 15) / 16 * 16;
         o->segment[j.n++] = s;
     }
-    if (j.n) ag_parallel(total, 2048, 0.25, step_segments, &j);
+    if (j.n && device == AG_CPU) ag_parallel(total, 2048, 0.25, step_segments, &j);
+    else if (j.n) o->rule->cuda(o->segment, j.n);
 }
 
 /* ---- clocks of lazy parameters --------------------------------------------------------------------------------------------- */
@@ -196,22 +198,23 @@ static void advance_clocks(optim *o)
 
 /* ---- the public calls ------------------------------------------------------------------------------------------------------- */
 
-static void require_cpu(const char *at, const optim *o)
+static void require_kernel(const char *at, const optim *o)
 {
     for (int i = 0; i < o->n_params; i++)
-        if (o->param[i].t->device != AG_CPU)
+        if (o->param[i].t->device != AG_CPU && !(o->param[i].t->device == AG_CUDA && o->rule->cuda))
             ag_fail(at, "%s: no step on %s for parameter %s", o->rule->name, ag_device_name(o->param[i].t->device),
                     o->param[i].t->name);
 }
 
 void ag_optim_step_(const char *at, optim *o)
 {
-    require_cpu(at, o);
+    require_kernel(at, o);
     o->n_gathers = 0;
     if (o->n_clocks) prepare_lazy(o);
     for (int i = 0; i < o->n_params; i++)
         if (takes_part(&o->param[i]) && steps_by_rows(&o->param[i])) ag_optim_rows_step(&o->param[i]);
-    dense_step(at, o);
+    dense_step_on(at, o, AG_CPU);
+    dense_step_on(at, o, AG_CUDA);
     if (o->n_clocks) advance_clocks(o);
     for (int i = 0; i < o->n_params; i++)
         if (takes_part(&o->param[i])) ++*steps_of(&o->param[i]);
@@ -259,9 +262,17 @@ static void norm_pieces(int64_t begin, int64_t end, void *arg)
     }
 }
 
-/* In pieces of fixed size: the same bits for any number of threads. */
-static double norm2(const ag_tensor *g)
+static double norm2_on_device(ag_tensor *g)
 {
+    AG_SCOPE;
+    AG_NO_GRAD;
+    return ag_item(ag_sum(ag_square(g)));
+}
+
+/* In pieces of fixed size: the same bits for any number of threads. */
+static double norm2(ag_tensor *g)
+{
+    if (g->device != AG_CPU) return norm2_on_device(g);
     const int64_t n = ag_numel(g), pieces = (n + NORM_PIECE - 1) / NORM_PIECE;
     norm_job j = { g->data, n, ag_alloc(pieces ? pieces : 1, sizeof(double)) };
     ag_parallel(pieces, 1, NORM_PIECE * 0.2, norm_pieces, &j);
@@ -274,7 +285,7 @@ static double norm2(const ag_tensor *g)
 double ag_optim_clip_norm_(const char *at, optim *o, double max)
 {
     if (!(max > 0)) ag_fail(at, "optim_clip_norm: the largest norm must be positive (got %g)", max);
-    require_cpu(at, o);
+    require_kernel(at, o);
     double sum = 0;
     o->n_gathers = 0;
     for (int i = 0; i < o->n_params; i++) {

@@ -1,13 +1,22 @@
-/* optim/rules.c - the optimizers' formulas: one vectorised pass each over w, g and up to two state arrays. */
+/* optim/rules.c - the optimizers: the passes of rules.def over w, g and up to two state arrays, and their scalars. */
 #include <math.h>
 #include "core/memory.h"
+#include "ops/formulas.h"
+#include "ops/op.h"
 #include "optim/state.h"
 
-#ifdef AG_F64
-#define SQRT sqrt
-#else
-#define SQRT sqrtf
-#endif
+#define OPTIM_RULE(name, attributes, ...)                                                                        \
+    attributes                                                                                                   \
+    static void name(const optim_scalars *s, int64_t n, real *restrict w, const real *restrict g,                \
+                     real *restrict s0, real *restrict s1)                                                       \
+    {                                                                                                            \
+        (void)s0, (void)s1;                                                                                      \
+        const optim_scalars k = *s;                                                                              \
+        _Pragma("omp simd")                                                                                      \
+        for (int64_t i = 0; i < n; i++) __VA_ARGS__                                                              \
+    }
+#include "optim/rules.def"
+#define KERNELS(name) .kernel = name, .cuda = AG_CUDA_FN(ag_optim_##name##_cuda)
 
 /* ---- SGD ------------------------------------------------------------------------------------------------------------ */
 
@@ -17,61 +26,13 @@ static void no_scalars(const optim_hyper *h, optim_scalars *s)
     (void)s;
 }
 
-static void sgd(const optim_scalars *s, int64_t n, real *restrict w, const real *restrict g, real *s0, real *s1)
-{
-    (void)s0;
-    (void)s1;
-    const optim_scalars k = *s;
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) w[i] = k.decay * w[i] - k.lr * (k.scale * g[i] + k.l2 * w[i]);
-}
-
-static void sgd_momentum(const optim_scalars *s, int64_t n, real *restrict w, const real *restrict g, real *restrict a,
-                         real *s1)
-{
-    (void)s1;
-    const optim_scalars k = *s;
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) {
-        a[i] = k.beta1 * a[i] + (k.scale * g[i] + k.l2 * w[i]);
-        w[i] = k.decay * w[i] - k.lr * a[i];
-    }
-}
-
-static void nesterov(const optim_scalars *s, int64_t n, real *restrict w, const real *restrict g, real *restrict a,
-                     real *s1)
-{
-    (void)s1;
-    const optim_scalars k = *s;
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) {
-        const real d = k.scale * g[i] + k.l2 * w[i];
-        a[i] = k.beta1 * a[i] + d;
-        w[i] = k.decay * w[i] - k.lr * (d + k.beta1 * a[i]);
-    }
-}
-
-const optim_rule ag_optim_rule_sgd = { .name = "optim_sgd", .kernel = sgd, .scalars = no_scalars, .by_rows = true };
+const optim_rule ag_optim_rule_sgd = { .name = "optim_sgd", KERNELS(sgd), .scalars = no_scalars, .by_rows = true };
 const optim_rule ag_optim_rule_sgd_momentum = { .name = "optim_sgd", .slot = { "momentum_buffer" },
-                                                .kernel = sgd_momentum, .scalars = no_scalars };
-const optim_rule ag_optim_rule_nesterov = { .name = "optim_sgd", .slot = { "momentum_buffer" }, .kernel = nesterov,
+                                                KERNELS(sgd_momentum), .scalars = no_scalars };
+const optim_rule ag_optim_rule_nesterov = { .name = "optim_sgd", .slot = { "momentum_buffer" }, KERNELS(nesterov),
                                             .scalars = no_scalars };
 
 /* ---- Adam and what differs from it in the scalars only --------------------------------------------------------------- */
-
-OPTIM_NEWTON
-static void adam(const optim_scalars *s, int64_t n, real *restrict w, const real *restrict g, real *restrict m,
-                 real *restrict v)
-{
-    const optim_scalars k = *s;
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) {
-        const real d = k.scale * g[i] + k.l2 * w[i];
-        m[i] = k.beta1 * m[i] + k.new1 * d;
-        v[i] = k.beta2 * v[i] + k.new2 * d * d;
-        w[i] = k.decay * w[i] - k.step * m[i] / (k.root * SQRT(v[i]) + k.eps);
-    }
-}
 
 static double debias(double beta, int64_t t)
 {
@@ -107,67 +68,28 @@ static void radam_scalars(const optim_hyper *h, optim_scalars *s)
     }
 }
 
-const optim_rule ag_optim_rule_adam = { .name = "optim_adam", .slot = { "exp_avg", "exp_avg_sq" }, .kernel = adam,
+const optim_rule ag_optim_rule_adam = { .name = "optim_adam", .slot = { "exp_avg", "exp_avg_sq" }, KERNELS(adam),
                                         .scalars = adam_scalars, .by_rows = true, .lazy = true };
 const optim_rule ag_optim_rule_sparse_adam = { .name = "optim_sparse_adam", .slot = { "exp_avg", "exp_avg_sq" },
                                                .kernel = adam, .scalars = sparse_adam_scalars, .by_rows = true };
-const optim_rule ag_optim_rule_radam = { .name = "optim_radam", .slot = { "exp_avg", "exp_avg_sq" }, .kernel = adam,
+const optim_rule ag_optim_rule_radam = { .name = "optim_radam", .slot = { "exp_avg", "exp_avg_sq" }, KERNELS(adam),
                                          .scalars = radam_scalars };
 
 /* ---- RMSProp ------------------------------------------------------------------------------------------------------------ */
-
-static void rmsprop(const optim_scalars *s, int64_t n, real *restrict w, const real *restrict g, real *restrict v,
-                    real *s1)
-{
-    (void)s1;
-    const optim_scalars k = *s;
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) {
-        const real d = k.scale * g[i] + k.l2 * w[i];
-        v[i] = k.beta2 * v[i] + k.new2 * d * d;
-        w[i] = k.decay * w[i] - k.lr * d / (SQRT(v[i]) + k.eps);
-    }
-}
-
-static void rmsprop_momentum(const optim_scalars *s, int64_t n, real *restrict w, const real *restrict g,
-                             real *restrict v, real *restrict a)
-{
-    const optim_scalars k = *s;
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) {
-        const real d = k.scale * g[i] + k.l2 * w[i];
-        v[i] = k.beta2 * v[i] + k.new2 * d * d;
-        a[i] = k.beta1 * a[i] + d / (SQRT(v[i]) + k.eps);
-        w[i] = k.decay * w[i] - k.lr * a[i];
-    }
-}
-
-static void rmsprop_fastai(const optim_scalars *s, int64_t n, real *restrict w, const real *restrict g,
-                           real *restrict v, real *restrict a)
-{
-    const optim_scalars k = *s;
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) {
-        const real d = k.scale * g[i] + k.l2 * w[i];
-        a[i] = k.beta1 * a[i] + d;
-        v[i] = k.beta2 * v[i] + k.new2 * d * d;
-        w[i] = k.decay * w[i] - k.lr * a[i] / (SQRT(v[i]) + k.eps);
-    }
-}
 
 static void eps_scalar(const optim_hyper *h, optim_scalars *s)
 {
     s->eps = (real)h->eps;
 }
 
-const optim_rule ag_optim_rule_rmsprop = { .name = "optim_rmsprop", .slot = { "square_avg" }, .kernel = rmsprop,
+const optim_rule ag_optim_rule_rmsprop = { .name = "optim_rmsprop", .slot = { "square_avg" }, KERNELS(rmsprop),
                                            .scalars = eps_scalar };
 const optim_rule ag_optim_rule_rmsprop_momentum = { .name = "optim_rmsprop",
                                                     .slot = { "square_avg", "momentum_buffer" },
-                                                    .kernel = rmsprop_momentum, .scalars = eps_scalar };
+                                                    KERNELS(rmsprop_momentum), .scalars = eps_scalar };
 const optim_rule ag_optim_rule_rmsprop_fastai = { .name = "optim_rmsprop",
                                                   .slot = { "square_avg", "momentum_buffer" },
-                                                  .kernel = rmsprop_fastai, .scalars = eps_scalar };
+                                                  KERNELS(rmsprop_fastai), .scalars = eps_scalar };
 
 /* ---- LAMB ---------------------------------------------------------------------------------------------------------------- */
 

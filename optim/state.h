@@ -5,6 +5,7 @@
 #include "core/thread.h"
 #include "optim/lazy.h"
 #include "optim/optim.h"
+AG_BEGIN_DECLS
 
 /* sqrt and division dominate Adam's step. Where the compiler may refine the hardware's approximations by a Newton step
  * (to 1 or 2 ulp) it runs 1.45 times as fast; nothing else in these loops could be reordered. */
@@ -26,12 +27,21 @@ typedef struct {
 
 typedef void (*optim_kernel)(const optim_scalars *s, int64_t n, real *w, const real *g, real *s0, real *s1);
 
+/* A dense parameter's place among all elements of one pass. */
+typedef struct optim_segment {
+    int64_t begin, n;
+    real *w, *s0, *s1;
+    const real *g;
+    optim_scalars scalars;
+} optim_segment;
+
 typedef struct { double lr, wd, beta1, beta2, eps; int64_t t; bool fastai; } optim_hyper;   /* t: this step, from 1 */
 
 typedef struct {
     const char *name;
     const char *slot[OPTIM_SLOTS];      /* PyTorch's names of the state; NULL: none */
     optim_kernel kernel;
+    void (*cuda)(const optim_segment *segment, int n);      /* the GPU's kernel over all of them; NULL: none */
     void (*scalars)(const optim_hyper *h, optim_scalars *s);    /* the last line of optim_scalars */
     bool by_rows, lazy;                 /* touches rows with a gradient only; lazily equal to the dense step */
     bool trust;                         /* LAMB: the step is scaled per parameter */
@@ -47,14 +57,6 @@ typedef struct {
     optim_row *row;                             /* lazy: [rows] the clock's steps each row is at */
     optim *opt;
 } optim_param;
-
-/* A dense parameter's place among all elements of one pass. */
-typedef struct optim_segment {
-    int64_t begin, n;
-    real *w, *s0, *s1;
-    const real *g;
-    optim_scalars scalars;
-} optim_segment;
 
 /* Rows of a batch gathered by table row: positions i of row id[k] are head[k], next[head[k]], ... until -1. */
 typedef struct {
@@ -108,4 +110,10 @@ void ag_optim_lazy_stop(optim_param *p);        /* brings every row up to date a
 void ag_optim_lazy_catch_up(optim_param *p);    /* every row, weights and moments */
 void ag_optim_lazy_touch(optim_param *p, int64_t n, const int64_t *ids, int64_t stride);    /* their weights */
 
+/* cuda/optim.cu */
+#define OPTIM_RULE(name, attributes, ...) void ag_optim_##name##_cuda(const optim_segment *segment, int n);
+#include "optim/rules.def"
+#undef OPTIM_RULE
+
+AG_END_DECLS
 #endif
