@@ -4,7 +4,7 @@ BUILD ?= release#        release | debug | asan | tsan | f64 | emu (GPU kernels 
 CUDA  ?= $(if $(shell command -v nvcc),1,0)#   1: build cuda/ and link it; 0: the stub
 CC    ?= cc
 NVCC  ?= nvcc
-CUDA_ARCH ?= 90#         compute capabilities to compile for; others from 80 on are compiled when first run
+CUDA_ARCH ?= 90#         compute capability to compile for; on others from 8.0 on, kernels are compiled when first run
 
 out := build/$(strip $(BUILD))
 
@@ -13,7 +13,7 @@ cflags.debug   := -O0 -g3 -DAG_DEBUG
 cflags.asan    := -O1 -g3 -DAG_DEBUG -fsanitize=address,undefined -fno-sanitize-recover=undefined
 cflags.tsan    := -O1 -g3 -DAG_DEBUG -fsanitize=thread
 cflags.f64     := -O2 -g -DAG_F64
-cflags.emu     := -O1 -g -DAG_EMULATE
+cflags.emu     := -O2 -g -DAG_EMULATE
 warnings       := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
 
 CPPFLAGS += -I. -MMD -MP -D_GNU_SOURCE
@@ -30,7 +30,7 @@ sources  := $(wildcard core/*.c ops/*.c nn/*.c optim/*.c data/*.c models/*.c)
 
 # cuda/ is in the release, debug and emu builds; the others, and a machine without nvcc, have the stub.
 ifeq ($(strip $(BUILD)),emu)
-  sources  += $(filter-out cuda/stub.c cuda/blas_load.c,$(wildcard cuda/*.c cuda/*.cu cuda/*.cpp)) tests/cuda_planted.cu
+  sources  += $(filter-out cuda/stub.c cuda/blas_load.c,$(wildcard cuda/*.c cuda/*.cu cuda/*.cpp))
   CPPFLAGS += -DAG_HAVE_CUDA
   LINK      = $(CXX)
 else ifeq ($(strip $(CUDA))$(filter asan tsan f64,$(BUILD)),1)
@@ -42,8 +42,7 @@ else
   sources  += cuda/stub.c
 endif
 LINK ?= $(CC)
-NVCCFLAGS := -std=c++17 -O3 $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) \
-             -gencode arch=compute_80,code=compute_80 -Werror all-warnings -Xptxas -warn-spills,-Werror \
+NVCCFLAGS := -std=c++17 -O3 -gencode arch=compute_80,code=[sm_$(CUDA_ARCH),compute_80] -Werror all-warnings -Xptxas -warn-spills,-Werror \
              -Xcompiler -Wall,-fPIC,-fno-threadsafe-statics,-fno-exceptions
 CXXFLAGS  := -std=c++17 -Wall -Wextra -Werror -fPIC $(cflags.$(strip $(BUILD)))
 
@@ -65,6 +64,7 @@ clean:
 $(lib): $(objects)
 	@rm -f $@ && $(AR) rcs $@ $^
 
+$(if $(filter emu,$(BUILD)),$(out)/tests/test_cuda: $(out)/tests/cuda_planted.cu.o)
 $(out)/tests/%: $(out)/tests/%.c.o $(lib)
 	$(LINK) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
 

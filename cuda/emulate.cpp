@@ -1,5 +1,6 @@
 /* cuda/emulate.cpp - fibers, barriers and orders; see cuda/emulate.h. */
 #include "cuda/emulate.h"
+#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <ucontext.h>
@@ -17,8 +18,12 @@ namespace {
 const size_t STACK = 64 << 10, WARP = 32, GUARD = 256;
 const int POISON = 0xFF;                        /* NaN as f32 and bf16, -1 as an integer */
 
+/* Entered by its context once, then switched to and from by longjmp: swapcontext asks the kernel for the signal mask
+ * each time. */
 struct fiber {
     ucontext_t context;
+    jmp_buf jump;
+    bool begun = false;
     std::vector<char> stack = std::vector<char>(STACK);
     unsigned thread = 0;
 };
@@ -40,7 +45,7 @@ struct {
     std::vector<thread> threads;
     std::vector<fiber *> idle;
     std::deque<shared_array> shared;            /* of the running block; the first is the dynamic one */
-    ucontext_t scheduler;
+    jmp_buf scheduler;
     unsigned current = 0;
     int order = AG_FORWARD;
     uint32_t dice = 1;
@@ -49,6 +54,11 @@ struct {
     std::string error;
 } E;
 
+void back_to_scheduler(fiber *self)
+{
+    if (!_setjmp(self->jump)) _longjmp(E.scheduler, 1);
+}
+
 /* A fiber runs thread after thread: contexts are made once, not per CUDA thread. */
 void fiber_main(unsigned high, unsigned low)
 {
@@ -56,7 +66,7 @@ void fiber_main(unsigned high, unsigned low)
     for (;;) {
         E.body(E.arg);
         E.threads[self->thread].done = true;
-        swapcontext(&self->context, &E.scheduler);
+        back_to_scheduler(self);
     }
 }
 
@@ -91,7 +101,11 @@ bool step(unsigned t)
     }
     E.current = t;
     threadIdx = dim3(t % blockDim.x, t / blockDim.x % blockDim.y, t / blockDim.x / blockDim.y);
-    swapcontext(&E.scheduler, &me.on->context);
+    if (!_setjmp(E.scheduler)) {
+        if (me.on->begun) _longjmp(me.on->jump, 1);
+        me.on->begun = true;
+        setcontext(&me.on->context);
+    }
     if (me.done) {
         E.idle.push_back(me.on);
         me.on = nullptr;
@@ -227,7 +241,7 @@ void ag_emulate_wait(int barrier, int line)
     thread &me = E.threads[E.current];
     me.wait = barrier;
     me.line = line;
-    swapcontext(&me.on->context, &E.scheduler);
+    back_to_scheduler(me.on);
 }
 
 unsigned ag_emulate_lane(void)

@@ -1,0 +1,552 @@
+/* tests/test_cuda.c - the kernels of cuda/ against the CPU's ops: every check[] row of every op that has them, sizes at
+ * which they take other paths, training. Runs
+ *   - in the emu build on any machine (cuda/emulate.h), under five orders of the threads, whose bits must agree;
+ *   - where there is a GPU, on it, twice, whose bits must agree;
+ *   - elsewhere: what can be proven of cuBLASLt without a GPU, and that a missing GPU is explained. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <math.h>
+#include "core/device.h"
+#include "tests/op_cases.h"
+#ifdef AG_HAVE_CUDA
+#include "cuda/blas.h"
+#endif
+#ifdef AG_EMULATE
+#include "tests/cuda_planted.h"
+enum { ROUNDS = 5 };
+void ag_emulate_order(int order);
+const char *ag_emulate_error(void);
+#else
+enum { ROUNDS = 2 };
+static void ag_emulate_order(int order) { (void)order; }
+#endif
+
+/* ---- the same function on both devices ---------------------------------------------------------------------------------- */
+
+typedef ag_tensor *(*function)(ag_tensor **in);
+enum { MAX_VALUES = 40000 };
+typedef struct { int64_t n; double v[MAX_VALUES]; } values;
+
+static void take(values *to, ag_tensor *t)
+{
+    double *v = doubles(ag_to(ag_detach(t), AG_CPU));
+    for (int64_t i = 0; i < ag_numel(t); i++) {
+        assert_true(to->n < MAX_VALUES);
+        to->v[to->n++] = v[i];
+    }
+    free(v);
+}
+
+/* On the device; strided: as the odd elements of a wider tensor. */
+static ag_tensor *moved(ag_tensor *t, ag_device device, bool strided)
+{
+    ag_tensor *c = ag_to(ag_detach(t), device);
+    if (strided) {
+        ag_shape s = ag_shape_of(t);
+        s.dim[s.ndim++] = 2;
+        ag_tensor *wide = ag_to(ag_empty_(AG_HERE, t->dtype, s), device);
+        ag_fill(wide, -7);
+        ag_copy(ag_select(wide, -1, 1), c);
+        c = wide;
+    }
+    return t->requires_grad ? ag_param(c) : c;
+}
+
+/* The output, then the gradients of a weighted sum of it, then those of a second backward added to the first. */
+static void run(function fn, int n, ag_tensor **cpu, ag_device device, bool strided, values *out)
+{
+    AG_SCOPE;
+    ag_tensor *leaf[MAX_INPUTS], *in[MAX_INPUTS];
+    out->n = 0;
+    for (int i = 0; i < n; i++) leaf[i] = moved(cpu[i], device, strided);
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < n; i++) in[i] = strided ? ag_select(leaf[i], -1, 1) : leaf[i];
+        ag_tensor *y = fn(in), *w = ag_empty_(AG_HERE, AG_F32, ag_shape_of(y));
+        if (!round) take(out, y);
+        if (!y->requires_grad) return;
+        ag_fill_uniform(ag_real(w), ag_numel(w), 5);
+        ag_backward(y, .grad = ag_to(w, device));
+        for (int i = 0; i < n; i++)
+            if (leaf[i]->grad) take(out, strided ? ag_select(leaf[i]->grad, -1, 1) : leaf[i]->grad);
+    }
+}
+
+static void compare(const char *what, int k, function fn, int n, ag_tensor **in, bool strided, double tol)
+{
+    static values want, first, got;
+    run(fn, n, in, AG_CPU, false, &want);
+    for (int order = 0; order < ROUNDS; order++) {
+        ag_emulate_order(order);
+        run(fn, n, in, AG_CUDA, strided, order ? &got : &first);
+        const values *g = order ? &got : &first;
+        assert_int_equal(g->n, want.n);
+        for (int64_t i = 0; i < g->n; i++)
+            if (!(fabs(g->v[i] - want.v[i]) <= tol * fmax(1, fabs(want.v[i]))))
+                fail_msg("%s %d, order %d, value %lld: got %.9g, the CPU has %.9g", what, k, order, (long long)i, g->v[i],
+                         want.v[i]);
+        for (int64_t i = 0; i < g->n; i++)
+            if (memcmp(&g->v[i], &first.v[i], sizeof(double)))
+                fail_msg("%s %d, value %lld: %.9g in thread order %d, %.9g in the first", what, k, (long long)i, g->v[i], order,
+                         first.v[i]);
+    }
+}
+
+static int for_each_case(bool strided)
+{
+    int count = 0;
+    for (const ag_op *const *at = ag_ops; *at; at++) {
+        const ag_op *op = *at;
+        if (!op->view && !op->forward[AG_CUDA]) continue;
+        for (int k = 0; k < AG_MAX_CHECKS && op->check[k].inputs; k++, count++) {
+            AG_SCOPE;
+            input spec[MAX_INPUTS];
+            ag_tensor *in[MAX_INPUTS];
+            const int n = make_all(&op->check[k], spec, in);
+            compare(op->name, k, op->check[k].fn, n, in, strided, 5e-6);
+        }
+    }
+    return count;
+}
+
+static void test_ops_agree_with_the_cpu(void **state)
+{
+    (void)state;
+    print_message("%d cases compared, %d rounds each\n", for_each_case(false), ROUNDS);
+}
+
+static void test_strided_inputs_agree(void **state)
+{
+    (void)state;
+    for_each_case(true);
+}
+
+/* The kernels that the design promises; one that got lost would go unnoticed above. */
+static void test_the_promised_ops_have_kernels(void **state)
+{
+    (void)state;
+    static const char *const names[] = { "neg", "gelu", "sigmoid_range", "add", "div", "eq", "sum", "mean", "max", "min", "var",
+        "logsumexp", "argmax", "matmul", "linear", "embedding", "dot_bias", "mse_loss", "huber_loss", "cast", "contiguous" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const ag_op *const *op = ag_ops;
+        while (*op && strcmp((*op)->name, names[i])) op++;
+        assert_non_null(*op);
+        if (!(*op)->forward[AG_CUDA] || (!(*op)->no_grad && !(*op)->backward[AG_CUDA])) fail_msg("%s has no kernel", names[i]);
+    }
+}
+
+/* ---- sizes at which kernels take other paths ----------------------------------------------------------------------------- */
+
+static ag_tensor *last_sum(ag_tensor **in) { return ag_sum(in[0], .axes = AG_AXES(-1)); }
+static ag_tensor *first_sum(ag_tensor **in) { return ag_sum(in[0], .axes = AG_AXES(0)); }
+static ag_tensor *middle_max(ag_tensor **in) { return ag_max(in[0], .axes = AG_AXES(1)); }
+static ag_tensor *all_mean(ag_tensor **in) { return ag_mean(in[0]); }
+static ag_tensor *outer_var(ag_tensor **in) { return ag_var(in[0], .axes = AG_AXES(0, 2), .correction = 1); }
+static ag_tensor *product(ag_tensor **in) { return ag_mul(in[0], in[1]); }
+static ag_tensor *table(ag_tensor **in) { return ag_embedding(in[0], in[1]); }
+static ag_tensor *scores(ag_tensor **in) { return ag_dot_bias(in[0], in[1], in[2], in[3], in[4]); }
+static ag_tensor *square(ag_tensor **in) { return ag_mul(in[0], in[0]); }
+static ag_tensor *matrices(ag_tensor **in) { return ag_matmul(in[0], in[1]); }
+static ag_tensor *layer(ag_tensor **in) { return ag_linear(in[0], in[1], .bias = in[2]); }
+static ag_tensor *parts(ag_tensor **in)
+{
+    return ag_matmul(ag_slice(in[0], 1, 1, 4), ag_transpose(ag_slice(in[1], 1, 2, 5), 0, 1));
+}
+static ag_tensor *half(ag_tensor **in) { return ag_cast(ag_cast(in[0], AG_BF16), AG_F32); }
+static ag_tensor *loss(ag_tensor **in) { return ag_mse_loss(in[0], in[1]); }
+
+static void test_other_sizes_agree(void **state)
+{
+    (void)state;
+    static const struct { const char *what, *inputs; function fn; } cases[] = {
+        { "sum of long rows, in parts", "x[3,6000]", last_sum }, { "sum of long columns, in parts", "x[4500,3]", first_sum },
+        { "sum of columns", "x[70,67]", first_sum }, { "max of a middle axis", "x[3,33,40]", middle_max },
+        { "mean of all", "x[9001]", all_mean }, { "var of outer axes", "x[20,3,30]", outer_var },
+        { "product, broadcast", "a[40,1,9] b[7,1]", product }, { "product, more than a grid", "a[9000]", square },
+        { "embedding, many positions of few rows", "w[5,3] ids[600]:i64<5", table },
+        { "embedding, wide", "w[9,300] ids[4]:i64<9", table },
+        { "dot_bias, many", "u[11,50] i[11,50] bu[11,1] bi[11,1] ids[600,2]:i64<11", scores },
+        { "dot_bias, narrow", "u[3,1] i[3,1] bu[3,1] bi[3,1] ids[5,2]:i64<3", scores },
+        { "matmul of unaligned parts", "a[3,5] b[4,6]", parts }, { "matmul by a vector", "a[5,7] b[7,1]", matrices },
+        { "matmul, one row", "a[1,7] b[7,5]", matrices }, { "matmul, no inner", "a[3,0] b[0,2]", matrices },
+        { "matmul, repeated", "a[3,2,4] b[5,1,4,2]", matrices }, { "linear, no features", "x[3,0] w[2,0] b[2]", layer },
+        { "bf16 and back", "x[4,70]", half }, { "mse of many", "x[5000] t[5000]", loss },
+    };
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        AG_SCOPE;
+        input spec[MAX_INPUTS];
+        ag_tensor *in[MAX_INPUTS];
+        const ag_check c = { cases[k].inputs, cases[k].fn };
+        const int n = make_all(&c, spec, in);
+        compare(cases[k].what, (int)k, cases[k].fn, n, in, false, 5e-6);
+    }
+}
+
+static void test_nan_and_ties_as_on_the_cpu(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    const real v[] = { 1, 3, NAN, 3, 2, 2, -INFINITY, -INFINITY, -INFINITY, 5, INFINITY, 5 };
+    ag_tensor *x = ag_from(AG_F32, v, 4, 3), *d = ag_to(x, AG_CUDA);
+    ag_tensor *got = ag_to(ag_argmax(d, 1), AG_CPU), *want = ag_argmax(x, 1);
+    for (int i = 0; i < 4; i++) assert_int_equal(((int64_t *)got->data)[i], ((int64_t *)want->data)[i]);
+    ag_tensor *sums = ag_to(ag_logsumexp(d, .axes = AG_AXES(1)), AG_CPU), *cpu = ag_logsumexp(x, .axes = AG_AXES(1));
+    for (int i = 1; i < 4; i++) assert_true(ag_real(sums)[i] == ag_real(cpu)[i] || i == 1);
+    assert_true(isnan((double)ag_real(sums)[0]));
+}
+
+/* ---- copies ------------------------------------------------------------------------------------------------------------------ */
+
+static void test_copies_between_all_dtypes(void **state)
+{
+    (void)state;
+    for (int from = 0; from < AG_DTYPES; from++)
+        for (int to = 0; to < AG_DTYPES; to++) {
+            AG_SCOPE;
+            ag_tensor *x = ag_empty_(AG_HERE, AG_F32, AG_SHAPE(5, 7));
+            for (int i = 0; i < 35; i++) ag_real(x)[i] = (real)(i * 1.37);
+            ag_tensor *src = ag_transpose(ag_cast(x, (ag_dtype)from), 0, 1), *cpu = ag_empty_(AG_HERE, (ag_dtype)to, AG_SHAPE(7, 5));
+            ag_tensor *gpu = ag_to(cpu, AG_CUDA);
+            ag_copy(cpu, src);
+            ag_copy(gpu, ag_transpose(ag_to(ag_cast(x, (ag_dtype)from), AG_CUDA), 0, 1));
+            assert_memory_equal(ag_to(gpu, AG_CPU)->data, cpu->data, 35 * ag_dtype_size((ag_dtype)to));
+            ag_fill(ag_select(cpu, 1, 2), 9);
+            ag_fill(ag_select(gpu, 1, 2), 9);
+            assert_memory_equal(ag_to(gpu, AG_CPU)->data, cpu->data, 35 * ag_dtype_size((ag_dtype)to));
+        }
+}
+
+/* ---- training ------------------------------------------------------------------------------------------------------------------ */
+
+enum { USERS = 30, ITEMS = 20, FACTORS = 5, BATCH = 40, STEPS = 8 };
+typedef optim *(*maker)(nn_module *net);
+static optim *make_adamw(nn_module *net) { return optim_adamw(net, 5e-2, .weight_decay = 0.1); }
+static optim *make_lazy(nn_module *net) { return optim_lazy_adamw(net, 5e-2, .weight_decay = 0.1); }
+static optim *make_adam(nn_module *net) { return optim_adam(net, 5e-2, .weight_decay = 0.1); }
+static optim *make_sgd(nn_module *net) { return optim_sgd(net, 0.5); }
+static optim *make_momentum(nn_module *net) { return optim_sgd(net, 0.5, .momentum = 0.9, .weight_decay = 0.01); }
+static optim *make_nesterov(nn_module *net) { return optim_sgd(net, 0.5, .momentum = 0.9, .nesterov = true); }
+static optim *make_rmsprop(nn_module *net) { return optim_rmsprop(net, 1e-2); }
+static optim *make_rms_momentum(nn_module *net) { return optim_rmsprop(net, 1e-2, .momentum = 0.5); }
+static optim *make_rms_fastai(nn_module *net) { return optim_rmsprop(net, 1e-2, .momentum = 0.5, .fastai = true); }
+static optim *make_radam(nn_module *net) { return optim_radam(net, 1e-2); }
+
+/* Losses and final weights of the model with biases and a range. */
+static void train(ag_device device, maker make_optimizer, bool clip, values *out)
+{
+    AG_SCOPE;
+    out->n = 0;
+    ag_init(.device = device == AG_CUDA ? "cuda" : "cpu", .seed = 3);
+    nn_module *net = model_dot_bias(USERS, ITEMS, FACTORS, .lo = 0, .hi = 5.5);
+    optim *opt = make_optimizer(net);
+    for (int step = 0; step < STEPS; step++) {
+        AG_SCOPE;
+        int64_t ids[BATCH][2];
+        real y[BATCH];
+        ag_rng r = { .seed = (uint64_t)(step % 2), .stream = 1 };
+        for (int b = 0; b < BATCH; b++) {
+            ids[b][0] = ag_rng_below(&r, USERS), ids[b][1] = ag_rng_below(&r, ITEMS);
+            y[b] = (real)(1 + (ids[b][0] * 7 + ids[b][1] * 3) % 5);
+        }
+        ag_tensor *error = ag_mse_loss(nn_call(net, ag_from(AG_I64, ids, BATCH, 2)), ag_from(AG_F32, y, BATCH));
+        ag_backward(error);
+        if (clip) out->v[out->n++] = optim_clip_norm(opt, 0.05);
+        optim_step(opt);
+        out->v[out->n++] = ag_item(error);
+    }
+    optim_flush(opt);
+    for (int64_t i = 0; i < nn_param_count(net); i++) take(out, nn_param_at(net, i));
+    ag_init(.device = "cpu");
+}
+
+static void compare_training(const char *what, maker make_optimizer, bool clip)
+{
+    static values want, first, got;
+    train(AG_CPU, make_optimizer, clip, &want);
+    assert_true(want.v[clip ? 2 * STEPS - 1 : STEPS - 1] < want.v[clip ? 3 : 1]);      /* it learns */
+    for (int order = 0; order < ROUNDS; order++) {
+        ag_emulate_order(order);
+        values *g = order ? &got : &first;
+        train(AG_CUDA, make_optimizer, clip, g);
+        assert_int_equal(g->n, want.n);
+        for (int64_t i = 0; i < g->n; i++)
+            if (!(fabs(g->v[i] - want.v[i]) <= 2e-4 * fmax(1, fabs(want.v[i]))))
+                fail_msg("%s, value %lld: %.9g, on the CPU %.9g", what, (long long)i, g->v[i], want.v[i]);
+        assert_memory_equal(g->v, first.v, (size_t)g->n * sizeof *g->v);
+    }
+}
+
+static void test_the_dot_model_trains_as_on_the_cpu(void **state)
+{
+    (void)state;
+    compare_training("adamw", make_adamw, false);
+    compare_training("adamw, clipped", make_adamw, true);
+    compare_training("lazy adamw", make_lazy, false);
+}
+
+static void test_every_rule_steps_as_on_the_cpu(void **state)
+{
+    (void)state;
+    static const maker all[] = { make_adam, make_sgd, make_momentum, make_nesterov, make_rmsprop, make_rms_momentum,
+                                 make_rms_fastai, make_radam };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) compare_training("rule", all[i], false);
+}
+
+static void test_more_parameters_than_one_launch_takes(void **state)
+{
+    (void)state;
+    static values want, got;
+    for (int device = AG_CPU; device <= AG_CUDA; device++) {
+        AG_SCOPE;
+        ag_init(.device = device == AG_CUDA ? "cuda" : "cpu", .seed = 4);
+        nn_module *net = nn_sequential(NULL);
+        for (int i = 0; i < 21; i++) nn_append(net, nn_linear(3, 3));
+        optim *opt = optim_adamw(net, 1e-2);
+        for (int step = 0; step < 3; step++) {
+            AG_SCOPE;
+            ag_backward(ag_sum(ag_square(nn_call(net, ag_ones(2, 3)))));
+            optim_step(opt);
+        }
+        values *to = device == AG_CUDA ? &got : &want;
+        to->n = 0;
+        for (int64_t i = 0; i < nn_param_count(net); i++) take(to, nn_param_at(net, i));
+        ag_init(.device = "cpu");
+    }
+    assert_int_equal(got.n, 21 * 12);
+    for (int64_t i = 0; i < got.n; i++) assert_true(fabs(got.v[i] - want.v[i]) < 1e-5);
+}
+
+static void step_lamb(void *arg)
+{
+    (void)arg;
+    AG_SCOPE;
+    nn_module *net = nn_linear(2, 2);
+    optim *opt = optim_lamb(net, 1e-2);
+    ag_backward(ag_sum(nn_call(net, ag_ones(1, 2))));
+    optim_step(opt);
+}
+
+static void test_a_rule_without_a_kernel_says_so(void **state)
+{
+    (void)state;
+    ag_init(.device = "cuda");
+    const int failed = ag_try(step_lamb, NULL);
+    ag_init(.device = "cpu");
+    assert_int_equal(failed, 1);
+    assert_non_null(strstr(ag_error(), "optim_lamb: no step on cuda for parameter weight"));
+}
+
+/* ---- errors and memory ----------------------------------------------------------------------------------------------------------- */
+
+static void read_a_bad_id(void *arg)
+{
+    AG_SCOPE;
+    const int64_t ids[3] = { 1, *(int64_t *)arg, 0 };
+    ag_tensor *w = ag_to(ag_ones(5, 2), AG_CUDA);
+    ag_item(ag_sum(ag_embedding(w, ag_to(ag_from(AG_I64, ids, 3), AG_CUDA))));
+}
+
+static void test_an_id_out_of_range_is_named(void **state)
+{
+    (void)state;
+    int64_t id = 5;
+    assert_int_equal(ag_try(read_a_bad_id, &id), 1);
+    assert_non_null(strstr(ag_error(), "ag_embedding: ids[1] = 5, but the table has rows 0 to 4"));
+    assert_non_null(strstr(ag_error(), "test_cuda.c:"));
+    id = -1;
+    assert_int_equal(ag_try(read_a_bad_id, &id), 1);
+    assert_non_null(strstr(ag_error(), "ids[1] = -1"));
+    id = 4;
+    assert_int_equal(ag_try(read_a_bad_id, &id), 0);
+}
+
+static void ask_for_too_much(void *arg)
+{
+    (void)arg;
+    ag_init(.device = "cuda");
+    ag_fill(ag_empty(AG_F32, 1 << 20, 1 << 20), 0);
+}
+
+static void test_memory_is_reused_and_its_end_is_an_error(void **state)
+{
+    (void)state;
+    const int64_t before = ag_memory(AG_CUDA).in_use;
+    int64_t calls = 0;
+    for (int i = 0; i < 20; i++) {
+        AG_SCOPE;
+        ag_tensor *x = ag_to(ag_ones(100, 30), AG_CUDA);
+        ag_item(ag_sum(ag_mul(x, x)));
+        if (i == 2) calls = ag_memory(AG_CUDA).system_calls;
+    }
+    assert_int_equal(ag_memory(AG_CUDA).system_calls, calls);
+    assert_int_equal(ag_memory(AG_CUDA).in_use, before);
+    assert_int_equal(ag_try(ask_for_too_much, NULL), 1);
+    ag_init(.device = "cpu");
+    assert_non_null(strstr(ag_error(), "memory"));
+    assert_int_equal(ag_memory(AG_CUDA).in_use, before);
+    ag_device_table(AG_CUDA)->trim();
+    assert_int_equal(ag_memory(AG_CUDA).cached, 0);
+}
+
+static void mix_devices(void *arg)
+{
+    (void)arg;
+    ag_item(ag_sum(ag_add(ag_ones(2), ag_to(ag_ones(2), AG_CUDA))));
+}
+
+static void test_operands_on_two_devices_are_an_error(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    assert_int_equal(ag_try(mix_devices, NULL), 1);
+    assert_non_null(strstr(ag_error(), "operands lie on two devices, cpu and cuda"));
+}
+
+/* ---- defects that the emulation must show ---------------------------------------------------------------------------------------- */
+
+#ifdef AG_EMULATE
+static bool bits_agree(void (*launch)(int, const float *, float *, bool), bool barrier, int n_out)
+{
+    AG_SCOPE;
+    enum { N = 200 };
+    float first[N] = { 0 }, got[N] = { 0 };
+    bool same = true;
+    ag_tensor *x = ag_to(ag_randn(N), AG_CUDA), *y = ag_to(ag_zeros(N), AG_CUDA);
+    for (int order = 0; order < ROUNDS; order++) {
+        ag_emulate_order(order);
+        launch(N, x->data, y->data, barrier);
+        ag_device_table(AG_CUDA)->copy_out(order ? got : first, y->data, (size_t)n_out * sizeof *got);
+        if (order) same &= !memcmp(got, first, sizeof got);
+    }
+    return same;
+}
+
+static void test_a_missing_barrier_shows(void **state)
+{
+    (void)state;
+    assert_true(bits_agree(planted_neighbour_sums, true, 200));
+    assert_false(bits_agree(planted_neighbour_sums, false, 200));
+    assert_true(bits_agree(planted_block_sum, true, 1));
+    assert_false(bits_agree(planted_block_sum, false, 1));
+}
+
+static void plant(void *which)
+{
+    AG_SCOPE;
+    float *y = ag_to(ag_zeros(32), AG_CUDA)->data;
+    switch (*(int *)which) {
+    case 0: planted_writes_behind(32, y); break;
+    case 1: planted_writes_behind_shared(y); break;
+    default: planted_waits_apart(y);
+    }
+}
+
+static void test_wrong_writes_and_parted_waits_show(void **state)
+{
+    (void)state;
+    static const char *const words[] = { "writes_behind wrote behind an allocation", "wrote next to a shared array of 128 bytes",
+                                         "threads wait at different barriers" };
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(ag_try(plant, &i), 1);
+        if (!strstr(ag_error(), words[i])) fail_msg("%s", ag_error());
+        ag_emulate_error();
+    }
+}
+
+static void test_what_was_not_written_is_nan(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    float got[32];
+    ag_device_table(AG_CUDA)->trim();
+    float *y = ag_device_table(AG_CUDA)->alloc(sizeof got);
+    planted_leaves_some(30, y);
+    ag_device_table(AG_CUDA)->copy_out(got, y, sizeof got);
+    ag_device_table(AG_CUDA)->free(y);
+    assert_true(got[29] == 1 && isnan(got[30]) && isnan(got[31]));
+}
+#endif
+
+/* ---- without a GPU ------------------------------------------------------------------------------------------------------------------- */
+
+/* Descriptors and layouts are the library's own memory: cuBLASLt makes and checks them on any machine. */
+static void test_cublaslt_takes_our_descriptors(void **state)
+{
+    (void)state;
+#ifdef AG_HAVE_CUDA
+    char why[512];
+    ag_lt_functions f;
+    if (!ag_lt_load(&f, why, sizeof why)) {
+        print_message("SKIP: %s\n", why);
+        skip();
+    }
+    for (int k = 0; k < 8; k++) {
+        const ag_blas_plan p = { .trans_a = k & 1, .trans_b = k & 2, .bias = k & 4, .align = 4, .batch = 1 + k, .m = 5, .n = 3,
+                                 .k = 7, .a = { k & 1 ? 7 : 5, k & 1 ? 5 : 7, 7, 49 }, .b = { k & 2 ? 3 : 7, k & 2 ? 7 : 3, 7, 49 },
+                                 .d = { 5, 3, 5, 15 } };
+        ag_lt_desc desc;
+        ag_lt_layout layout[3];
+        const float *bias = NULL;
+        ag_lt_describe(&f, &p, &desc, layout);
+        assert_int_equal(f.desc_set(desc, AG_LT_DESC_BIAS_POINTER, &bias, sizeof bias), 0);
+        for (int i = 0; i < 3; i++) assert_int_equal(f.layout_destroy(layout[i]), 0);
+        assert_int_equal(f.desc_destroy(desc), 0);
+    }
+#else
+    skip();
+#endif
+}
+
+static void ask_for_the_gpu(void *arg)
+{
+    (void)arg;
+    ag_init(.device = "cuda");
+}
+
+static void test_a_missing_gpu_is_explained(void **state)
+{
+    (void)state;
+    char why[512];
+    if (ag_cuda_available(why, sizeof why)) skip();
+    assert_int_equal(ag_try(ask_for_the_gpu, NULL), 1);
+    assert_non_null(strstr(ag_error(), "ag_init: .device = \"cuda\" cannot be used: "));
+    assert_non_null(strstr(ag_error(), why));
+    assert_non_null(strstr(why, "Everything works on the CPU"));
+    ag_init(.device = "auto");
+    assert_int_equal(ag_default_device(), AG_CPU);
+}
+
+int main(void)
+{
+    char why[512];
+    const struct CMUnitTest anywhere[] = {
+        cmocka_unit_test(test_cublaslt_takes_our_descriptors),
+        cmocka_unit_test(test_a_missing_gpu_is_explained),
+    };
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_promised_ops_have_kernels),
+        cmocka_unit_test(test_ops_agree_with_the_cpu),
+        cmocka_unit_test(test_strided_inputs_agree),
+        cmocka_unit_test(test_other_sizes_agree),
+        cmocka_unit_test(test_nan_and_ties_as_on_the_cpu),
+        cmocka_unit_test(test_copies_between_all_dtypes),
+        cmocka_unit_test(test_the_dot_model_trains_as_on_the_cpu),
+        cmocka_unit_test(test_every_rule_steps_as_on_the_cpu),
+        cmocka_unit_test(test_more_parameters_than_one_launch_takes),
+        cmocka_unit_test(test_a_rule_without_a_kernel_says_so),
+        cmocka_unit_test(test_an_id_out_of_range_is_named),
+        cmocka_unit_test(test_memory_is_reused_and_its_end_is_an_error),
+        cmocka_unit_test(test_operands_on_two_devices_are_an_error),
+#ifdef AG_EMULATE
+        cmocka_unit_test(test_a_missing_barrier_shows),
+        cmocka_unit_test(test_wrong_writes_and_parted_waits_show),
+        cmocka_unit_test(test_what_was_not_written_is_nan),
+#endif
+    };
+    int failed = cmocka_run_group_tests(anywhere, NULL, NULL);
+    if (ag_cuda_available(why, sizeof why)) failed += cmocka_run_group_tests(tests, NULL, NULL);
+    else print_message("SKIP: kernels were not run here: %s\n", why);
+    return failed;
+}
