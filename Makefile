@@ -42,8 +42,8 @@ else
   sources  += cuda/stub.c
 endif
 LINK ?= $(CC)
-NVCCFLAGS := -std=c++17 -O3 -gencode arch=compute_80,code=[sm_$(CUDA_ARCH),compute_80] -Werror all-warnings -Xptxas -warn-spills,-Werror \
-             -Xcompiler -Wall,-fPIC,-fno-threadsafe-statics,-fno-exceptions
+NVCCFLAGS := -std=c++17 -O3 -gencode arch=compute_80,code=[sm_$(CUDA_ARCH),compute_80] -Werror all-warnings \
+             -Xptxas -warn-spills,-Werror -Xcompiler -Wall,-fPIC,-fno-threadsafe-statics,-fno-exceptions
 CXXFLAGS  := -std=c++17 -Wall -Wextra -Werror -fPIC $(cflags.$(strip $(BUILD)))
 
 examples := $(wildcard examples/*/main.c)
@@ -51,12 +51,18 @@ tests    := $(wildcard tests/test_*.c)
 objects  := $(sources:%=$(out)/%.o)
 lib      := $(out)/libagrad.a
 
-.PHONY: all lib test clean
+.PHONY: all lib test emulated clean
 lib: $(lib)
 all: $(lib) $(tests:tests/%.c=$(out)/tests/%)
 
 test: all
 	@for t in $(if $(T),$(out)/tests/test_$(T),$(tests:tests/%.c=$(out)/tests/%)); do echo "== $$t" && $$t || exit 1; done
+	@$(if $(filter-out cuda,$(T))$(filter-out release,$(BUILD)),,$(MAKE) -s emulated)
+
+# The GPU's kernels on the CPU.
+emulated:
+	@$(MAKE) -s BUILD=emu build/emu/tests/test_cuda
+	@echo "== build/emu/tests/test_cuda" && build/emu/tests/test_cuda
 
 clean:
 	rm -rf build
