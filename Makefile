@@ -1,96 +1,135 @@
-# make help lists the targets; every variable below can be set on the command line.
+# make help lists the targets. Variables for the command line: BUILD=release|debug|asan|tsan|f64, T=name (one test),
+# PREFIX=/usr/local, CC, NVCC, CUDA=0|1.
 
-BUILD ?= release#        release | debug | asan | tsan | f64 | emu (GPU kernels run on the CPU, cuda/emulate.h)
-CUDA  ?= $(if $(shell command -v nvcc),1,0)#   1: build cuda/ and link it; 0: the stub
-CC    ?= cc
-NVCC  ?= nvcc
-CUDA_ARCH ?= 90#         compute capability to compile for; on others from 8.0 on, kernels are compiled when first run
+BUILD  ?= release
+PREFIX ?= /usr/local
+CC     ?= cc
+CXX    ?= c++
+NVCC   ?= nvcc
 
-out := build/$(strip $(BUILD))
+out := build/$(BUILD)
 
 cflags.release := -O3 -march=native -fno-math-errno -fno-trapping-math -g
 cflags.debug   := -O0 -g3 -DAG_DEBUG
 cflags.asan    := -O1 -g3 -DAG_DEBUG -fsanitize=address,undefined -fno-sanitize-recover=undefined
 cflags.tsan    := -O1 -g3 -DAG_DEBUG -fsanitize=thread
 cflags.f64     := -O2 -g -DAG_F64
-cflags.emu     := -O2 -g -DAG_EMULATE
+cflags.cover   := -O0 -g --coverage
 warnings       := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
 
 CPPFLAGS += -I. -MMD -MP -D_GNU_SOURCE
-CFLAGS   += -std=c11 $(warnings) $(cflags.$(strip $(BUILD))) -fopenmp -fPIC -fno-semantic-interposition -ftls-model=initial-exec
-LDFLAGS  += $(filter -fsanitize=%,$(cflags.$(strip $(BUILD)))) -fopenmp
+CFLAGS   += -std=c11 $(warnings) $(cflags.$(BUILD)) -fopenmp -fPIC -fno-semantic-interposition -ftls-model=initial-exec
+LDFLAGS  += $(filter -fsanitize=% --coverage,$(cflags.$(BUILD))) -fopenmp
 LDLIBS   += -lm -pthread -ldl
 
 ifneq ($(wildcard /usr/include/dnnl.h /usr/include/oneapi/dnnl/dnnl.h),)
   CPPFLAGS += -DAG_HAVE_ONEDNN
   LDLIBS   += -ldnnl
 endif
-
-sources  := $(wildcard core/*.c ops/*.c nn/*.c optim/*.c data/*.c models/*.c)
-
-# cuda/ is in the release, debug and emu builds; the others, and a machine without nvcc, have the stub.
-ifeq ($(strip $(BUILD)),emu)
-  sources  += $(filter-out cuda/stub.c cuda/blas_load.c,$(wildcard cuda/*.c cuda/*.cu cuda/*.cpp))
-  CPPFLAGS += -DAG_HAVE_CUDA
-  LINK      = $(CXX)
-else ifeq ($(strip $(CUDA))$(filter asan tsan f64,$(BUILD)),1)
-  cuda_home := $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v $(NVCC))))
-  sources  += $(filter-out cuda/stub.c,$(wildcard cuda/*.c cuda/*.cu))
-  CPPFLAGS += -DAG_HAVE_CUDA
-  LDLIBS   += $(firstword $(wildcard $(cuda_home)/lib64/libcudart_static.a $(cuda_home)/lib/libcudart_static.a)) -lrt
-else
-  sources  += cuda/stub.c
+ifneq ($(shell pkg-config --exists cairo 2>/dev/null && echo yes),)
+  CPPFLAGS += -DAG_HAVE_CAIRO $(shell pkg-config --cflags cairo)
+  LDLIBS   += $(shell pkg-config --libs cairo)
 endif
-LINK ?= $(CC)
-NVCCFLAGS := -std=c++17 -O3 -gencode arch=compute_80,code=[sm_$(CUDA_ARCH),compute_80] -Werror all-warnings \
-             -Xptxas -warn-spills,-Werror -Xcompiler -Wall,-fPIC,-fno-threadsafe-statics,-fno-exceptions
-CXXFLAGS  := -std=c++17 -Wall -Wextra -Werror -fPIC $(cflags.$(strip $(BUILD)))
 
-examples := $(wildcard examples/*/main.c)
-tests    := $(wildcard tests/test_*.c)
+sources  := $(wildcard core/*.c ops/*.c nn/*.c optim/*.c data/*.c models/*.c) cuda/stub.c
 objects  := $(sources:%=$(out)/%.o)
 lib      := $(out)/libagrad.a
+tests    := $(patsubst tests/%.c,$(out)/tests/%,$(wildcard tests/test_*.c))
+programs := $(patsubst examples/%/main.c,build/%,$(wildcard examples/*/main.c))
 
-.PHONY: all lib test emulated clean
+.DEFAULT_GOAL := all
+.PHONY: all lib setup demo test run-tests tests check bench asan tsan f64 cover install gpu-check help clean
+
+all: lib $(programs)    ## the library and the programs (build/movielens, build/custom_layer)
 lib: $(lib)
-all: $(lib) $(tests:tests/%.c=$(out)/tests/%)
 
-test: all
-	@for t in $(if $(T),$(out)/tests/test_$(T),$(tests:tests/%.c=$(out)/tests/%)); do echo "== $$t" && $$t || exit 1; done
-	@$(if $(filter-out cuda,$(T))$(filter-out release,$(BUILD)),,$(MAKE) -s emulated)
+# ---- for a new machine --------------------------------------------------------------------------------------------
 
-# The GPU's kernels on the CPU.
-emulated:
-	@$(MAKE) -s BUILD=emu build/emu/tests/test_cuda
-	@echo "== build/emu/tests/test_cuda" && build/emu/tests/test_cuda
+packages := gcc g++ libc6-dev pkg-config libdnnl-dev libcairo2-dev libcmocka-dev fonts-dejavu-core
 
-clean:
-	rm -rf build
+setup:                  ## installs what is missing (Debian: compiler, oneDNN, cairo, cmocka)
+	@tests/setup.sh $(packages)
+
+demo: setup             ## sets up, learns from ratings, shows recommendations and pictures
+	@$(MAKE) --no-print-directory -j all && examples/movielens/demo.sh
+
+test: setup             ## sets up, builds everything, passes the tests (T=name: one)
+	@$(MAKE) --no-print-directory -j all tests && $(MAKE) --no-print-directory BUILD=f64 -j build/f64/tests/test_ops
+	@$(MAKE) --no-print-directory run-tests
+
+tests: $(tests)
+
+run-tests:
+	@for t in $(if $(T),$(out)/tests/test_$(T),$(tests) $(if $(filter release,$(BUILD)),build/f64/tests/test_ops)); do \
+	    echo "== $$t"; $$t || exit 1; done
+	@$(if $(T),,if [ $(BUILD) = release ]; then tests/movielens.sh; fi)
+
+# ---- building -------------------------------------------------------------------------------------------------------
 
 $(lib): $(objects)
 	@rm -f $@ && $(AR) rcs $@ $^
 
-$(if $(filter emu,$(BUILD)),$(out)/tests/test_cuda: $(out)/tests/cuda_planted.cu.o)
 $(out)/tests/%: $(out)/tests/%.c.o $(lib)
-	$(LINK) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+	$(CC) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
 
 $(out)/%.c.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
-ifeq ($(strip $(BUILD)),emu)
-$(out)/%.cu.o: %.cu Makefile
-	@mkdir -p $(@D)
-	$(CXX) -x c++ $(CPPFLAGS) $(CXXFLAGS) -c $< -o $@
-else
-$(out)/%.cu.o: %.cu Makefile
-	@mkdir -p $(@D)
-	$(NVCC) $(filter-out -MMD -MP,$(CPPFLAGS)) -MMD -MF $(@:.o=.d) $(NVCCFLAGS) -c $< -o $@
-endif
+define program
+build/$(1): $$(patsubst %.c,build/release/%.c.o,$$(wildcard examples/$(1)/*.c)) build/release/libagrad.a
+	$$(CC) $$(LDFLAGS) $$^ $$(LDLIBS) -o $$@
+endef
+$(foreach p,$(patsubst build/%,%,$(programs)),$(eval $(call program,$(p))))
 
-$(out)/%.cpp.o: %.cpp Makefile
-	@mkdir -p $(@D)
-	$(CXX) $(CPPFLAGS) $(CXXFLAGS) -c $< -o $@
+# ---- checking -------------------------------------------------------------------------------------------------------
+
+check: all              ## include direction, names, sizes, formatting, the header as C++, allocation in one place
+	@tests/check.sh $(lib)
+
+asan:                   ## all tests under the address and undefined behaviour sanitizers
+	@$(MAKE) --no-print-directory BUILD=asan -j tests && $(MAKE) --no-print-directory BUILD=asan run-tests
+
+tsan:                   ## loader, learner and random numbers under the thread sanitizer
+	@$(MAKE) --no-print-directory BUILD=tsan -j tests
+	@for t in loader learner engine; do echo "== tsan $$t"; OMP_NUM_THREADS=1 build/tsan/tests/test_$$t || exit 1; done
+
+cover:                  ## line coverage of the tests by file
+	@$(MAKE) --no-print-directory BUILD=cover -j tests && $(MAKE) --no-print-directory BUILD=cover run-tests >/dev/null
+	@cd build/cover && find . -path ./tests -prune -o -name '*.gcda' -print | xargs gcov -n -s $(CURDIR) -r 2>/dev/null | \
+	    awk '/^File/ {f = $$2} /^Lines/ {print $$2, f}' | sed "s/executed://; s/'//g" | sort -n
+
+bench: all              ## times beside PyTorch's, where there is one (PYTHON=path); writes build/bench.tsv
+	@$(MAKE) --no-print-directory build/release/tests/bench/bench && tests/bench/run.sh
+
+$(out)/tests/bench/bench: $(out)/tests/bench/bench.c.o $(lib)
+	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+gpu-check: all          ## where there is a GPU: builds, tests, sanitizes, benches; one table last
+	@tests/gpu_check.sh
+
+# ---- installing -----------------------------------------------------------------------------------------------------
+
+headers := agrad.h $(wildcard core/*.h ops/*.h nn/*.h optim/*.h data/*.h models/*.h) ops/elementwise.def
+
+$(out)/libagrad.so: $(objects)
+	$(CC) -shared $(LDFLAGS) $^ $(LDLIBS) -Wl,-soname,libagrad.so.0 -o $@
+
+install: $(lib) $(out)/libagrad.so      ## header, static and shared library, pkg-config, under PREFIX=
+	@for h in $(headers); do install -Dm644 $$h $(DESTDIR)$(PREFIX)/include/agrad/$$h; done
+	@install -Dm644 $(lib) $(DESTDIR)$(PREFIX)/lib/libagrad.a
+	@install -Dm755 $(out)/libagrad.so $(DESTDIR)$(PREFIX)/lib/libagrad.so.0
+	@ln -sf libagrad.so.0 $(DESTDIR)$(PREFIX)/lib/libagrad.so
+	@mkdir -p $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	@printf 'prefix=%s\nName: agrad\nDescription: autograd deep learning in C\nVersion: 0.1.0\nCflags: -I$${prefix}/include/agrad -D_GNU_SOURCE\nLibs: -L$${prefix}/lib -lagrad -fopenmp\nLibs.private: %s\n' \
+	    '$(PREFIX)' '$(LDLIBS)' > $(DESTDIR)$(PREFIX)/lib/pkgconfig/agrad.pc
+	@echo "installed under $(DESTDIR)$(PREFIX)"
+
+help:                   ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+clean:                  ## removes build/
+	rm -rf build
 
 .SECONDARY:
 -include $(shell find build -name '*.d' 2>/dev/null)
