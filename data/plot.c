@@ -165,6 +165,7 @@ void ag_data_plot_curve_(const char *at, const char *path, int64_t n, const doub
     }
     cairo_set_source_rgb(p->c, 0.12, 0.35, 0.65);
     cairo_set_line_width(p->c, 2.5);
+    cairo_new_path(p->c);                   /* text leaves its own end behind */
     for (int64_t i = 0; i < n; i++)
         if (isfinite(y[i])) cairo_line_to(p->c, at_x(p, x[i]), at_y(p, y[i]));
     cairo_stroke(p->c);
