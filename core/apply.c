@@ -152,7 +152,7 @@ ag_tensor *ag_apply_(const char *at, const ag_op *op, int n_in, ag_tensor **in, 
     return ag_scoped(out);
 }
 
-/* ---- for infer ----------------------------------------------------------------------------------------------------- */
+/* ---- for infer ----------------------------------------------------------------------------------------- */
 
 static ag_device device_of(const ag_node *n)
 {

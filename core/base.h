@@ -63,7 +63,7 @@ enum { AG_MAX_DIMS = 6 };
 typedef enum { AG_F32, AG_BF16, AG_I64, AG_I32, AG_U8, AG_DTYPES } ag_dtype;   /* AG_F32 holds `real` */
 typedef enum { AG_CPU, AG_CUDA, AG_META, AG_DEVICES } ag_device;   /* AG_META: shapes without memory */
 
-/* ---- errors -------------------------------------------------------------------------------------------------
+/* ---- errors -----------------------------------------------------------------------------------------------
  * One channel for broken contracts, the environment (file, memory, GPU) and bad data: the message goes to the
  * nearest ag_try; without one it is printed to stderr in one write and the process ends with status 2. */
 
@@ -81,7 +81,7 @@ extern const char *(*ag_path_hook)(void);
 /* A condition that only a defect of Agrad can break; kept in release builds. */
 #define AG_ASSERT(cond) ((cond) ? (void)0 : ag_fail(AG_HERE, "internal error: %s", #cond))
 
-/* ---- scopes and modes ------------------------------------------------------------------------------------------
+/* ---- scopes and modes -------------------------------------------------------------------------------------
  * Every tensor, module, loader ... belongs to the scope that was innermost when it was made, and ends with it.
  * Modes (no-grad, evaluation) lie on the same stack, so ag_try restores them as well. Thread-local. */
 
@@ -106,7 +106,7 @@ void ag_owner_enter(ag_owner *owner);
 void ag_owner_leave(ag_owner *owner);
 void ag_owner_free(ag_owner *owner);
 
-/* ---- numbers ----------------------------------------------------------------------------------------------------- */
+/* ---- numbers ------------------------------------------------------------------------------------------- */
 
 /* Products and sums of sizes; fail with "what: size overflows" instead of wrapping. */
 int64_t ag_mul_size(const char *at, int64_t a, int64_t b);

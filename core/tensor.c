@@ -24,7 +24,7 @@ const char *ag_device_name(ag_device device)
     return name[device];
 }
 
-/* ---- storage ----------------------------------------------------------------------------------------------------- */
+/* ---- storage ------------------------------------------------------------------------------------------- */
 
 enum { HEADER = 64 };                   /* keeps the data 64-byte aligned behind its ag_storage */
 
@@ -58,7 +58,7 @@ void ag_storage_release(ag_storage *s)
     ag_block_put(s, s->bytes);
 }
 
-/* ---- making -------------------------------------------------------------------------------------------------------- */
+/* ---- making -------------------------------------------------------------------------------------------- */
 
 int64_t ag_shape_numel(const char *at, ag_shape shape)
 {
@@ -199,7 +199,7 @@ ag_tensor *ag_detach_(const char *at, ag_tensor *t)
     return ag_scoped(ag_tensor_view(at, t, ag_shape_of(t), t->stride, 0));
 }
 
-/* ---- looking --------------------------------------------------------------------------------------------------------- */
+/* ---- looking ------------------------------------------------------------------------------------------- */
 
 ag_shape ag_shape_of(const ag_tensor *t)
 {

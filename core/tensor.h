@@ -52,7 +52,7 @@ static inline uint32_t ag_axes_(ag_axis_list l)     /* negative axes in the uppe
 }
 #define AG_AXES(...) ag_axes_(AG_LIT(ag_axis_list, AG_NARGS(__VA_ARGS__), {__VA_ARGS__}))
 
-/* ---- making ------------------------------------------------------------------------------------------------------
+/* ---- making -----------------------------------------------------------------------------------------------
  * New tensors live on the default device (ag_init, ag_set_device), in the innermost scope. */
 
 ag_tensor *ag_empty_(const char *at, ag_dtype dtype, ag_shape shape) AG_PURE;          /* uninitialised */
@@ -87,7 +87,7 @@ ag_tensor *ag_keep(ag_tensor *t);
 ag_tensor *ag_retain(ag_tensor *t);
 void ag_release(ag_tensor *t);
 
-/* ---- looking ------------------------------------------------------------------------------------------------------ */
+/* ---- looking ------------------------------------------------------------------------------------------- */
 
 int64_t ag_numel(const ag_tensor *t);
 int64_t ag_size_(const char *at, const ag_tensor *t, int axis);   /* shape[axis], negative from the end */
@@ -116,7 +116,7 @@ void ag_copy_(const char *at, ag_tensor *dst, const ag_tensor *src);
 void ag_fill_(const char *at, ag_tensor *dst, double value);
 #define ag_fill(dst, value) ag_fill_(AG_HERE, dst, value)
 
-/* ---- differentiating ------------------------------------------------------------------------------------------------ */
+/* ---- differentiating ----------------------------------------------------------------------------------- */
 
 typedef struct { char unset_; ag_tensor *grad; bool retain_graph; } ag_backward_opts;
 /* Fills the gradients of every parameter that `loss` was made from; a gradient that was not reset is added to.
@@ -146,7 +146,7 @@ typedef struct { char unset_; double h, tol; } ag_gradcheck_opts;
 double ag_gradcheck_(const char *at, ag_tensor *(*fn)(ag_tensor **in), int n, ag_tensor **in, ag_gradcheck_opts opts);
 #define ag_gradcheck(fn, n, ...) ag_gradcheck_(AG_HERE, fn, n, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_gradcheck_opts, __VA_ARGS__))
 
-/* ---- the process -------------------------------------------------------------------------------------------------------- */
+/* ---- the process --------------------------------------------------------------------------------------- */
 
 typedef struct { char unset_; const char *device; uint64_t seed; int threads; } ag_init_opts;
 /* Optional. .device "cpu" (default), "cuda", "auto" (cuda when it works, else cpu and one line that says why);

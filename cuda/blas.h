@@ -29,7 +29,7 @@ void ag_blas_multiply(const char *at, const ag_blas_plan *p, const float *a, con
  * and Python environments. NULL: not found. */
 void *ag_cuda_library(const char *const *sonames);
 
-/* ---- cuBLASLt's interface, CUDA 12 and 13 ------------------------------------------------------------------------------ */
+/* ---- cuBLASLt's interface, CUDA 12 and 13 -------------------------------------------------------------- */
 enum {
     AG_LT_COMPUTE_32F = 68, AG_LT_R_32F = 0,
     AG_LT_DESC_TRANSA = 3, AG_LT_DESC_TRANSB = 4, AG_LT_DESC_EPILOGUE = 7, AG_LT_DESC_BIAS_POINTER = 8,

@@ -39,7 +39,7 @@ static inline unsigned ag_blocks(int64_t n)         /* n > 0; the grid-strided l
 #define AG_EACH(i, n) \
     for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < (n); i += gridDim.x * (int64_t)blockDim.x)
 
-/* ---- bf16: the upper half of an f32, rounded to nearest even ------------------------------------------------------ */
+/* ---- bf16: the upper half of an f32, rounded to nearest even ------------------------------------------- */
 
 struct ag_bf16 { uint16_t bits; };
 
@@ -59,7 +59,7 @@ static __host__ __device__ inline void ag_store(ag_bf16 *p, float v)
     p->bits = (uint16_t)(v != v ? 0x7FC0 : (u + 0x7FFF + (u >> 16 & 1)) >> 16);
 }
 
-/* ---- walking over K tensors of one shape at once ------------------------------------------------------------------- */
+/* ---- walking over K tensors of one shape at once ------------------------------------------------------- */
 
 /* Neighbouring axes that lie behind one another in every tensor are merged, so contiguous tensors have one axis. */
 template <int K> struct ag_walk {
@@ -121,7 +121,7 @@ template <int K> static __device__ inline void ag_walk_at(const ag_walk<K> &w, i
     for (int k = 0; k < K; k++) offset[k] += i * w.stride[k][0];
 }
 
-/* ---- errors found inside kernels ----------------------------------------------------------------------------------------- */
+/* ---- errors found inside kernels ----------------------------------------------------------------------- */
 
 /* An id out of range: the kernel notes it here and goes on without reading; the next wait for the device fails with
  * "at: op: ids[position] = value, but ..." A check per op would cost a wait per op. */

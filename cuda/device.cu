@@ -10,7 +10,7 @@ cudaStream_t ag_cuda_stream(void)
     return stream;
 }
 
-/* ---- errors found inside kernels ------------------------------------------------------------------------------------- */
+/* ---- errors found inside kernels ----------------------------------------------------------------------- */
 
 static ag_cuda_trap *trap, trap_host;
 
@@ -35,7 +35,7 @@ static void trap_report(void)
             t.rows - 1);
 }
 
-/* ---- the entry -------------------------------------------------------------------------------------------------------- */
+/* ---- the entry ----------------------------------------------------------------------------------------- */
 
 void ag_cuda_check(cudaError_t e, const char *what)
 {

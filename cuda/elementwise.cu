@@ -8,7 +8,7 @@ static const double *constants(const ag_node *n)
     return (const double *)n->arg;
 }
 
-/* ---- one input ---------------------------------------------------------------------------------------------------- */
+/* ---- one input ----------------------------------------------------------------------------------------- */
 
 /* dst[i] = or += f(offsets): offset[0] of x; y and g are contiguous. */
 template <class F> static __global__ void unary_forward(ag_walk<1> w, F f, const float *x, float *y)
@@ -61,7 +61,7 @@ template <class F> static void unary_run_backward(ag_node *n, F f)
     UNARY(name, y, dx, float a; float b;, (float)constants(n)[0], (float)constants(n)[1])
 #include "ops/elementwise.def"
 
-/* ---- two inputs, broadcast -------------------------------------------------------------------------------------------- */
+/* ---- two inputs, broadcast ----------------------------------------------------------------------------- */
 
 template <class F, class In, class Out>
 static __global__ void binary_forward(ag_walk<2> w, F f, const In *a, const In *b, Out *y)

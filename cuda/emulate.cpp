@@ -217,7 +217,7 @@ bool run_block(const char *kernel)
     }
 }
 
-/* ---- memory: every allocation between two guards, checked after every launch ----------------------------------------- */
+/* ---- memory: every allocation between two guards, checked after every launch --------------------------- */
 
 std::map<char *, size_t> blocks;
 size_t held;

@@ -94,7 +94,7 @@ template <class F> static inline void ag_emulate_run(const char *name, dim3 grid
     type *const name = (type *)ag_emulate_shared(__FILE__, __LINE__, (count) * sizeof(type))
 #define AG_DYNAMIC_SHARED(type, name) type *const name = (type *)ag_emulate_dynamic_shared()
 
-/* ---- the runtime: a device whose memory is the host's ------------------------------------------------------------ */
+/* ---- the runtime: a device whose memory is the host's -------------------------------------------------- */
 typedef int cudaError_t;
 typedef struct ag_emulate_stream *cudaStream_t;
 enum { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorLaunchFailure = 719 };

@@ -148,7 +148,7 @@ void ag_matmul_backward_cuda(ag_node *n)
     }
 }
 
-/* ---- linear: y = activation(x w' + bias) ------------------------------------------------------------------------------ */
+/* ---- linear: y = activation(x w' + bias) --------------------------------------------------------------- */
 
 /* Dense, row-major: y[n, m] = or += x[n, k] w[k, m] (+ bias[m]); xt, wt: x is stored [k, n], w [m, k]. */
 static void dense(const char *at, int64_t n, int64_t k, int64_t m, const float *x, bool xt, const float *w, bool wt,

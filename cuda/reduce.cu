@@ -48,7 +48,7 @@ template <class F> static void run_spread(ag_node *n, F f)
         LAUNCH(spread<F>, ag_blocks(w.n), AG_BLOCK, 0, w, f, ag_real(n->in[0]), ag_real(n->din[0]), n->accumulate[0]);
 }
 
-/* ---- sum, mean ------------------------------------------------------------------------------------------------------ */
+/* ---- sum, mean ----------------------------------------------------------------------------------------- */
 
 struct value_of {
     const float *x;
@@ -77,7 +77,7 @@ void ag_mean_backward_cuda(ag_node *n)
     run_spread(n, spread_sum{ ag_real(n->out->grad), 1 / count });
 }
 
-/* ---- max, min, argmax ----------------------------------------------------------------------------------------------- */
+/* ---- max, min, argmax ---------------------------------------------------------------------------------- */
 
 /* A place is the element's row-major number in x: in the order of r for every output. */
 struct place_of {
@@ -132,7 +132,7 @@ void ag_argmax_forward_cuda(ag_node *n)
     ag_reduce<ag_fold_first<1>>(n, split(n, axes_of(n)), rank_of{ ag_real(n->in[0]) }, put_rank{ (int64_t *)n->out->data });
 }
 
-/* ---- variance: sum (x - m)^2 / (N - correction), in two passes ---------------------------------------------------------- */
+/* ---- variance: sum (x - m)^2 / (N - correction), in two passes ----------------------------------------- */
 
 struct square_of {
     const float *x, *mean;
@@ -167,7 +167,7 @@ void ag_var_backward_cuda(ag_node *n)
     run_spread(n, spread_var{ ag_real(n->out->grad), ag_real(n->saved[0]), 2 / degrees(n) });
 }
 
-/* ---- logsumexp: m + log sum exp(x - m), m = max, or 0 where that is infinite ------------------------------------------------ */
+/* ---- logsumexp: m + log sum exp(x - m), m = max, or 0 where that is infinite --------------------------- */
 
 struct put_finite {
     float *y;

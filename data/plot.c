@@ -44,7 +44,8 @@ static axis axis_of(const char *at, int64_t n, const double *v, bool log_scale)
     axis a = { INFINITY, -INFINITY, log_scale };
     for (int64_t i = 0; i < n; i++) {
         if (!isfinite(v[i])) continue;
-        if (log_scale && v[i] <= 0) ag_fail(at, "plot: a logarithmic axis needs positive numbers, value %" PRId64 " is %g", i, v[i]);
+        if (log_scale && v[i] <= 0)
+            ag_fail(at, "plot: a logarithmic axis needs positive numbers, value %" PRId64 " is %g", i, v[i]);
         a.lo = fmin(a.lo, v[i]), a.hi = fmax(a.hi, v[i]);
     }
     if (!(a.lo <= a.hi)) ag_fail(at, "plot: there is no number to draw");
@@ -172,7 +173,7 @@ void ag_data_plot_curve_(const char *at, const char *path, int64_t n, const doub
     finish(at, path, p);
 }
 
-/* ---- scatter -------------------------------------------------------------------------------------------------------------- */
+/* ---- scatter ------------------------------------------------------------------------------------------- */
 
 typedef struct { double x, y, w, h; } box;
 

@@ -15,7 +15,7 @@ static ag_tensor *in_range(const char *at, ag_tensor *y, double lo, double hi)
     return hi > lo ? ag_sigmoid_range_(at, y, lo, hi) : y;
 }
 
-/* ---- dot, dot_bias ---------------------------------------------------------------------------------------------------- */
+/* ---- dot, dot_bias ------------------------------------------------------------------------------------- */
 
 typedef struct { nn_module base; nn_module *u_weight, *i_weight, *u_bias, *i_bias; ag_tensor *table[4]; double lo, hi; } dot;
 
@@ -53,7 +53,7 @@ nn_module *ag_model_dot_bias_(const char *at, int64_t users, int64_t items, int6
     return &s->base;
 }
 
-/* ---- embedding_nn ------------------------------------------------------------------------------------------------------- */
+/* ---- embedding_nn -------------------------------------------------------------------------------------- */
 
 typedef struct { nn_module base; nn_module *embed[2], *layers; double lo, hi; } embedding_nn;
 

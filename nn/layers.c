@@ -11,7 +11,7 @@ static void require_sizes(const char *at, const char *what, int64_t a, int64_t b
     if (a < 1 || b < 1) ag_fail(at, "%s: sizes must be positive, got %" PRId64 " and %" PRId64, what, a, b);
 }
 
-/* ---- linear --------------------------------------------------------------------------------------------------------- */
+/* ---- linear -------------------------------------------------------------------------------------------- */
 
 typedef struct { nn_module base; ag_tensor *weight, *bias; } linear;
 
@@ -35,7 +35,7 @@ nn_module *ag_nn_linear_(const char *at, int64_t in, int64_t out, nn_linear_opts
     return &s->base;
 }
 
-/* ---- embedding ------------------------------------------------------------------------------------------------------- */
+/* ---- embedding ----------------------------------------------------------------------------------------- */
 
 typedef struct { nn_module base; ag_tensor *weight; } embedding;
 
@@ -57,7 +57,7 @@ nn_module *ag_nn_embedding_(const char *at, int64_t n, int64_t width, nn_embeddi
     return &s->base;
 }
 
-/* ---- norms -------------------------------------------------------------------------------------------------------------- */
+/* ---- norms --------------------------------------------------------------------------------------------- */
 
 typedef struct {
     nn_module base;
@@ -107,7 +107,7 @@ nn_module *ag_nn_layer_norm_(const char *at, int64_t channels, nn_norm_opts opts
     return &norm_new(at, "layer_norm", layer_norm_forward, channels, opts)->base;
 }
 
-/* ---- dropout --------------------------------------------------------------------------------------------------------------- */
+/* ---- dropout ------------------------------------------------------------------------------------------- */
 
 typedef struct { nn_module base; double p; } dropout;
 
@@ -125,7 +125,7 @@ nn_module *ag_nn_dropout_(const char *at, double p)
     return &s->base;
 }
 
-/* ---- sequential --------------------------------------------------------------------------------------------------------------- */
+/* ---- sequential ---------------------------------------------------------------------------------------- */
 
 typedef struct { nn_module base; } sequential;
 
@@ -149,7 +149,7 @@ nn_module *ag_nn_sequential_(const char *at, nn_module **modules)
     return &s->base;
 }
 
-/* ---- activations ---------------------------------------------------------------------------------------------------------------- */
+/* ---- activations --------------------------------------------------------------------------------------- */
 
 typedef ag_tensor *(*activation_fn)(const char *at, ag_tensor *x);
 typedef struct { nn_module base; activation_fn fn; double lo, hi; } activation;

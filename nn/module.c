@@ -13,7 +13,7 @@
 _Thread_local void (*ag_nn_observer)(void *, const nn_module *, const ag_tensor *);
 _Thread_local void *ag_nn_observer_arg;
 
-/* ---- life ---------------------------------------------------------------------------------------------------------- */
+/* ---- life ---------------------------------------------------------------------------------------------- */
 
 static void release(void *p)
 {
@@ -47,7 +47,7 @@ nn_module *ag_nn_new_(const char *at, size_t size, const char *type, nn_forward_
     return m;
 }
 
-/* ---- paths ---------------------------------------------------------------------------------------------------------- */
+/* ---- paths --------------------------------------------------------------------------------------------- */
 
 char *ag_nn_path(const nn_module *m, char *buf, size_t size)
 {
@@ -120,7 +120,7 @@ ag_tensor *ag_nn_buffer_(const char *at, nn_module *m, const char *name, ag_tens
     return add_tensor(at, m, NN_SLOT_BUFFER, name, t);
 }
 
-/* ---- calling --------------------------------------------------------------------------------------------------------- */
+/* ---- calling ------------------------------------------------------------------------------------------- */
 
 static _Thread_local nn_module *running;
 
@@ -193,7 +193,7 @@ ag_scope ag_nn_eval_begin(nn_module *net)
     return scope;
 }
 
-/* ---- finding ---------------------------------------------------------------------------------------------------------- */
+/* ---- finding ------------------------------------------------------------------------------------------- */
 
 bool ag_nn_each(const nn_module *m, nn_slot_kind kind, nn_visit_fn visit, void *arg)
 {

@@ -37,7 +37,7 @@ struct nn_module {              /* the first member of every module's struct */
     int n_slots, slots_cap, refs;
 };
 
-/* ---- writing a module --------------------------------------------------------------------------------------------- */
+/* ---- writing a module ---------------------------------------------------------------------------------- */
 
 /* A zeroed T, whose first member is `nn_module base`. */
 #define NN_NEW(T, fn) ((T *)(void *)ag_nn_new_(AG_HERE, sizeof(T), #T, fn))
@@ -55,7 +55,7 @@ nn_module *ag_nn_child_(const char *at, nn_module *parent, const char *name, int
 ag_tensor *ag_nn_param_(const char *at, nn_module *m, const char *name, ag_tensor *t);
 ag_tensor *ag_nn_buffer_(const char *at, nn_module *m, const char *name, ag_tensor *t);
 
-/* ---- using one ------------------------------------------------------------------------------------------------------ */
+/* ---- using one ----------------------------------------------------------------------------------------- */
 
 /* m's function of x, in a scope of its own that hands out the result. Messages of ops inside name the module's path. */
 #define nn_call ag_nn_call
@@ -97,7 +97,7 @@ void ag_nn_set_trained_(const char *at, nn_module *m, const char *patterns, bool
 #define nn_summary(m, x) ag_nn_summary_(AG_HERE, m, x)
 void ag_nn_summary_(const char *at, nn_module *m, ag_tensor *x);
 
-/* ---- files ------------------------------------------------------------------------------------------------------------- */
+/* ---- files --------------------------------------------------------------------------------------------- */
 
 /* Parameters and buffers under their names, in safetensors. */
 #define nn_save(m, path) ag_nn_save_(AG_HERE, m, path)
@@ -116,7 +116,7 @@ void ag_nn_load_from(const char *at, nn_module *m, const ag_safetensors *f, cons
 int64_t ag_nn_named_count(const nn_module *m);
 void ag_nn_to_named(const nn_module *m, ag_named *named);
 
-/* ---- layers; x f32[..., features] unless said ---------------------------------------------------------------------------- */
+/* ---- layers; x f32[..., features] unless said ---------------------------------------------------------- */
 
 typedef struct { char unset_; bool no_bias; } nn_linear_opts;
 /* y = x w^T + b; weight [out, in], bias [out], both U(-1/sqrt(in), 1/sqrt(in)). (nn.Linear) */
@@ -159,7 +159,7 @@ nn_module *ag_nn_activation_(const char *at, const char *name) AG_PURE;
 #define nn_sigmoid_range(lo, hi) ag_nn_sigmoid_range_(AG_HERE, lo, hi)
 nn_module *ag_nn_sigmoid_range_(const char *at, double lo, double hi) AG_PURE;
 
-/* ---- initialisers: new values for t from the default random stream -------------------------------------------------------- */
+/* ---- initialisers: new values for t from the default random stream ------------------------------------- */
 
 #define nn_init_uniform ag_nn_init_uniform                  /* U[lo, hi) */
 #define nn_init_normal ag_nn_init_normal

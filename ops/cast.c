@@ -3,7 +3,7 @@
 #include "ops/registry.h"
 #include "ops/rows.h"
 
-/* ---- cast, contiguous: a strided copy of the device ------------------------------------------------------------------ */
+/* ---- cast, contiguous: a strided copy of the device ---------------------------------------------------- */
 
 static void cast_infer(ag_node *n)
 {
@@ -61,7 +61,7 @@ ag_tensor *ag_contiguous_(const char *at, ag_tensor *x)
     return ag_is_contiguous(x) ? x : ag_apply_(at, &ag_op_contiguous, 1, &x, NULL, 0);
 }
 
-/* ---- where --------------------------------------------------------------------------------------------------------------- */
+/* ---- where --------------------------------------------------------------------------------------------- */
 
 static void where_infer(ag_node *n)
 {

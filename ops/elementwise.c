@@ -10,7 +10,7 @@
 
 typedef struct { double a, b; } constants;
 
-/* ---- one input ------------------------------------------------------------------------------------------------------- */
+/* ---- one input ----------------------------------------------------------------------------------------- */
 
 typedef struct { const real *x, *y, *g; real *out; real a, b; bool add; } unary_job;
 typedef void (*piece_fn)(int64_t begin, int64_t end, void *arg);
@@ -94,7 +94,7 @@ static void unary_backward(ag_node *n, piece_fn piece)
     }
 #include "ops/elementwise.def"
 
-/* ---- two inputs -------------------------------------------------------------------------------------------------------- */
+/* ---- two inputs ---------------------------------------------------------------------------------------- */
 
 typedef void (*binary_row)(int64_t n, real *y, const real *a, int64_t sa, const real *b, int64_t sb);
 typedef struct { const real *y, *g, *a, *b; int64_t sa, sb; real *d; int64_t sd; } grad_row;
@@ -219,7 +219,7 @@ static void binary_backward(ag_node *n, binary_grad_row write[2], binary_grad_ro
     }
 #include "ops/elementwise.def"
 
-/* ---- comparisons --------------------------------------------------------------------------------------------------------- */
+/* ---- comparisons --------------------------------------------------------------------------------------- */
 
 typedef void (*compare_row)(int64_t n, uint8_t *y, const void *a, int64_t sa, const void *b, int64_t sb);
 

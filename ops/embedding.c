@@ -85,7 +85,7 @@ ag_tensor *ag_embedding_(const char *at, ag_tensor *weight, ag_tensor *ids)
     return ag_apply_(at, &ag_op_embedding, 2, (ag_tensor *[]){ weight, ids }, NULL, 0);
 }
 
-/* ---- one_hot --------------------------------------------------------------------------------------------------------------- */
+/* ---- one_hot ------------------------------------------------------------------------------------------- */
 
 static void one_hot_infer(ag_node *n)
 {

@@ -70,7 +70,7 @@ ag_tensor *ag_gather_(const char *at, ag_tensor *x, int axis, ag_tensor *index)
     return ag_apply_(at, &ag_op_gather, 2, (ag_tensor *[]){ x, index }, &axis, sizeof axis);
 }
 
-/* ---- argsort, argtopk --------------------------------------------------------------------------------------------------------- */
+/* ---- argsort, argtopk ---------------------------------------------------------------------------------- */
 
 typedef struct { int64_t keep; bool descending; } order_arg;       /* keep: how many along the last axis, -1: all */
 typedef struct { real value; int64_t index; } ranked;

@@ -6,7 +6,7 @@
 #include "ops/registry.h"
 #include "ops/rows.h"
 
-/* ---- matmul ------------------------------------------------------------------------------------------------------------------ */
+/* ---- matmul -------------------------------------------------------------------------------------------- */
 
 static ag_tensor leading(const ag_tensor *t)       /* all axes but the last two */
 {
@@ -102,7 +102,7 @@ ag_tensor *ag_matmul_(const char *at, ag_tensor *a, ag_tensor *b)
     return ag_cast_(at, wide, AG_BF16);
 }
 
-/* ---- linear: y = activation(x w^T + bias) ---------------------------------------------------------------------------------------- */
+/* ---- linear: y = activation(x w^T + bias) -------------------------------------------------------------- */
 
 typedef struct { ag_activation activation; } linear_arg;
 

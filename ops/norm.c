@@ -16,7 +16,7 @@ static void require_channels(const ag_node *n, int k, const char *name, int64_t 
 
 static const real *optional(const ag_tensor *t) { return t ? ag_real(t) : NULL; }
 
-/* ---- layer_norm: y = (x - mean) rstd w + b ----------------------------------------------------------------------------------- */
+/* ---- layer_norm: y = (x - mean) rstd w + b ------------------------------------------------------------- */
 
 typedef struct {
     const real *x, *w, *b, *g;
@@ -137,7 +137,7 @@ ag_tensor *ag_layer_norm_(const char *at, ag_tensor *x, ag_layer_norm_opts opts)
     return ag_apply_(at, &ag_op_layer_norm, INPUTS, (ag_tensor *[]){ x, opts.weight, opts.bias }, &eps, sizeof eps);
 }
 
-/* ---- batch_norm ----------------------------------------------------------------------------------------------------------------- */
+/* ---- batch_norm ---------------------------------------------------------------------------------------- */
 
 enum { RUNNING_MEAN = INPUTS, RUNNING_VAR, BATCH_INPUTS };
 typedef struct { double momentum, eps; bool training; } batch_arg;
@@ -294,7 +294,7 @@ ag_tensor *ag_batch_norm_(const char *at, ag_tensor *x, ag_tensor *running_mean,
                      (ag_tensor *[]){ x, opts.weight, opts.bias, running_mean, running_var }, &a, sizeof a);
 }
 
-/* ---- cosine similarity: a . b / (max(|a|, eps) max(|b|, eps)), composed ------------------------------------------------------------ */
+/* ---- cosine similarity: a . b / (max(|a|, eps) max(|b|, eps)), composed -------------------------------- */
 
 static ag_tensor *length(const char *at, ag_tensor *x, uint32_t axes)
 {

@@ -61,7 +61,7 @@ struct ag_op {
 /* Applies op: checks devices, infers, runs forward, records for backward if an input wants it. */
 ag_tensor *ag_apply_(const char *at, const ag_op *op, int n_in, ag_tensor **in, const void *arg, size_t arg_size);
 #define ag_apply(op, ...) ag_apply_(AG_HERE, op, __VA_ARGS__)      /* ag_apply(&op, AG_INPUTS(x, w), &arg, sizeof arg) */
-#define AG_INPUTS(...) AG_NARGS(__VA_ARGS__), (ag_tensor *[]){__VA_ARGS__} 
+#define AG_INPUTS(...) AG_NARGS(__VA_ARGS__), (ag_tensor *[]){__VA_ARGS__}
 
 /* For infer. */
 void ag_node_out(ag_node *n, ag_dtype dtype, ag_shape shape);

@@ -8,7 +8,7 @@
 #include "core/tensor.h"
 AG_BEGIN_DECLS
 
-/* ---- elementwise, one input: one row each of elementwise.def ---------------------------------------------------- */
+/* ---- elementwise, one input: one row each of elementwise.def ------------------------------------------- */
 #define AG_UNARY(name, y, dx, domain) ag_tensor *ag_##name##_(const char *at, ag_tensor *x) AG_PURE;
 #define AG_UNARY1(name, y, dx, domain) ag_tensor *ag_##name##_(const char *at, ag_tensor *x, double a) AG_PURE;
 #define AG_UNARY2(name, y, dx, domain) ag_tensor *ag_##name##_(const char *at, ag_tensor *x, double a, double b) AG_PURE;
@@ -34,7 +34,7 @@ AG_BEGIN_DECLS
 #define ag_clamp(x, lo, hi) ag_clamp_(AG_HERE, x, lo, hi)   /* gradient 1 inside and on the bounds */
 #define ag_sigmoid_range(x, lo, hi) ag_sigmoid_range_(AG_HERE, x, lo, hi)   /* sigmoid(x) (hi - lo) + lo (fastai) */
 
-/* ---- elementwise, two inputs, broadcast as NumPy does ------------------------------------------------------------- */
+/* ---- elementwise, two inputs, broadcast as NumPy does -------------------------------------------------- */
 #define ag_add(a, b) ag_add_(AG_HERE, a, b)
 #define ag_sub(a, b) ag_sub_(AG_HERE, a, b)
 #define ag_mul(a, b) ag_mul_(AG_HERE, a, b)
@@ -55,7 +55,7 @@ ag_tensor *ag_where_(const char *at, ag_tensor *mask, ag_tensor *a, ag_tensor *b
 ag_tensor *ag_cast_(const char *at, ag_tensor *x, ag_dtype dtype) AG_PURE;
 #define ag_cast(x, dtype) ag_cast_(AG_HERE, x, dtype)
 
-/* ---- reductions over .axes = AG_AXES(...) (default all), .keepdim ---------------------------------------------------- */
+/* ---- reductions over .axes = AG_AXES(...) (default all), .keepdim -------------------------------------- */
 typedef struct { char unset_; uint32_t axes; bool keepdim; int correction; } ag_reduce_opts;
 #define AG_REDUCTION(name) ag_tensor *ag_##name##_(const char *at, ag_tensor *x, ag_reduce_opts opts) AG_PURE;
 AG_REDUCTION(sum) AG_REDUCTION(mean) AG_REDUCTION(max) AG_REDUCTION(min)    /* max, min: first of equals gets the gradient */
@@ -70,7 +70,7 @@ AG_REDUCTION(logsumexp)
 ag_tensor *ag_argmax_(const char *at, ag_tensor *x, int axis) AG_PURE;      /* i64, first of equals; no gradient */
 #define ag_argmax(x, axis) ag_argmax_(AG_HERE, x, axis)
 
-/* ---- matrices ------------------------------------------------------------------------------------------------------------ */
+/* ---- matrices ------------------------------------------------------------------------------------------ */
 /* a [..., N, K] x b [..., K, M] -> [..., N, M]; leading axes broadcast; transposed views cost no copy. torch.matmul for
  * two or more axes. f32 or bf16 (f32 accumulation). */
 ag_tensor *ag_matmul_(const char *at, ag_tensor *a, ag_tensor *b) AG_PURE;
@@ -81,7 +81,7 @@ typedef struct { char unset_; ag_tensor *bias; ag_activation activation; } ag_li
 ag_tensor *ag_linear_(const char *at, ag_tensor *x, ag_tensor *weight, ag_linear_opts opts) AG_PURE;
 #define ag_linear(x, ...) ag_linear_(AG_HERE, x, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_linear_opts, __VA_ARGS__))
 
-/* ---- indexing -------------------------------------------------------------------------------------------------------------- */
+/* ---- indexing ------------------------------------------------------------------------------------------ */
 /* weight [N, D], ids i64 [...] -> [..., D]. An id outside 0..N-1 is an error naming position and value. With
  * weight->sparse_grad the gradient arrives in weight->rows. F.embedding */
 ag_tensor *ag_embedding_(const char *at, ag_tensor *weight, ag_tensor *ids) AG_PURE;
@@ -113,7 +113,7 @@ ag_tensor *ag_sort_(const char *at, ag_tensor *x, bool descending, ag_tensor **i
 #define ag_topk(x, k, indices) ag_topk_(AG_HERE, x, k, indices)
 #define ag_sort(x, descending, indices) ag_sort_(AG_HERE, x, descending, indices)
 
-/* ---- shapes: views where possible, no copy ---------------------------------------------------------------------------------- */
+/* ---- shapes: views where possible, no copy ------------------------------------------------------------- */
 ag_tensor *ag_reshape_(const char *at, ag_tensor *x, ag_shape shape) AG_PURE;       /* one size may be -1; copies if it must */
 ag_tensor *ag_permute_(const char *at, ag_tensor *x, ag_shape axes) AG_PURE;
 ag_tensor *ag_transpose_(const char *at, ag_tensor *x, int axis0, int axis1) AG_PURE;
@@ -133,7 +133,7 @@ ag_tensor *ag_contiguous_(const char *at, ag_tensor *x) AG_PURE;                
 ag_tensor *ag_pad_(const char *at, ag_tensor *x, int axis, int64_t before, int64_t after, double value) AG_PURE;
 #define ag_pad(x, axis, before, after, value) ag_pad_(AG_HERE, x, axis, before, after, value)
 
-/* ---- distributions and losses --------------------------------------------------------------------------------------------------- */
+/* ---- distributions and losses -------------------------------------------------------------------------- */
 ag_tensor *ag_softmax_(const char *at, ag_tensor *x, int axis) AG_PURE;
 ag_tensor *ag_log_softmax_(const char *at, ag_tensor *x, int axis) AG_PURE;
 #define ag_softmax(x, axis) ag_softmax_(AG_HERE, x, axis)
@@ -161,7 +161,7 @@ ag_tensor *ag_dropout_(const char *at, ag_tensor *x, double p, uint64_t key) AG_
 ag_tensor *ag_cosine_similarity_(const char *at, ag_tensor *a, ag_tensor *b, int axis) AG_PURE;
 #define ag_cosine_similarity(a, b, axis) ag_cosine_similarity_(AG_HERE, a, b, axis)
 
-/* ---- normalisation over the last axis or over all others ---------------------------------------------------------------------------- */
+/* ---- normalisation over the last axis or over all others ----------------------------------------------- */
 typedef struct { char unset_; ag_tensor *weight, *bias; double eps; } ag_layer_norm_opts;
 /* Over the last axis, .eps 1e-5, population variance. F.layer_norm */
 ag_tensor *ag_layer_norm_(const char *at, ag_tensor *x, ag_layer_norm_opts opts) AG_PURE;
@@ -171,7 +171,8 @@ typedef struct { char unset_; ag_tensor *weight, *bias; bool training; double mo
  * updated in place (.momentum 0.1; unbiased variance), .eps 1e-5. F.batch_norm */
 ag_tensor *ag_batch_norm_(const char *at, ag_tensor *x, ag_tensor *running_mean, ag_tensor *running_var,
                           ag_batch_norm_opts opts) AG_PURE;
-#define ag_batch_norm(x, mean, ...) ag_batch_norm_(AG_HERE, x, mean, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_batch_norm_opts, __VA_ARGS__))
+#define ag_batch_norm(x, mean, ...) \
+    ag_batch_norm_(AG_HERE, x, mean, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_batch_norm_opts, __VA_ARGS__))
 
 AG_END_DECLS
 #endif

@@ -80,7 +80,7 @@ static void require_elements(ag_node *n)
     AG_REQUIRE(n, l.reduced > 0, "nothing to reduce: the reduced axes have no elements");
 }
 
-/* ---- the walk ------------------------------------------------------------------------------------------------------------- */
+/* ---- the walk ------------------------------------------------------------------------------------------ */
 
 /* body(job, o, i, width): outputs [o, i .. i + width) from x[o, :, i .. i + width). */
 enum { COLUMNS = 64 };
@@ -132,7 +132,7 @@ static double dense_sum(const real *x, int64_t n)
     return total;
 }
 
-/* ---- sum, mean ---------------------------------------------------------------------------------------------------------------- */
+/* ---- sum, mean ----------------------------------------------------------------------------------------- */
 
 static void sums(const reduce_job *j, int64_t o, int64_t i, int64_t width, double *sum)
 {
@@ -195,7 +195,7 @@ static void mean_infer(ag_node *n)
     require_elements(n);
 }
 
-/* ---- max, min, argmax: the first of equals, NaN wins ------------------------------------------------------------------------------ */
+/* ---- max, min, argmax: the first of equals, NaN wins --------------------------------------------------- */
 
 static void extreme(const reduce_job *j, int64_t o, int64_t i, int64_t width)
 {
@@ -264,7 +264,7 @@ static void argmax_forward(ag_node *n)
     run((reduce_job){ .x = values_of(n, &l), .where = n->out->data, .scale = 1 }, &l, extreme);
 }
 
-/* ---- var: sum (x - mean)^2 / (n - correction) -------------------------------------------------------------------------------------- */
+/* ---- var: sum (x - mean)^2 / (n - correction) ---------------------------------------------------------- */
 
 static double var_divisor(const ag_node *n, const layout *l)
 {
@@ -321,7 +321,7 @@ static void var_backward(ag_node *n)
     hand_over(n, &l, d);
 }
 
-/* ---- logsumexp: m + log sum exp(x - m), m = max x ----------------------------------------------------------------------------------- */
+/* ---- logsumexp: m + log sum exp(x - m), m = max x ------------------------------------------------------ */
 
 static void logsumexp_body(const reduce_job *j, int64_t o, int64_t i, int64_t width)
 {
@@ -361,7 +361,7 @@ static void logsumexp_backward(ag_node *n)
     hand_over(n, &l, d);
 }
 
-/* ---- the ops -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- the ops ------------------------------------------------------------------------------------------- */
 
 #define REDUCTION(id, infer_fn, backward_fn)                                                                     \
     static ag_tensor *id##_all(ag_tensor **in) { return ag_##id(in[0]); }                                        \

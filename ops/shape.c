@@ -10,7 +10,7 @@ static ag_tensor *view(const char *at, const ag_op *op, ag_tensor *x, view_arg a
     return ag_apply_(at, op, 1, &x, &a, sizeof a);
 }
 
-/* ---- reshape -------------------------------------------------------------------------------------------------------------- */
+/* ---- reshape ------------------------------------------------------------------------------------------- */
 
 static void reshape_infer(ag_node *n)
 {
@@ -52,7 +52,7 @@ ag_tensor *ag_reshape_(const char *at, ag_tensor *x, ag_shape shape)
     return view(at, &ag_op_reshape, ag_contiguous_(at, x), (view_arg){ .shape = shape });
 }
 
-/* ---- permute, transpose ------------------------------------------------------------------------------------------------------ */
+/* ---- permute, transpose -------------------------------------------------------------------------------- */
 
 static void permute_infer(ag_node *n)
 {
@@ -104,7 +104,7 @@ ag_tensor *ag_transpose_(const char *at, ag_tensor *x, int axis0, int axis1)
     return ag_permute_(at, x, p);
 }
 
-/* ---- expand ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- expand -------------------------------------------------------------------------------------------- */
 
 static void expand_infer(ag_node *n)
 {
@@ -145,7 +145,7 @@ ag_tensor *ag_expand_(const char *at, ag_tensor *x, ag_shape shape)
     return view(at, &ag_op_expand, x, (view_arg){ .shape = shape });
 }
 
-/* ---- slice, select ----------------------------------------------------------------------------------------------------------------- */
+/* ---- slice, select ------------------------------------------------------------------------------------- */
 
 static void slice_infer(ag_node *n)
 {

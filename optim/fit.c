@@ -74,7 +74,7 @@ void ag_learner_fine_tune_(const char *at, learner *l, int epochs, double lr)
     ag_learner_fit_one_cycle_(at, l, epochs, lr / 2, (learner_fit_opts){ .pct_start = 0.3, .div = 5, .lr_lo = lr / 200 });
 }
 
-/* ---- lr_find ----------------------------------------------------------------------------------------------------------- */
+/* ---- lr_find ------------------------------------------------------------------------------------------- */
 
 /* Copies of everything training changes. */
 typedef struct {

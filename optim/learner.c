@@ -21,13 +21,13 @@ double ag_learner_now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* ---- losses -------------------------------------------------------------------------------------------------------- */
+/* ---- losses -------------------------------------------------------------------------------------------- */
 
 ag_tensor *ag_learner_mse(ag_tensor *pred, ag_tensor *y) { return ag_mse_loss(pred, y); }
 ag_tensor *ag_learner_cross_entropy(ag_tensor *pred, ag_tensor *y) { return ag_cross_entropy(pred, y); }
 ag_tensor *ag_learner_bce(ag_tensor *pred, ag_tensor *y) { return ag_bce_with_logits(pred, y); }
 
-/* ---- life ------------------------------------------------------------------------------------------------------------ */
+/* ---- life ---------------------------------------------------------------------------------------------- */
 
 static void drop(void *p)
 {
@@ -104,7 +104,7 @@ static learner_flow tell(learner *l, learner_event event)
     return LEARNER_GO;
 }
 
-/* ---- one batch --------------------------------------------------------------------------------------------------------- */
+/* ---- one batch ----------------------------------------------------------------------------------------- */
 
 /* fastai's AvgSmoothLoss */
 void ag_learner_smooth(learner *l, double loss)
@@ -174,7 +174,7 @@ static learner_flow take_step(learner *l)
     return tell(l, LEARNER_AFTER_STEP);
 }
 
-/* ---- one epoch ------------------------------------------------------------------------------------------------------------ */
+/* ---- one epoch ----------------------------------------------------------------------------------------- */
 
 static int64_t samples_of_group(const learner *l, int64_t first)
 {
@@ -275,7 +275,7 @@ static learner_flow one_epoch(learner *l)
     return f == LEARNER_CANCEL_FIT ? f : after;
 }
 
-/* ---- a fit ------------------------------------------------------------------------------------------------------------------- */
+/* ---- a fit --------------------------------------------------------------------------------------------- */
 
 static void begin(const char *at, learner *l, int epochs)
 {
@@ -291,7 +291,8 @@ static void begin(const char *at, learner *l, int epochs)
         return;
     }
     if (strcmp(in->fit, in->resume_fit))
-        ag_fail(at, "the checkpoint is of the fit '%s', this one is '%s'; go on with the same arguments", in->resume_fit, in->fit);
+        ag_fail(at, "the checkpoint is of the fit '%s', this one is '%s'; go on with the same arguments", in->resume_fit,
+                in->fit);
     in->resumed = false;
     l->epoch = in->resume_epoch, l->step = in->resume_step;
 }
@@ -322,7 +323,7 @@ void ag_learner_run(const char *at, learner *l, int epochs)
     tell(l, LEARNER_AFTER_FIT);
 }
 
-/* ---- predictions ------------------------------------------------------------------------------------------------------------- */
+/* ---- predictions --------------------------------------------------------------------------------------- */
 
 ag_tensor *ag_learner_predict_(const char *at, learner *l, data_loader *loader)
 {
@@ -348,7 +349,7 @@ ag_tensor *ag_learner_predict_(const char *at, learner *l, data_loader *loader)
     return all;
 }
 
-/* ---- signals ------------------------------------------------------------------------------------------------------------------- */
+/* ---- signals ------------------------------------------------------------------------------------------- */
 
 static volatile sig_atomic_t signalled;
 static struct sigaction before_int, before_term;

@@ -25,7 +25,7 @@ AG_BEGIN_DECLS
 
 typedef struct learner learner;
 
-/* ---- losses: the mean over the batch, as a tensor of one element ----------------------------------------------------- */
+/* ---- losses: the mean over the batch, as a tensor of one element --------------------------------------- */
 
 typedef ag_tensor *(*learner_loss)(ag_tensor *pred, ag_tensor *y);
 #define learner_mse ag_learner_mse                          /* pred and y of one shape */
@@ -35,7 +35,7 @@ ag_tensor *ag_learner_mse(ag_tensor *pred, ag_tensor *y);
 ag_tensor *ag_learner_cross_entropy(ag_tensor *pred, ag_tensor *y);
 ag_tensor *ag_learner_bce(ag_tensor *pred, ag_tensor *y);
 
-/* ---- metrics: over all predictions of the validation set, not means of batches ---------------------------------------- */
+/* ---- metrics: over all predictions of the validation set, not means of batches ------------------------- */
 
 enum { LEARNER_SUMS = 8, LEARNER_MAX_METRICS = 8, LEARNER_MAX_CALLBACKS = 16 };
 /* add: adds a batch's contribution to sums (zeros at first); value: the metric of the sums.
@@ -53,7 +53,7 @@ typedef struct {
 #define learner_error_rate ag_metric_error_rate
 extern const learner_metric ag_metric_rmse, ag_metric_mae, ag_metric_accuracy, ag_metric_error_rate;
 
-/* ---- callbacks ------------------------------------------------------------------------------------------------------------ */
+/* ---- callbacks ----------------------------------------------------------------------------------------- */
 
 typedef enum {
     LEARNER_BEFORE_FIT, LEARNER_BEFORE_EPOCH, LEARNER_BEFORE_TRAIN, LEARNER_BEFORE_BATCH, LEARNER_AFTER_PRED,
@@ -69,7 +69,7 @@ typedef struct {
     void (*drop)(void *state);          /* when the learner ends; may be NULL */
 } learner_callback;
 
-/* ---- the learner ------------------------------------------------------------------------------------------------------------ */
+/* ---- the learner --------------------------------------------------------------------------------------- */
 
 struct learner {                        /* read freely */
     data_loader *train, *valid;
@@ -112,7 +112,7 @@ learner *ag_learner_new_(const char *at, data_loader *train, data_loader *valid,
 #define learner_add(l, ...) ag_learner_add_(AG_HERE, l, __VA_ARGS__)
 void ag_learner_add_(const char *at, learner *l, learner_callback c);
 
-/* ---- training ------------------------------------------------------------------------------------------------------------------- */
+/* ---- training ------------------------------------------------------------------------------------------ */
 
 typedef struct { char unset_; double pct_start, div, div_final; double moms[3]; double lr_lo; } learner_fit_opts;
 /* A constant rate; momentum as it is. */
@@ -144,7 +144,7 @@ double ag_learner_validate_(const char *at, learner *l, data_loader *loader);
 #define learner_predict(l, loader) ag_learner_predict_(AG_HERE, l, loader)
 ag_tensor *ag_learner_predict_(const char *at, learner *l, data_loader *loader) AG_PURE;
 
-/* ---- finding a learning rate --------------------------------------------------------------------------------------------------------- */
+/* ---- finding a learning rate --------------------------------------------------------------------------- */
 
 typedef struct { char unset_; double start, end; int steps; } learner_lr_find_opts;
 typedef struct {
@@ -160,7 +160,7 @@ learner_rates ag_learner_lr_find_(const char *at, learner *l, learner_lr_find_op
 /* The suggestions for given curves. */
 void ag_learner_suggest(learner_rates *r);
 
-/* ---- files --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- files --------------------------------------------------------------------------------------------- */
 
 /* The whole state: model and buffers under their names (PyTorch's), optimizer under "optim.", progress in the metadata,
  * and n_meta entries of the caller's. Written atomically. */
@@ -174,7 +174,7 @@ void ag_learner_set_meta(learner *l, int n_meta, const ag_meta *meta);
 #define learner_resume(l, path) ag_learner_resume_(AG_HERE, l, path)
 void ag_learner_resume_(const char *at, learner *l, const char *path);
 
-/* ---- ready callbacks: learner_add(l, learner_early_stopping(.patience = 3)) ---------------------------------------------------------- */
+/* ---- ready callbacks: learner_add(l, learner_early_stopping(.patience = 3)) ---------------------------- */
 
 typedef struct { char unset_; const char *monitor; double min_delta, factor, min_lr; int patience; } learner_tracker_opts;
 /*   .monitor "valid_loss" (default), "train_loss" or a metric's name    .min_delta 0    .patience 1 epoch without a gain

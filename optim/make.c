@@ -124,7 +124,7 @@ static optim *make(const char *at, nn_module *net, const plan *a)
     return o;
 }
 
-/* ---- the optimizers ------------------------------------------------------------------------------------------------------ */
+/* ---- the optimizers ------------------------------------------------------------------------------------ */
 
 static double or_default(double value, double otherwise)
 {

@@ -4,7 +4,7 @@
 #include "ops/ops.h"
 #include "optim/state.h"
 
-/* ---- hyper-parameters of a parameter's next step ---------------------------------------------------------------------- */
+/* ---- hyper-parameters of a parameter's next step ------------------------------------------------------- */
 
 static int64_t *steps_of(const optim_param *p)
 {
@@ -31,7 +31,7 @@ optim_scalars ag_optim_scalars(const optim_param *p)
     return s;
 }
 
-/* ---- the dense pass ------------------------------------------------------------------------------------------------------ */
+/* ---- the dense pass ------------------------------------------------------------------------------------ */
 
 typedef struct { const optim_segment *seg; int n; optim_kernel kernel; } dense_job;
 
@@ -104,7 +104,7 @@ static void dense_step_on(const char *at, optim *o, ag_device device)
     else if (j.n) o->rule->cuda(o->segment, j.n);
 }
 
-/* ---- clocks of lazy parameters --------------------------------------------------------------------------------------------- */
+/* ---- clocks of lazy parameters ------------------------------------------------------------------------- */
 
 static optim_clock *clock_new(optim *o, const optim_param *p)
 {
@@ -196,7 +196,7 @@ static void advance_clocks(optim *o)
     }
 }
 
-/* ---- the public calls ------------------------------------------------------------------------------------------------------- */
+/* ---- the public calls ---------------------------------------------------------------------------------- */
 
 static void require_kernel(const char *at, const optim *o)
 {
@@ -244,7 +244,7 @@ void ag_optim_flush(optim *o)
         if (o->param[i].lazy) ag_optim_lazy_catch_up(&o->param[i]);
 }
 
-/* ---- clipping ------------------------------------------------------------------------------------------------------------------ */
+/* ---- clipping ------------------------------------------------------------------------------------------ */
 
 enum { NORM_PIECE = 4096 };
 
@@ -299,7 +299,7 @@ double ag_optim_clip_norm_(const char *at, optim *o, double max)
     return norm;
 }
 
-/* ---- rates and momentum -------------------------------------------------------------------------------------------------------- */
+/* ---- rates and momentum -------------------------------------------------------------------------------- */
 
 int ag_optim_groups(const optim *o)
 {

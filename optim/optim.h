@@ -35,14 +35,14 @@ enum { OPTIM_MAX_GROUPS = 15 };
  *   .no_decay      no decay at all */
 typedef struct { const char *params; double lr_mult, weight_decay; bool no_decay; } optim_group;
 typedef struct { optim_group group[OPTIM_MAX_GROUPS]; } optim_group_list;
-/* .groups = OPTIM_GROUPS({ .params = "body.*" }, { .params = "head.*", .weight_decay = 0.1 }): the first group that matches takes the
- * parameter; those that match none form one more, last group. Default: one group of everything. */
+/* .groups = OPTIM_GROUPS({ .params = "body.*" }, { .params = "head.*", .weight_decay = 0.1 }): the first group that matches takes
+ * the parameter; those that match none form one more, last group. Default: one group of everything. */
 #define OPTIM_GROUPS(...) AG_LIT(optim_group_list, { __VA_ARGS__ })
 
 /* What every optimizer takes besides its own. */
 #define OPTIM_COMMON double weight_decay; bool wd_bn_bias, fastai; optim_group_list groups
 
-/* ---- making ------------------------------------------------------------------------------------------------------
+/* ---- making -----------------------------------------------------------------------------------------------
  * All fail on a negative or NaN option, on a group that matches no parameter, on a module without parameters. */
 
 typedef struct { char unset_; double momentum; bool nesterov, l2; OPTIM_COMMON; } optim_sgd_opts;
@@ -84,7 +84,7 @@ typedef struct { char unset_; double alpha, eps, momentum; bool l2; OPTIM_COMMON
     ag_optim_rmsprop_(AG_HERE, net, AG_HEAD(__VA_ARGS__), AG_OPTS(optim_rmsprop_opts, __VA_ARGS__))
 optim *ag_optim_rmsprop_(const char *at, nn_module *net, double lr, optim_rmsprop_opts opts) AG_PURE;
 
-/* ---- using ---------------------------------------------------------------------------------------------------------- */
+/* ---- using --------------------------------------------------------------------------------------------- */
 
 /* One step with the gradients gathered since the last one, which are emptied. */
 #define optim_step(opt) ag_optim_step_(AG_HERE, opt)
@@ -100,7 +100,7 @@ double ag_optim_clip_norm_(const char *at, optim *opt, double max);
 #define optim_flush ag_optim_flush
 void optim_flush(optim *opt);
 
-/* ---- rates and momentum ------------------------------------------------------------------------------------------------- */
+/* ---- rates and momentum -------------------------------------------------------------------------------- */
 
 #define optim_groups ag_optim_groups
 int optim_groups(const optim *opt);
@@ -128,7 +128,7 @@ int64_t optim_steps(const optim *opt);              /* how often optim_step was 
 #define optim_freeze_to(opt, group) ag_optim_freeze_to_(AG_HERE, opt, group)
 void ag_optim_freeze_to_(const char *at, optim *opt, int group);
 
-/* ---- state, for checkpoints --------------------------------------------------------------------------------------------- */
+/* ---- state, for checkpoints ---------------------------------------------------------------------------- */
 
 /* Tensors under PyTorch's names behind the parameter's: "user.weight.exp_avg", ".exp_avg_sq", ".momentum_buffer",
  * ".square_avg", ".step" (i64). They are the optimizer's own memory. Flushes. */

@@ -18,7 +18,7 @@
 #include "optim/rules.def"
 #define KERNELS(name) .kernel = name, .cuda = AG_CUDA_FN(ag_optim_##name##_cuda)
 
-/* ---- SGD ------------------------------------------------------------------------------------------------------------ */
+/* ---- SGD ----------------------------------------------------------------------------------------------- */
 
 static void no_scalars(const optim_hyper *h, optim_scalars *s)
 {
@@ -32,7 +32,7 @@ const optim_rule ag_optim_rule_sgd_momentum = { .name = "optim_sgd", .slot = { "
 const optim_rule ag_optim_rule_nesterov = { .name = "optim_sgd", .slot = { "momentum_buffer" }, KERNELS(nesterov),
                                             .scalars = no_scalars };
 
-/* ---- Adam and what differs from it in the scalars only --------------------------------------------------------------- */
+/* ---- Adam and what differs from it in the scalars only ------------------------------------------------- */
 
 static double debias(double beta, int64_t t)
 {
@@ -75,7 +75,7 @@ const optim_rule ag_optim_rule_sparse_adam = { .name = "optim_sparse_adam", .slo
 const optim_rule ag_optim_rule_radam = { .name = "optim_radam", .slot = { "exp_avg", "exp_avg_sq" }, KERNELS(adam),
                                          .scalars = radam_scalars };
 
-/* ---- RMSProp ------------------------------------------------------------------------------------------------------------ */
+/* ---- RMSProp ------------------------------------------------------------------------------------------- */
 
 static void eps_scalar(const optim_hyper *h, optim_scalars *s)
 {
@@ -91,7 +91,7 @@ const optim_rule ag_optim_rule_rmsprop_fastai = { .name = "optim_rmsprop",
                                                   .slot = { "square_avg", "momentum_buffer" },
                                                   KERNELS(rmsprop_fastai), .scalars = eps_scalar };
 
-/* ---- LAMB ---------------------------------------------------------------------------------------------------------------- */
+/* ---- LAMB ---------------------------------------------------------------------------------------------- */
 
 const optim_rule ag_optim_rule_lamb = { .name = "optim_lamb", .slot = { "exp_avg", "exp_avg_sq" }, .kernel = adam,
                                         .scalars = adam_scalars, .trust = true };

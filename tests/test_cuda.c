@@ -24,7 +24,7 @@ enum { ROUNDS = 2 };
 static void ag_emulate_order(int order) { (void)order; }
 #endif
 
-/* ---- the same function on both devices ---------------------------------------------------------------------------------- */
+/* ---- the same function on both devices ----------------------------------------------------------------- */
 
 typedef ag_tensor *(*function)(ag_tensor **in);
 enum { MAX_VALUES = 40000 };
@@ -137,7 +137,7 @@ static void test_the_promised_ops_have_kernels(void **state)
     }
 }
 
-/* ---- sizes at which kernels take other paths ----------------------------------------------------------------------------- */
+/* ---- sizes at which kernels take other paths ----------------------------------------------------------- */
 
 static ag_tensor *last_sum(ag_tensor **in) { return ag_sum(in[0], .axes = AG_AXES(-1)); }
 static ag_tensor *first_sum(ag_tensor **in) { return ag_sum(in[0], .axes = AG_AXES(0)); }
@@ -197,7 +197,7 @@ static void test_nan_and_ties_as_on_the_cpu(void **state)
     assert_true(isnan((double)ag_real(sums)[0]));
 }
 
-/* ---- copies ------------------------------------------------------------------------------------------------------------------ */
+/* ---- copies -------------------------------------------------------------------------------------------- */
 
 static void test_copies_between_all_dtypes(void **state)
 {
@@ -207,7 +207,8 @@ static void test_copies_between_all_dtypes(void **state)
             AG_SCOPE;
             ag_tensor *x = ag_empty_(AG_HERE, AG_F32, AG_SHAPE(5, 7));
             for (int i = 0; i < 35; i++) ag_real(x)[i] = (real)(i * 1.37);
-            ag_tensor *src = ag_transpose(ag_cast(x, (ag_dtype)from), 0, 1), *cpu = ag_empty_(AG_HERE, (ag_dtype)to, AG_SHAPE(7, 5));
+            ag_tensor *src = ag_transpose(ag_cast(x, (ag_dtype)from), 0, 1);
+            ag_tensor *cpu = ag_empty_(AG_HERE, (ag_dtype)to, AG_SHAPE(7, 5));
             ag_tensor *gpu = ag_to(cpu, AG_CUDA);
             ag_copy(cpu, src);
             ag_copy(gpu, ag_transpose(ag_to(ag_cast(x, (ag_dtype)from), AG_CUDA), 0, 1));
@@ -218,7 +219,7 @@ static void test_copies_between_all_dtypes(void **state)
         }
 }
 
-/* ---- training ------------------------------------------------------------------------------------------------------------------ */
+/* ---- training ------------------------------------------------------------------------------------------ */
 
 enum { USERS = 30, ITEMS = 20, FACTORS = 5, BATCH = 40, STEPS = 8 };
 typedef optim *(*maker)(nn_module *net);
@@ -338,7 +339,7 @@ static void test_a_rule_without_a_kernel_says_so(void **state)
     assert_non_null(strstr(ag_error(), "optim_lamb: no step on cuda for parameter weight"));
 }
 
-/* ---- errors and memory ----------------------------------------------------------------------------------------------------------- */
+/* ---- errors and memory --------------------------------------------------------------------------------- */
 
 static void read_a_bad_id(void *arg)
 {
@@ -404,7 +405,7 @@ static void test_operands_on_two_devices_are_an_error(void **state)
     assert_non_null(strstr(ag_error(), "operands lie on two devices, cpu and cuda"));
 }
 
-/* ---- defects that the emulation must show ---------------------------------------------------------------------------------------- */
+/* ---- defects that the emulation must show -------------------------------------------------------------- */
 
 #ifdef AG_EMULATE
 static bool bits_agree(void (*launch)(int, const float *, float *, bool), bool barrier, int n_out)
@@ -469,7 +470,7 @@ static void test_what_was_not_written_is_nan(void **state)
 }
 #endif
 
-/* ---- without a GPU ------------------------------------------------------------------------------------------------------------------- */
+/* ---- without a GPU ------------------------------------------------------------------------------------- */
 
 /* Descriptors and layouts are the library's own memory: cuBLASLt makes and checks them on any machine. */
 static void test_cublaslt_takes_our_descriptors(void **state)
@@ -484,7 +485,8 @@ static void test_cublaslt_takes_our_descriptors(void **state)
     }
     for (int k = 0; k < 8; k++) {
         const ag_blas_plan p = { .trans_a = k & 1, .trans_b = k & 2, .bias = k & 4, .align = 4, .batch = 1 + k, .m = 5, .n = 3,
-                                 .k = 7, .a = { k & 1 ? 7 : 5, k & 1 ? 5 : 7, 7, 49 }, .b = { k & 2 ? 3 : 7, k & 2 ? 7 : 3, 7, 49 },
+                                 .k = 7, .a = { k & 1 ? 7 : 5, k & 1 ? 5 : 7, 7, 49 },
+                                 .b = { k & 2 ? 3 : 7, k & 2 ? 7 : 3, 7, 49 },
                                  .d = { 5, 3, 5, 15 } };
         ag_lt_desc desc;
         ag_lt_layout layout[3];

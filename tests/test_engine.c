@@ -33,7 +33,7 @@ static void assert_fails(void (*fn)(void *), void *arg, const char *message)
     if (!strstr(ag_error(), message)) fail_msg("said: %s\nexpected: %s", ag_error(), message);
 }
 
-/* ---- scopes --------------------------------------------------------------------------------------------------------- */
+/* ---- scopes -------------------------------------------------------------------------------------------- */
 
 static void test_a_scope_ends_what_it_holds(void **state)
 {
@@ -105,7 +105,7 @@ static void test_owner_keeps_its_own(void **state)
     assert_int_equal(ag_memory(AG_CPU).tensors, before);
 }
 
-/* ---- messages: whole, as a user reads them ------------------------------------------------------------------------------ */
+/* ---- messages: whole, as a user reads them ------------------------------------------------------------- */
 
 static void wrong_shapes(void *unused)
 {
@@ -168,7 +168,7 @@ static void test_other_rules(void **state)
     assert_fails(no_row, NULL, "id 3 at position 3 is not a row of weight, which has rows 0 to 2");
 }
 
-/* ---- the tape -------------------------------------------------------------------------------------------------------------- */
+/* ---- the tape ------------------------------------------------------------------------------------------ */
 
 /* y = sum (x x + x): dy/dx = 2 x + 1, x used three times by two ops. */
 static void test_a_tensor_used_twice(void **state)
@@ -303,7 +303,7 @@ static void test_gradcheck_notices(void **state)
     assert_fails(check_wrong, ag_param(VALUES(1, 2)), "ag_gradcheck: input 0");
 }
 
-/* ---- memory --------------------------------------------------------------------------------------------------------------------- */
+/* ---- memory -------------------------------------------------------------------------------------------- */
 
 static void step(nn_module *net, optim *opt, ag_tensor *x, ag_tensor *y)
 {
@@ -364,7 +364,7 @@ static void test_no_memory_is_an_error_like_others(void **state)
     assert_near(ag_item(ag_sum(ag_ones(3))), 3);
 }
 
-/* ---- random numbers -------------------------------------------------------------------------------------------------------------- */
+/* ---- random numbers ------------------------------------------------------------------------------------ */
 
 /* Known answers of the authors' Random123 library, kat_vectors, philox4x32 10. */
 static void test_philox_known_answers(void **state)

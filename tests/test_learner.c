@@ -61,7 +61,7 @@ static bool same_weights(const nn_module *a, const nn_module *b)
     return true;
 }
 
-/* ---- fitting -------------------------------------------------------------------------------------------------------- */
+/* ---- fitting ------------------------------------------------------------------------------------------- */
 
 static void test_it_learns(void **state)
 {
@@ -104,7 +104,7 @@ static void test_predictions_in_order(void **state)
     for (int i = 0; i < 160; i++) assert_true(fabs(ag_at(parts, i, 0) - ag_at(whole, i, 0)) < 1e-5);
 }
 
-/* ---- accumulation ------------------------------------------------------------------------------------------------------ */
+/* ---- accumulation -------------------------------------------------------------------------------------- */
 
 /* Ten steps of plain SGD with 4 x 16 and 1 x 64; 150 samples leave a group of 22 at the end of each epoch. */
 static void test_accumulated_steps_equal_large_batches(void **state)
@@ -149,7 +149,7 @@ static void test_options_are_checked(void **state)
     assert_non_null(strstr(ag_error(), ".accumulate counts batches, .batch_effective samples"));
 }
 
-/* ---- events ------------------------------------------------------------------------------------------------------------- */
+/* ---- events -------------------------------------------------------------------------------------------- */
 
 typedef struct { char text[512]; learner_event cancel_at; learner_flow flow; int after; } recorder;
 
@@ -191,7 +191,7 @@ static void test_events_and_cancelling(void **state)
     }
 }
 
-/* ---- numbers -------------------------------------------------------------------------------------------------------------- */
+/* ---- numbers ------------------------------------------------------------------------------------------- */
 
 static ag_tensor *bad_loss(ag_tensor *pred, ag_tensor *y)
 {
@@ -231,7 +231,7 @@ static void test_metrics_by_hand(void **state)
     assert_true(fabs(learner_rmse.value(e) - sqrt(5.0 / 3)) < 1e-12);
 }
 
-/* ---- checkpoints ------------------------------------------------------------------------------------------------------------ */
+/* ---- checkpoints --------------------------------------------------------------------------------------- */
 
 static learner *with_checkpoint(setup *s, const char *path, int accumulate)
 {
@@ -316,7 +316,7 @@ static void test_log_has_the_columns(void **state)
     assert_true(fabs(data_number(t, 1, "valid_loss") - l->valid_loss) < 1e-6);
 }
 
-/* ---- lr_find ------------------------------------------------------------------------------------------------------------------- */
+/* ---- lr_find ------------------------------------------------------------------------------------------- */
 
 static void test_lr_find_leaves_no_trace(void **state)
 {
@@ -356,7 +356,7 @@ static void test_suggestions_are_fastais(void **state)
         if (!(fabs(got[i] / want[i] - 1) < 1e-6)) fail_msg("suggestion %d: got %.8g, fastai %.8g", i, got[i], want[i]);
 }
 
-/* ---- trackers -------------------------------------------------------------------------------------------------------------------- */
+/* ---- trackers ------------------------------------------------------------------------------------------ */
 
 static learner_flow script(learner *l, learner_event e, void *state)       /* valid_loss as written */
 {
@@ -384,7 +384,7 @@ static void test_trackers(void **state)
     assert_true(fabs(optim_lr(opt, 0) / 0.5e-12 - 1) < 1e-6);
 }
 
-/* ---- fine_tune ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- fine_tune ----------------------------------------------------------------------------------------- */
 
 static learner_flow note_rates(learner *l, learner_event e, void *state)
 {

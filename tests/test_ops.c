@@ -58,7 +58,7 @@ static void test_gradients_are_those_of_central_differences(void **state)
     each_check(gradient);
 }
 
-/* ---- the same values where inputs have strides ------------------------------------------------------------------------ */
+/* ---- the same values where inputs have strides --------------------------------------------------------- */
 
 static void weighed_gradients(const ag_check *c, int n, const input *spec, ag_tensor **in, ag_tensor **out, ag_tensor **grad)
 {
@@ -141,7 +141,7 @@ static void test_gradients_are_added(void **state)
     each_check(added);
 }
 
-/* ---- PyTorch ------------------------------------------------------------------------------------------------------------ */
+/* ---- PyTorch ------------------------------------------------------------------------------------------- */
 
 static int fixtures;
 

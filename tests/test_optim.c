@@ -98,7 +98,7 @@ static void clipped(void **state)
     compare(net, clipped_expected, 3e-6);
 }
 
-/* ---- lazy rows -------------------------------------------------------------------------------------------------------- */
+/* ---- lazy rows ----------------------------------------------------------------------------------------- */
 
 enum { ROWS = 400, WIDTH = 19, BATCH = 6 };
 
@@ -167,7 +167,8 @@ static void lazy_equals_dense(void **state)
 {
     (void)state;
     const lazy_case cases[] = { { 0.999, 1e-8, 0.1, 0.1 },  { 0.99, 1e-5, 0.1, 1e-3 }, { 0.99, 1e-5, 0.01, 1e-5 },
-                                { 0.999, 1e-8, 0.01, 1e-8 }, { 0.98, 1e-3, 0, 1e-3 },   { 0.9, 1e-3, 0.1, 1e-3 } };     /* the last: too fast to be lazy */
+                                { 0.999, 1e-8, 0.01, 1e-8 }, { 0.98, 1e-3, 0, 1e-3 },
+                                { 0.9, 1e-3, 0.1, 1e-3 } };         /* the last: too fast to be lazy */
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const double worst = lazy_difference(&cases[i]);
         print_message("case %zu: difference %g\n", i, worst);
@@ -237,7 +238,7 @@ static void sparse_adam(void **state)
     assert_true(ag_at(w, 0, 0) == 1);
 }
 
-/* ---- groups, decay, freezing -------------------------------------------------------------------------------------------- */
+/* ---- groups, decay, freezing --------------------------------------------------------------------------- */
 
 static void biases_do_not_decay(void **state)
 {
@@ -305,7 +306,7 @@ static void errors_say_why(void **state)
     assert_non_null(strstr(ag_error(), "lr = -1"));
 }
 
-/* ---- state ---------------------------------------------------------------------------------------------------------------- */
+/* ---- state --------------------------------------------------------------------------------------------- */
 
 /* Ten steps, state and weights copied into another optimizer, ten more on both: the same bits. */
 static void state_continues(void **state)

@@ -4,7 +4,7 @@
 #include "agrad.h"
 #include "ops/op.h"
 
-/* ---- 1. the op: softsign(x) = x / (1 + |x|), its gradient 1 / (1 + |x|)^2 ------------------------------------------- */
+/* ---- 1. the op: softsign(x) = x / (1 + |x|), its gradient 1 / (1 + |x|)^2 ------------------------------ */
 
 static void softsign_forward(ag_node *n)
 {
@@ -30,7 +30,7 @@ static const ag_op softsign_op = {
 };
 #define softsign(x) ag_apply(&softsign_op, AG_INPUTS(x), NULL, 0)
 
-/* ---- 2. the layer: y = x + scale softsign(w x + b), with a learned scale ------------------------------------------------- */
+/* ---- 2. the layer: y = x + scale softsign(w x + b), with a learned scale ------------------------------- */
 
 typedef struct { nn_module base; nn_module *fc; ag_tensor *scale; } residual;
 
@@ -48,14 +48,14 @@ static nn_module *residual_new(int64_t width)
     return &s->base;
 }
 
-/* ---- 3. the proof: backward against central differences -------------------------------------------------------------------- */
+/* ---- 3. the proof: backward against central differences ------------------------------------------------ */
 
 static ag_tensor *checked(ag_tensor **in)
 {
     return softsign(in[0]);
 }
 
-/* ---- 4. the use: learn y = sin(3 x0) + x1 ------------------------------------------------------------------------------------- */
+/* ---- 4. the use: learn y = sin(3 x0) + x1 -------------------------------------------------------------- */
 
 static ag_tensor *target_of(ag_tensor *x)
 {

@@ -95,7 +95,7 @@ prior cold_prior(const model *m, double *mean, double *precision)
     return (prior){ mean, precision, width, m->o.lo, m->o.hi };
 }
 
-/* ---- the experiment ----------------------------------------------------------------------------------------------------- */
+/* ---- the experiment ------------------------------------------------------------------------------------ */
 
 enum { LEFT_OUT = 100, GIVEN = 10, WIDEST = 512 };
 
@@ -165,6 +165,6 @@ void cold_evaluate(const options *given)
         ag_rng_shuffle(&rng, mine, c);
         judge(&m, &p, mine, c, mean, &e);
     }
-    printf("\ncold start: %" PRId64 " users left out, each solved from %d ratings, the other %" PRId64 " predicted: RMSE %.4f; film "
-           "means %.4f\n", out, GIVEN, e.n, sqrt(e.ours / (double)e.n), sqrt(e.means / (double)e.n));
+    printf("\ncold start: %" PRId64 " users left out, each solved from %d ratings, the other %" PRId64 " predicted: RMSE %.4f; "
+           "film means %.4f\n", out, GIVEN, e.n, sqrt(e.ours / (double)e.n), sqrt(e.means / (double)e.n));
 }

@@ -39,7 +39,8 @@ int download(const options *o)
     status = run(unzip);
     if (status == 127) status = run(python);
     if (status || !ag_is_folder("data/ml-100k"))
-        ag_fail(NULL, "movielens: data/ml-100k.zip could not be unpacked; `apt-get install unzip`, then `unzip data/ml-100k.zip -d data`");
+        ag_fail(NULL, "movielens: data/ml-100k.zip could not be unpacked; `apt-get install unzip`, "
+                "then `unzip data/ml-100k.zip -d data`");
     printf("data/ml-100k is there; `movielens train` finds it\n");
     return 0;
 }

@@ -7,7 +7,7 @@
 #include "movielens.h"
 #include "ops/op.h"
 
-/* ---- scores ------------------------------------------------------------------------------------------------------------ */
+/* ---- scores -------------------------------------------------------------------------------------------- */
 
 /* Of one user for every film, [items]. */
 static ag_tensor *scores_of(const model *m, int64_t user)
@@ -34,7 +34,8 @@ static int64_t find_user(const model *m, const char *user)
     if (!user) ag_fail(NULL, "movielens: name a user with --user, or a new one's ratings with --new");
     const int64_t u = data_vocab_find(m->users, user);
     if (u <= 0)
-        ag_fail(NULL, "movielens: no user '%s' among the %" PRId64 " of the model (%s to %s); --new takes the ratings of a new one",
+        ag_fail(NULL, "movielens: no user '%s' among the %" PRId64 " of the model (%s to %s); --new takes the ratings of a new "
+                "one",
                 user, data_vocab_size(m->users) - 1, data_vocab_text(m->users, 1),
                 data_vocab_text(m->users, data_vocab_size(m->users) - 1));
     return u;
@@ -123,7 +124,7 @@ int predict(const options *o)
     return 0;
 }
 
-/* ---- films -------------------------------------------------------------------------------------------------------------------- */
+/* ---- films --------------------------------------------------------------------------------------------- */
 
 int similar(const options *o)
 {
@@ -150,7 +151,7 @@ int biases(const options *o)
     return 0;
 }
 
-/* ---- map: two principal components -------------------------------------------------------------------------------------------- */
+/* ---- map: two principal components --------------------------------------------------------------------- */
 
 /* Eigenvectors of a symmetric n x n matrix by Jacobi rotations (Golub & Van Loan 8.5): v's columns; a becomes diagonal. */
 static void jacobi(double *a, double *v, int64_t n)
@@ -181,7 +182,8 @@ static void jacobi(double *a, double *v, int64_t n)
 /* Coordinates of n rows of `width` numbers along the two directions they differ most in. (fastai's Tensor.pca) */
 static void principal(const double *x, int64_t n, int64_t width, double *first, double *second)
 {
-    double *mean = ag_alloc(width, sizeof *mean), *a = ag_alloc(width * width, sizeof *a), *v = ag_alloc(width * width, sizeof *v);
+    double *mean = ag_alloc(width, sizeof *mean), *a = ag_alloc(width * width, sizeof *a);
+    double *v = ag_alloc(width * width, sizeof *v);
     ag_defer(ag_free, mean);
     ag_defer(ag_free, a);
     ag_defer(ag_free, v);
@@ -226,7 +228,8 @@ int map(const options *o)
         for (int64_t j = 0; j < width; j++) x[k * width + j] = (double)ag_real(factors)[item * width + j];
     }
     principal(x, n, width, at, at + n);
-    data_plot_scatter(out, n, at, at + n, label, .title = "the films rated most often, along two principal components of their factors");
+    data_plot_scatter(out, n, at, at + n, label,
+                      .title = "the films rated most often, along two principal components of their factors");
     printf("%" PRId64 " films drawn in %s\n", n, out);
     return 0;
 }

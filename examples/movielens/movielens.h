@@ -3,7 +3,7 @@
 #define MOVIELENS_H
 #include "agrad.h"
 
-/* ---- options.c ------------------------------------------------------------------------------------------------------ */
+/* ---- options.c ----------------------------------------------------------------------------------------- */
 
 typedef struct {
     const char *command;
@@ -24,7 +24,7 @@ void options_help(FILE *to);
 /* The command line with its --resume replaced: free with ag_free. */
 char *options_resume_command(const options *o);
 
-/* ---- ratings.c --------------------------------------------------------------------------------------------------------- */
+/* ---- ratings.c ----------------------------------------------------------------------------------------- */
 
 typedef struct {
     char source[1024];                      /* the file, or "made up" */
@@ -47,7 +47,7 @@ typedef struct {
 /* Categories from the training part, a random split by o->valid and o->seed or o->valid_file. */
 batches ratings_batches(const ratings *r, const options *o);
 
-/* ---- train.c ----------------------------------------------------------------------------------------------------------- */
+/* ---- train.c ------------------------------------------------------------------------------------------- */
 
 nn_module *make_model(const options *o, int64_t users, int64_t items);
 optim *make_optimizer(const options *o, nn_module *net);
@@ -55,7 +55,7 @@ int train(const options *o);
 int lr_find(const options *o);
 int chapter(const options *o);
 
-/* ---- model.c: a saved model ----------------------------------------------------------------------------------------------- */
+/* ---- model.c: a saved model ---------------------------------------------------------------------------- */
 
 typedef struct {
     nn_module *net;
@@ -74,7 +74,7 @@ ag_tensor *model_item_bias(const model *m);             /* [items, 1]; fails for
 int64_t model_find_item(const model *m, const char *title);     /* fails, naming the nearest */
 const char *model_title(const model *m, int64_t item);
 
-/* ---- interpret.c ------------------------------------------------------------------------------------------------------------ */
+/* ---- interpret.c --------------------------------------------------------------------------------------- */
 
 int recommend(const options *o);
 int similar(const options *o);
@@ -82,7 +82,7 @@ int biases(const options *o);
 int predict(const options *o);
 int map(const options *o);
 
-/* ---- cold.c: factors for a new user ------------------------------------------------------------------------------------------- */
+/* ---- cold.c: factors for a new user -------------------------------------------------------------------- */
 
 typedef struct { const double *mean, *precision; int64_t width; double lo, hi; } prior;
 /* The factors, then the bias, of a user who gave n ratings to items: the most probable ones given that users' factors are
@@ -95,7 +95,7 @@ prior cold_prior(const model *m, double *mean, double *precision);
 /* 100 users left out of training, each solved from 10 ratings: prints RMSE of the rest against the film means. */
 void cold_evaluate(const options *o);
 
-/* ---- spreadsheet.c, download.c ----------------------------------------------------------------------------------------------- */
+/* ---- spreadsheet.c, download.c ------------------------------------------------------------------------- */
 
 int spreadsheet(const options *o);
 int download(const options *o);

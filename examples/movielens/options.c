@@ -199,7 +199,8 @@ options options_parse(int argc, char **argv)
 
 static void append(char **text, const char *word)
 {
-    const bool plain = *word && strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=./,") == strlen(word);
+    static const char safe[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=./,";
+    const bool plain = *word && strspn(word, safe) == strlen(word);
     char *longer = ag_sprintf(plain ? "%s%s%s" : "%s%s'%s'", *text, **text ? " " : "", word);
     ag_free(*text);
     *text = longer;

@@ -6,7 +6,8 @@
 #include "core/io.h"
 #include "movielens.h"
 
-typedef struct { const char *file, *names, *sep; bool header; const char *films, *film_names, *film_sep; bool film_header; } layout;
+typedef struct { const char *file, *names, *sep; bool header; const char *films, *film_names, *film_sep;
+                 bool film_header; } layout;
 static const layout layouts[] = {
     { "u.data", "user,item,rating,time", "\t", false, "u.item", "item,title,*", "|", false },             /* 100K */
     { "ratings.csv", "user,item,rating,time", ",", true, "movies.csv", "item,title,genres", ",", true },  /* latest, 20M, 25M */
@@ -136,7 +137,7 @@ ratings ratings_read(const char *path, const char *by, bool quiet)
     return r;
 }
 
-/* ---- batches -------------------------------------------------------------------------------------------------------------- */
+/* ---- batches ------------------------------------------------------------------------------------------- */
 
 static data_set *samples(data_table *t, const char *item_column)
 {

@@ -95,7 +95,8 @@ static void descend(double *w, double *g, int64_t n, double rate)
 
 int spreadsheet(const options *o)
 {
-    if (!o->ratings) ag_fail(NULL, "movielens: spreadsheet needs the folder with ratings.csv, user_factors.csv, film_factors.csv");
+    if (!o->ratings)
+        ag_fail(NULL, "movielens: spreadsheet needs the folder with ratings.csv, user_factors.csv, film_factors.csv");
     const sheet s = read_sheet(o->ratings, o->bias);
     sheet g = { .u = numbers(s.users * s.factors), .v = numbers(s.films * s.factors), .bu = numbers(s.users),
                 .bv = numbers(s.films) };
