@@ -53,6 +53,11 @@ static data_table *read_plain(const char *path)
     data_table *t = data_csv(path);
     const char *from[3] = { column_for(t, path, "user", user), column_for(t, path, "item", item),
                             column_for(t, path, "rating", rating) };
+    if (data_column_type(t, from[2]) == DATA_TEXT) {        /* read as numbers, it says which cell is none */
+        char types[256];
+        snprintf(types, sizeof types, "%s:float", from[2]);
+        t = data_csv(path, .types = types);
+    }
     data_table *r = data_table_new(data_rows(t));
     for (int k = 0; k < 3; k++) {
         const char *to[3] = { "user", "item", "rating" };
@@ -68,8 +73,6 @@ static data_table *read_plain(const char *path)
 static void check(const ratings *r)
 {
     const data_table *t = r->table;
-    if (data_column_type(t, "rating") == DATA_TEXT)
-        ag_fail(NULL, "%s: the ratings must be numbers, the first is '%s'", r->source, data_cell(t, 0, "rating"));
     for (int64_t i = 0; i < data_rows(t); i++)
         if (!isfinite(data_number(t, i, "rating")))
             ag_fail(NULL, "%s: row %" PRId64 " has no rating; remove the row or give it one", r->source, i + 1);
@@ -92,7 +95,7 @@ static ratings read_file(const char *path, const char *by)
         check(&r);
         return r;
     }
-    r.table = data_csv(r.source, .names = l->names, .sep = l->sep,
+    r.table = data_csv(r.source, .names = l->names, .sep = l->sep, .types = "rating:float",
                        .header = l->header ? DATA_HEADER_YES : DATA_HEADER_NO);
     check(&r);
     if (!ag_file_exists(films)) return r;

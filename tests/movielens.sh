@@ -1,0 +1,127 @@
+#!/bin/sh
+# The recommender as its users meet it: figures that must come out exactly, a whole session on made-up ratings, and bad
+# input, each of which must end in status 2 with one clear error and leave files as they were. $1: the program.
+m=${1:-build/movielens}
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+bad=0 count=0
+
+fails() { echo "movielens.sh: $1"; bad=1; }
+# says TEXT COMMAND...: status 0 and TEXT in the output
+says() {
+    want=$1; shift; count=$((count + 1))
+    got=$("$@" 2>&1) || fails "status $? of: $* ($got)"
+    case $got in *"$want"*) ;; *) fails "no '$want' in the output of: $*
+$got" ;; esac
+}
+# refuses TEXT COMMAND...: status 2, TEXT in the error, at most a few lines
+refuses() {
+    want=$1; shift; count=$((count + 1))
+    got=$("$@" 2>&1 >/dev/null)
+    status=$?
+    [ $status = 2 ] || fails "status $status, not 2, of: $*
+$got"
+    case $got in *"$want"*) ;; *) fails "no '$want' in the error of: $*
+$got" ;; esac
+    [ "$(printf '%s\n' "$got" | wc -l)" -le 8 ] || fails "a long error of: $*"
+}
+ratings() { printf "$1" >"$dir/r.csv"; }
+
+# ---- the spreadsheet -----------------------------------------------------------------------------------------------
+sheet=${AGRAD_DATA:-../shared/data}/spreadsheet
+if [ -d "$sheet" ]; then
+    says 'rmse 2.8060620616' "$m" spreadsheet "$sheet"
+    says 'rmse 2.0180038033' "$m" spreadsheet "$sheet" --bias
+else
+    echo "SKIP: the spreadsheet's figures, $sheet is absent"
+fi
+
+# ---- a session on made-up ratings ----------------------------------------------------------------------------------
+cd_data="env AGRAD_DATA=$dir/none"
+here=$(pwd)
+case $m in /*) ;; *) m=$here/$m ;; esac
+cd "$dir" || exit 1
+f=$dir/model.safetensors
+says 'made up, of the size of MovieLens 100K' $cd_data "$m" train --epochs 2 --save "$f" --log "$dir/log.csv"
+[ "$(head -1 log.csv)" = epoch,train_loss,valid_loss,rmse,seconds ] || fails "log.csv begins with $(head -1 log.csv)"
+[ "$(wc -l <log.csv)" = 3 ] || fails "log.csv has $(wc -l <log.csv) lines"
+title=$($m biases "$f" --top 1 | sed -n '2s/^ *1  \(.*[^ ]\)  *[0-9.-]*$/\1/p')
+says 'of the films not rated yet' "$m" recommend "$f" --user 196
+says 'cosine of the factors' "$m" similar "$f" "$title"
+says 'user 7,' "$m" predict "$f" --user 7 --item "$title"
+says 'for someone who gave' "$m" recommend "$f" --new "$title=5" --top 3
+says 'valley' $cd_data "$m" lr-find
+# Two epochs at once, and one, interrupted there, and another: the same file but for what they took.
+for kind in dot bias nn; do
+    says '' $cd_data "$m" train --model $kind --epochs 2 --threads 1 --save "$dir/a.safetensors"
+    $cd_data "$m" train --model $kind --epochs 2 --threads 1 --save "$dir/b.safetensors" >/dev/null &
+    pid=$!
+    sleep 0.4; kill -INT $pid 2>/dev/null; wait $pid
+    status=$?
+    if [ $status = 130 ]; then
+        says '' $cd_data "$m" train --model $kind --epochs 2 --threads 1 --save "$dir/b.safetensors" --resume "$dir/b.safetensors"
+    elif [ $status != 0 ]; then fails "status $status after Ctrl-C"
+    fi
+    cmp -s a.safetensors b.safetensors || fails "resuming $kind gives other bits"
+done
+
+# ---- options ---------------------------------------------------------------------------------------------------------
+refuses "unknown command 'trian'; did you mean 'train'?" "$m" trian
+refuses "unknown option 'epoch'; did you mean '--epochs'?" "$m" train --epoch 3
+refuses "--epochs takes a whole number from 1 to 100000, got '0'" "$m" train --epochs 0
+refuses "--epochs takes a whole number from 1 to 100000, got '3x'" "$m" train --epochs 3x
+refuses "--lr takes a number from" "$m" train --lr nan
+refuses "--lr takes a number from" "$m" train --lr -1
+refuses "--model takes one of: dot bias nn; got 'knn'" "$m" train --model knn
+refuses "--range takes lo,hi with lo below hi" "$m" train --range 5,1
+refuses "--valid takes a number from" "$m" train --valid 1
+refuses "--save needs a value" "$m" train --save
+refuses "one argument too many" "$m" similar "$f" Star Wars
+
+# ---- files of ratings ------------------------------------------------------------------------------------------------
+refuses "no such file" "$m" train "$dir/absent.csv"
+mkdir "$dir/empty"
+refuses "no ratings in the folder" "$m" train "$dir/empty"
+: >"$dir/r.csv";                                            refuses "r.csv" "$m" train "$dir/r.csv"
+ratings 'user,item,rating\n';                               refuses "r.csv" "$m" train "$dir/r.csv"
+ratings 'user,item,rating\n1,2,3\n1,2\n';                   refuses "r.csv:3" "$m" train "$dir/r.csv"
+ratings 'user,item,stars_given\n1,2,3\n';                   refuses "no column for the rating" "$m" train "$dir/r.csv"
+ratings 'user,item,rating\n1,2,3\n1,3,four\n';              refuses "four" "$m" train "$dir/r.csv"
+ratings 'user,item,rating\n1,2,3\n1,3,nan\n2,3,4\n';        refuses "nan" "$m" train "$dir/r.csv"
+ratings 'user,item,rating\n1,2,3\n1,3,inf\n2,3,4\n';        refuses "inf" "$m" train "$dir/r.csv"
+ratings 'user,item,rating\n1,2,3\n1,3,\n2,3,4\n';           refuses "row 2 has no rating" "$m" train "$dir/r.csv"
+ratings 'user,item,rating\n1,2,3\n-4,3,1\n2,3,4\n';         refuses "row 2 has the negative user id -4" "$m" train "$dir/r.csv"
+ratings 'user,item,rating\n1,2,3\n99999999999999999999,3,1\n2,3,4\n'; refuses "r.csv" "$m" train "$dir/r.csv"
+ratings 'user,item,rating\n1,2,3\n1,\0003,4\n';             refuses "NUL" "$m" train "$dir/r.csv"
+ratings 'user,item,rating\n1,2,3\n';                        refuses "" "$m" train "$dir/r.csv"
+ratings 'user,item,rating\n1,2,3\n2,3,4\n2,4,4\n5,3,4\n6,3,4\n'; refuses "longer than the data" "$m" train "$dir/r.csv"
+head -c 10000000 /dev/zero | tr '\0' 7 >"$dir/long.csv";    refuses "long.csv" "$m" train "$dir/long.csv"
+refuses "no such file" $cd_data "$m" train --valid-file "$dir/absent.csv"
+
+# ---- model files --------------------------------------------------------------------------------------------------------
+refuses "no user '99999'" "$m" recommend "$f" --user 99999
+refuses "the nearest is '" "$m" similar "$f" "${title}x"
+refuses "no film" "$m" predict "$f" --user 1 --item "Nothing of the Kind"
+refuses "is no rating of" "$m" recommend "$f" --new "$title=good"
+refuses "no such file" "$m" recommend "$dir/absent.safetensors" --user 1
+refuses "not a safetensors file" "$m" recommend "$dir/log.csv" --user 1
+head -c 1000 "$f" >"$dir/cut.safetensors";                  refuses "truncated" "$m" recommend "$dir/cut.safetensors" --user 1
+head -c 100000 "$f" >"$dir/cut.safetensors";                refuses "truncated" "$m" recommend "$dir/cut.safetensors" --user 1
+says '' $cd_data "$m" train --epochs 1 --model dot --save "$dir/dot.safetensors"
+refuses "has no biases" "$m" biases "$dir/dot.safetensors"
+refuses "is missing in the file" $cd_data "$m" train --model bias --resume "$dir/dot.safetensors"
+refuses "in the module" $cd_data "$m" train --model dot --factors 20 --resume "$dir/dot.safetensors"
+refuses "go on with the same arguments" $cd_data "$m" train --model dot --epochs 3 --resume "$dir/dot.safetensors"
+refuses "the loss became" $cd_data "$m" train --model dot --range none --optim sgd --lr 900 --save "$dir/dot.safetensors"
+says 'for user 1' "$m" recommend "$dir/dot.safetensors" --user 1
+
+# ---- a full disk --------------------------------------------------------------------------------------------------------
+cp "$f" "$dir/before.safetensors"
+(ulimit -f 100; trap '' XFSZ; $cd_data "$m" train --epochs 1 --save "$f" >/dev/null 2>"$dir/full.txt"; echo $? >"$dir/status")
+[ "$(cat status)" = 2 ] || fails "status $(cat status) where there is no room for the model"
+grep -q 'cannot write .*the old file' full.txt || fails "where there is no room it says: $(cat full.txt)"
+cmp -s "$f" before.safetensors || fails "the old model file did not survive a full disk"
+ls | grep -q 'tmp-' && fails "a temporary file stays behind"
+
+[ $bad = 0 ] && echo "movielens.sh: $count commands, all as they should be"
+exit $bad
