@@ -1,5 +1,5 @@
-# make help lists the targets. Variables for the command line: BUILD=release|debug|asan|tsan|f64, T=name (one test),
-# PREFIX=/usr/local, CC, NVCC, CUDA=0|1.
+# make help lists the targets. Variables for the command line: BUILD=release|debug|asan|tsan|f64|emu, T=name (one test),
+# PREFIX=/usr/local, CC, and for the GPU NVCC, CUDA=0|1, CUDA_ARCH=90 (cuda/cuda.mk).
 
 BUILD  ?= release
 PREFIX ?= /usr/local
@@ -31,7 +31,8 @@ ifneq ($(shell pkg-config --exists cairo 2>/dev/null && echo yes),)
   LDLIBS   += $(shell pkg-config --libs cairo)
 endif
 
-sources  := $(wildcard core/*.c ops/*.c nn/*.c optim/*.c data/*.c models/*.c) cuda/stub.c
+include cuda/cuda.mk
+sources  := $(wildcard core/*.c ops/*.c nn/*.c optim/*.c data/*.c models/*.c) $(cuda_sources)
 objects  := $(sources:%=$(out)/%.o)
 lib      := $(out)/libagrad.a
 tests    := $(patsubst tests/%.c,$(out)/tests/%,$(wildcard tests/test_*.c))
@@ -55,12 +56,13 @@ demo: setup             ## sets up, learns from ratings, shows recommendations a
 
 test: setup             ## sets up, builds everything, passes the tests (T=name: one)
 	@$(MAKE) --no-print-directory -j all tests && $(MAKE) --no-print-directory BUILD=f64 -j build/f64/tests/test_ops
+	@$(MAKE) --no-print-directory BUILD=emu -j build/emu/tests/test_cuda
 	@$(MAKE) --no-print-directory run-tests
 
 tests: $(tests)
 
 run-tests:
-	@for t in $(if $(T),$(out)/tests/test_$(T),$(tests) $(if $(filter release,$(BUILD)),build/f64/tests/test_ops)); do \
+	@for t in $(if $(T),$(out)/tests/test_$(T),$(tests) $(if $(filter release,$(BUILD)),build/f64/tests/test_ops build/emu/tests/test_cuda)); do \
 	    echo "== $$t"; $$t || exit 1; done
 	@$(if $(T),,if [ $(BUILD) = release ]; then tests/movielens.sh; fi)
 
@@ -70,7 +72,7 @@ $(lib): $(objects)
 	@rm -f $@ && $(AR) rcs $@ $^
 
 $(out)/tests/%: $(out)/tests/%.c.o $(lib)
-	$(CC) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+	$(LINK) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
 
 $(out)/%.c.o: %.c Makefile
 	@mkdir -p $(@D)
@@ -105,8 +107,8 @@ bench: all              ## times beside PyTorch's, where there is one (PYTHON=pa
 $(out)/tests/bench/bench: $(out)/tests/bench/bench.c.o $(lib)
 	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
-gpu-check: all          ## where there is a GPU: builds, tests, sanitizes, benches; one table last
-	@tests/gpu_check.sh
+gpu-check:              ## where there is a GPU: builds, tests, sanitizes, benches; one table last
+	@BUILD=$(BUILD) NVCC="$(NVCC)" tests/gpu_check.sh
 
 # ---- installing -----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,166 @@
+/* tests/gpu_bench.c - what the GPU's kernels reach: one line per work, tab-separated "work, value, unit". Run by
+ * tests/gpu_check.sh. With --small: sizes for the emulation. Ends with status 3, saying why, where there is no GPU. */
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include "agrad.h"
+#include "core/device.h"
+
+static bool small;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Seconds of one call: the best of three runs of as many calls as take about 0.2 s. */
+static double seconds(void (*work)(void *), void *arg)
+{
+    const ag_device_ops *d = ag_device_table(AG_CUDA);
+    double best = 0;
+    int64_t calls = 1;
+    work(arg);
+    for (int round = -1; round < 3; round++) {
+        d->sync();
+        const double start = now();
+        for (int64_t i = 0; i < calls; i++) work(arg);
+        d->sync();
+        const double each = (now() - start) / (double)calls;
+        if (round < 0) calls = small ? 2 : 1 + (int64_t)(0.2 / each);
+        else if (!round || each < best) best = each;
+    }
+    return best;
+}
+
+static void row(const char *work, double value, const char *unit)
+{
+    printf("%s\t%.4g\t%s\n", work, value, unit);
+    fflush(stdout);
+}
+
+static void copying(void *arg)
+{
+    ag_tensor **t = arg;
+    ag_copy(t[0], t[1]);
+}
+
+static void adding(void *arg)
+{
+    AG_SCOPE;
+    AG_NO_GRAD;
+    ag_tensor **t = arg, *y = ag_add(t[0], t[1]);
+    (void)y;
+}
+
+static void summing(void *arg)
+{
+    AG_SCOPE;
+    AG_NO_GRAD;
+    ag_tensor **t = arg, *y = ag_sum(t[0]);
+    (void)y;
+}
+
+static void multiplying(void *arg)
+{
+    AG_SCOPE;
+    AG_NO_GRAD;
+    ag_tensor **t = arg, *y = ag_matmul(t[0], t[1]);
+    (void)y;
+}
+
+static void memory_rows(void)
+{
+    AG_SCOPE;
+    const int64_t n = small ? 1000 : 64 << 20;
+    ag_tensor *t[2] = { ag_zeros(n), ag_zeros(n) };
+    row("copy, 64 Mi f32", 8e-9 * (double)n / seconds(copying, t), "GB/s");
+    row("add, 64 Mi f32", 12e-9 * (double)n / seconds(adding, t), "GB/s");
+    row("sum, 64 Mi f32", 4e-9 * (double)n / seconds(summing, t), "GB/s");
+    ag_tensor *one[2] = { ag_zeros(1), ag_zeros(1) };
+    row("add of 1 element, queued", 1e9 * seconds(adding, one), "ns");
+}
+
+static void matmul_rows(void)
+{
+    AG_SCOPE;
+    for (int64_t n = small ? 8 : 1024; n <= (small ? 8 : 8192); n *= 2) {
+        AG_SCOPE;
+        char name[64];
+        ag_tensor *t[2] = { ag_full(0.5, n, n), ag_full(0.5, n, n) };
+        snprintf(name, sizeof name, "matmul %d^3, f32", (int)n);
+        row(name, 2e-12 * (double)n * (double)n * (double)n / seconds(multiplying, t), "TFLOP/s");
+    }
+}
+
+typedef struct { nn_module *net; optim *opt; ag_tensor *ids, *y; } training;
+
+static void step(void *arg)
+{
+    AG_SCOPE;
+    training *t = arg;
+    ag_backward(ag_mse_loss(nn_call(t->net, t->ids), t->y));
+    optim_step(t->opt);
+}
+
+static void recommender_row(int64_t users, int64_t items, int64_t factors, int64_t batch)
+{
+    AG_SCOPE;
+    char name[96];
+    ag_tensor *ids = ag_to(ag_empty(AG_I64, batch, 2), AG_CPU);
+    ag_rng r = { .seed = 1, .stream = 2 };
+    for (int64_t i = 0; i < batch; i++) {
+        ((int64_t *)ids->data)[2 * i] = ag_rng_below(&r, users);
+        ((int64_t *)ids->data)[2 * i + 1] = ag_rng_below(&r, items);
+    }
+    training t = { .net = model_dot_bias(users, items, factors, .lo = 0, .hi = 5.5), .ids = ag_to(ids, AG_CUDA),
+                   .y = ag_full(3, batch) };
+    t.opt = optim_adamw(t.net, 1e-3);
+    const double s = seconds(step, &t);
+    snprintf(name, sizeof name, "dot_bias + AdamW, %d x %d x %d, batch %d", (int)users, (int)items, (int)factors, (int)batch);
+    row(name, 1e6 * s, "us/step");
+    row(name, 1e-6 * (double)batch / s, "M ratings/s");
+}
+
+static void adamw_row(void)
+{
+    AG_SCOPE;
+    const int64_t n = small ? 40 : 8192;
+    nn_module *net = nn_linear(n, n, .no_bias = true);
+    optim *opt = optim_adamw(net, 1e-3);
+    ag_tensor *w = nn_param_at(net, 0);
+    double start = 0, best = 0;
+    for (int i = 0; i < 6; i++) {
+        AG_SCOPE;
+        ag_backward(ag_mean(w));
+        ag_device_table(AG_CUDA)->sync();
+        start = now();
+        optim_step(opt);
+        ag_device_table(AG_CUDA)->sync();
+        const double s = now() - start;
+        if (i == 1 || s < best) best = s;
+    }
+    row("AdamW step, 64 Mi parameters", 28e-9 * (double)n * (double)n / best, "GB/s");
+}
+
+int main(int argc, char **argv)
+{
+    char why[512];
+    small = argc > 1 && !strcmp(argv[1], "--small");
+    if (!ag_cuda_available(why, sizeof why)) {
+        printf("%s\n", why);
+        return 3;
+    }
+    if (argc > 1 && !strcmp(argv[1], "--probe")) return 0;
+    ag_init(.device = "cuda");
+    if (small) puts("measured at small sizes, for the path only\t\t");
+    memory_rows();
+    matmul_rows();
+    adamw_row();
+    recommender_row(944, 1683, 50, 64);
+    if (small) return 0;
+    recommender_row(944, 1683, 50, 8192);
+    recommender_row(69878, 10677, 48, 8192);
+    return 0;
+}

@@ -1,0 +1,63 @@
+#!/bin/sh
+# make gpu-check: everything that a GPU is needed for, in one call under ten minutes: builds with nvcc, runs the tests,
+# compute-sanitizer's four tools where it is installed, the measurements; the last thing printed is one table.
+# Without a GPU it says so, after having compiled and linked everything that can be. Status 1: something failed.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+build=${BUILD:-release}
+bench=build/$build/tests/gpu_bench
+tests=build/$build/tests/test_cuda
+table=build/gpu_check.tsv
+failed=0
+mkdir -p build
+: >"$table"
+
+# step NAME LIMIT COMMAND...: one line of the table.
+step()
+{
+    name=$1 limit=$2
+    shift 2
+    echo "== $name"
+    begin=$(date +%s)
+    timeout "$limit" "$@"
+    status=$?
+    seconds=$(($(date +%s) - begin))
+    case $status in
+    0) result=passed ;;
+    124) result="over $limit s" failed=1 ;;
+    *) result="failed ($status)" failed=1 ;;
+    esac
+    printf '%s\t%s\t%s s\n' "$name" "$result" "$seconds" >>"$table"
+    return $status
+}
+
+print_table()
+{
+    echo
+    awk -F '\t' '{ printf "%-52s %14s %s\n", $1, $2, $3 }' "$table"
+    exit $failed
+}
+
+if [ "$build" != emu ] && ! command -v "${NVCC:-nvcc}" >/dev/null; then
+    echo "gpu-check: nothing to do: there is no nvcc (CUDA toolkit), so this build has no GPU part." \
+         "make test runs the kernels on the CPU."
+    exit 0
+fi
+step "build, nvcc" 240 make -s -j"$(nproc)" BUILD="$build" "$tests" "$bench" || print_table
+if ! why=$("$bench" --probe); then
+    echo "gpu-check: no GPU here; everything was compiled and linked, nothing was run on one: $why"
+    print_table
+fi
+step "kernels against the CPU" 100 "$tests"
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
+if [ -n "$sanitizer" ]; then
+    for tool in memcheck racecheck initcheck synccheck; do
+        step "compute-sanitizer $tool" 45 "$sanitizer" --tool "$tool" --error-exitcode 9 "$tests"
+    done
+else
+    printf 'compute-sanitizer\tnot installed\t\n' >>"$table"
+fi
+small=$([ "$build" = emu ] && echo --small)
+step "measurements" 60 sh -c "$bench $small >build/gpu_bench.tsv"
+cat build/gpu_bench.tsv >>"$table"
+print_table
