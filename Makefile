@@ -61,8 +61,10 @@ test: setup             ## sets up, builds everything, passes the tests (T=name:
 
 tests: $(tests)
 
+# The ops in double, the GPU's kernels on the CPU.
+variants := $(if $(filter release,$(BUILD)),build/f64/tests/test_ops build/emu/tests/test_cuda)
 run-tests:
-	@for t in $(if $(T),$(out)/tests/test_$(T),$(tests) $(if $(filter release,$(BUILD)),build/f64/tests/test_ops build/emu/tests/test_cuda)); do \
+	@for t in $(if $(T),$(out)/tests/test_$(T),$(tests) $(variants)); do \
 	    echo "== $$t"; $$t || exit 1; done
 	@$(if $(T),,if [ $(BUILD) = release ]; then tests/movielens.sh; fi)
 
