@@ -56,13 +56,14 @@ demo: setup             ## sets up, learns from ratings, shows recommendations a
 
 test: setup             ## sets up, builds everything, passes the tests (T=name: one)
 	@$(MAKE) --no-print-directory -j all tests && $(MAKE) --no-print-directory BUILD=f64 -j build/f64/tests/test_ops
-	@$(MAKE) --no-print-directory BUILD=emu -j build/emu/tests/test_cuda
+	@$(MAKE) --no-print-directory BUILD=emu -j $(filter build/emu/%,$(variants))
 	@$(MAKE) --no-print-directory run-tests
 
 tests: $(tests)
 
 # The ops in double, the GPU's kernels on the CPU.
-variants := $(if $(filter release,$(BUILD)),build/f64/tests/test_ops build/emu/tests/test_cuda)
+variants := $(if $(filter release,$(BUILD)),build/f64/tests/test_ops \
+              build/emu/tests/test_cuda build/emu/tests/test_cuda_training)
 run-tests:
 	@for t in $(if $(T),$(out)/tests/test_$(T),$(tests) $(variants)); do \
 	    echo "== $$t"; $$t || exit 1; done

@@ -70,7 +70,8 @@ void ag_lt_describe(const ag_lt_functions *f, const ag_blas_plan *p, ag_lt_desc 
     check(f->desc_set(*desc, AG_LT_DESC_TRANSB, &tb, sizeof tb), "transposing B");
     if (p->bias) check(f->desc_set(*desc, AG_LT_DESC_EPILOGUE, &epilogue, sizeof epilogue), "adding a bias");
     for (int i = 0; i < 3; i++) {
-        check(f->layout_create(&layout[i], AG_LT_R_32F, (uint64_t)m[i]->rows, (uint64_t)m[i]->cols, m[i]->ld), "a layout");
+        const uint64_t rows = (uint64_t)m[i]->rows, cols = (uint64_t)m[i]->cols;
+        check(f->layout_create(&layout[i], AG_LT_R_32F, rows, cols, m[i]->ld), "a layout");
         check(f->layout_set(layout[i], AG_LT_LAYOUT_BATCH, &batch, sizeof batch), "a batch");
         check(f->layout_set(layout[i], AG_LT_LAYOUT_STEP, &m[i]->step, sizeof m[i]->step), "a batch's stride");
     }
@@ -112,7 +113,8 @@ static void forget(plan *p)
 static void promise_alignment(int align)
 {
     const uint32_t bytes = (uint32_t)align;
-    for (int i = 0; i < 4; i++) check(B.f.pref_set(B.pref, AG_LT_PREF_ALIGN_A + i, &bytes, sizeof bytes), "an alignment");
+    for (int i = 0; i < 4; i++)
+        check(B.f.pref_set(B.pref, AG_LT_PREF_ALIGN_A + i, &bytes, sizeof bytes), "an alignment");
 }
 
 static void set_bias(const plan *p, const float *bias)

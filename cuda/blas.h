@@ -23,7 +23,8 @@ typedef struct {
 bool ag_blas_layout(int64_t rows, int64_t cols, int64_t row_stride, int64_t col_stride, ag_blas_matrix *m, bool *trans);
 
 /* Queued. at: for the message when cuBLASLt is missing. */
-void ag_blas_multiply(const char *at, const ag_blas_plan *p, const float *a, const float *b, float *d, const float *bias);
+void ag_blas_multiply(const char *at, const ag_blas_plan *p, const float *a, const float *b, float *d,
+                      const float *bias);
 
 /* Looks for a library by its SONAMEs (NULL-terminated) in the loader's path, in CUDA_HOME, the toolkit's usual places
  * and Python environments. NULL: not found. */
@@ -33,7 +34,8 @@ void *ag_cuda_library(const char *const *sonames);
 enum {
     AG_LT_COMPUTE_32F = 68, AG_LT_R_32F = 0,
     AG_LT_DESC_TRANSA = 3, AG_LT_DESC_TRANSB = 4, AG_LT_DESC_EPILOGUE = 7, AG_LT_DESC_BIAS_POINTER = 8,
-    AG_LT_LAYOUT_BATCH = 5, AG_LT_LAYOUT_STEP = 6, AG_LT_PREF_WORKSPACE = 1, AG_LT_PREF_ALIGN_A = 5, /* B, C, D: 6, 7, 8 */
+    AG_LT_LAYOUT_BATCH = 5, AG_LT_LAYOUT_STEP = 6, AG_LT_PREF_WORKSPACE = 1,
+    AG_LT_PREF_ALIGN_A = 5,                             /* B, C, D: 6, 7, 8 */
     AG_LT_EPILOGUE_NONE = 1, AG_LT_EPILOGUE_RELU = 2, AG_LT_EPILOGUE_BIAS = 4,     /* bias and ReLU: 6 */
  AG_LT_OP_N = 0, AG_LT_OP_T = 1
 };

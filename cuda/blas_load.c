@@ -18,7 +18,8 @@ bool ag_lt_load(ag_lt_functions *f, char *why, size_t size)
     void *library = ag_cuda_library(sonames);
     if (!library) {
         snprintf(why, size,
-                 "libcublasLt.so.13 or .12, which multiplies matrices on the GPU (ag_matmul, ag_linear), was not found; "
+                 "libcublasLt.so.13 or .12, which multiplies matrices on the GPU (ag_matmul, ag_linear), was not "
+                 "found; "
                  "install cuBLAS (part of the CUDA toolkit, or pip install nvidia-cublas) or set CUDA_HOME to where it "
                  "is. All other GPU ops, and everything on the CPU, go on without it");
         return false;

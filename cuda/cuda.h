@@ -10,7 +10,8 @@
 #include "cuda/emulate.h"
 #else
 #include <cuda_runtime.h>
-#define AG_KERNEL_LAUNCH(kernel, grid, block, shared, ...) kernel<<<grid, block, shared, ag_cuda_stream()>>>(__VA_ARGS__)
+#define AG_KERNEL_LAUNCH(kernel, grid, block, shared, ...) \
+    kernel<<<grid, block, shared, ag_cuda_stream()>>>(__VA_ARGS__)
 #define AG_SHARED(type, name, count) __shared__ type name[count]
 #define AG_DYNAMIC_SHARED(type, name) extern __shared__ type name[]
 #endif
@@ -130,7 +131,7 @@ struct ag_cuda_trap {
     const char *at, *op;
     int64_t position, value, rows;
 };
-ag_cuda_trap *ag_cuda_trap_device(void);
+extern "C" ag_cuda_trap *ag_cuda_trap_device(void);
 
 static __device__ inline void ag_trap(ag_cuda_trap *t, const char *at, const char *op, int64_t position, int64_t value,
                                       int64_t rows)

@@ -20,7 +20,7 @@ else ifeq ($(CUDA)$(filter-out release debug,$(BUILD)),1)
   cuda_home    := $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v $(NVCC))))
   cuda_sources := $(filter-out cuda/stub.c,$(wildcard cuda/*.c cuda/*.cu))
   CPPFLAGS     += -DAG_HAVE_CUDA
-  LDLIBS       += $(firstword $(wildcard $(cuda_home)/lib64/libcudart_static.a $(cuda_home)/lib/libcudart_static.a)) -lrt
+  LDLIBS       += $(firstword $(foreach l,lib64 lib,$(wildcard $(cuda_home)/$l/libcudart_static.a))) -lrt
 else
   cuda_sources := cuda/stub.c
 endif

@@ -21,7 +21,8 @@ ag_cuda_trap *ag_cuda_trap_device(void)
 
 static void trap_read(void)
 {
-    ag_cuda_check(cudaMemcpyAsync(&trap_host, trap, sizeof trap_host, cudaMemcpyDeviceToHost, stream), "reading errors");
+    const cudaError_t e = cudaMemcpyAsync(&trap_host, trap, sizeof trap_host, cudaMemcpyDeviceToHost, stream);
+    ag_cuda_check(e, "reading errors");
 }
 
 static void trap_report(void)

@@ -3,6 +3,7 @@
 #define AG_CUDA_DEVICE_H
 #include "core/device.h"
 #include "cuda/cuda.h"
+AG_BEGIN_DECLS
 
 /* allocator.cu */
 void *ag_cuda_alloc(size_t bytes);
@@ -15,4 +16,5 @@ void ag_cuda_assign(ag_tensor *dst, const ag_tensor *src);
 void ag_cuda_add(ag_tensor *dst, const ag_tensor *src);
 void ag_cuda_fill(ag_tensor *dst, double value);
 
+AG_END_DECLS
 #endif

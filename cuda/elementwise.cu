@@ -21,7 +21,8 @@ template <class F> static __global__ void unary_forward(ag_walk<1> w, F f, const
 }
 
 template <class F>
-static __global__ void unary_backward(ag_walk<1> w, F f, const float *x, const float *y, const float *g, float *dx, bool add)
+static __global__ void unary_backward(ag_walk<1> w, F f, const float *x, const float *y, const float *g, float *dx,
+                                      bool add)
 {
     AG_EACH (i, w.n) {
         int64_t at[1];

@@ -272,7 +272,8 @@ int ag_emulate_any(int value, int line)
 void *ag_emulate_shared(const char *file, int line, size_t bytes)
 {
     for (shared_array &a : E.shared)
-        if (a.line == line && !strcmp(a.file, file) && a.bytes.size() == bytes + 2 * GUARD) return a.bytes.data() + GUARD;
+        if (a.line == line && !strcmp(a.file, file) && a.bytes.size() == bytes + 2 * GUARD)
+            return a.bytes.data() + GUARD;
     E.shared.push_back({ file, line, std::vector<char>(bytes + 2 * GUARD, (char)POISON) });
     return E.shared.back().bytes.data() + GUARD;
 }
@@ -364,7 +365,8 @@ cudaError_t cudaGetLastError(void)
 
 const char *cudaGetErrorString(cudaError_t e)
 {
-    return e == cudaErrorLaunchFailure ? E.error.c_str() : e == cudaErrorMemoryAllocation ? "out of memory" : "invalid value";
+    if (e == cudaErrorLaunchFailure) return E.error.c_str();
+    return e == cudaErrorMemoryAllocation ? "out of memory" : "invalid value";
 }
 
 cudaError_t cudaGetDeviceCount(int *n) { return *n = 1, cudaSuccess; }

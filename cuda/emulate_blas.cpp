@@ -1,5 +1,6 @@
-/* cuda/emulate_blas.cpp - in the place of cuBLASLt in the emulation: the same descriptors, one plain loop. It refuses what
- * cuBLASLt's reference manual refuses: leading dimensions and shapes that do not fit. */
+/* cuda/emulate_blas.cpp - in the place of cuBLASLt in the emulation: the same descriptors, one plain loop. It refuses
+ * what cuBLASLt's reference manual refuses: leading dimensions and shapes that do not fit, operands less aligned than
+ * was promised when the algorithm was chosen. */
 #include "cuda/blas.h"
 #include <string.h>
 
@@ -79,7 +80,7 @@ int heuristic(ag_lt_handle, ag_lt_desc dh, ag_lt_layout ah, ag_lt_layout bh, ag_
                       a->batch == c->batch && b->batch == c->batch && a->type == c->type && b->type == c->type;
     *got = good;
     memset(result, 0, sizeof *result);
-    memcpy(result->algo.data, ((const pref *)ph)->align, sizeof(pref));     /* the algorithm relies on what was promised */
+    memcpy(result->algo.data, ((const pref *)ph)->align, sizeof(pref));     /* the algorithm relies on it */
     return good ? SUCCESS : INVALID_VALUE;
 }
 
@@ -88,9 +89,9 @@ bool aligned(const void *p, uint32_t bytes)
     return (uintptr_t)p % bytes == 0;
 }
 
-int matmul(ag_lt_handle, ag_lt_desc dh, const void *alpha, const void *a, ag_lt_layout ah, const void *b, ag_lt_layout bh,
-           const void *beta, const void *c, ag_lt_layout ch, void *out, ag_lt_layout, const ag_lt_algo *algo, void *,
-           size_t, void *)
+int matmul(ag_lt_handle, ag_lt_desc dh, const void *alpha, const void *a, ag_lt_layout ah, const void *b,
+           ag_lt_layout bh, const void *beta, const void *c, ag_lt_layout ch, void *out, ag_lt_layout,
+           const ag_lt_algo *algo, void *, size_t, void *)
 {
     const desc *d = (const desc *)dh;
     const layout *la = (const layout *)ah, *lb = (const layout *)bh, *lc = (const layout *)ch;
@@ -121,7 +122,7 @@ int matmul(ag_lt_handle, ag_lt_desc dh, const void *alpha, const void *a, ag_lt_
 
 bool ag_lt_load(ag_lt_functions *f, char *, size_t)
 {
-    *f = { create, desc_create, desc_set, desc_destroy, layout_create, layout_set, layout_destroy, pref_create, pref_set,
-           pref_destroy, heuristic, matmul };
+    *f = { create, desc_create, desc_set, desc_destroy, layout_create, layout_set, layout_destroy, pref_create,
+           pref_set, pref_destroy, heuristic, matmul };
     return true;
 }

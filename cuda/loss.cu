@@ -45,7 +45,8 @@ template <class F> static void loss_forward(ag_node *n)
 }
 
 template <class F>
-static __global__ void loss_gradient(int64_t n, loss_inputs in, const float *g, bool each, float scale, float *out, bool add)
+static __global__ void loss_gradient(int64_t n, loss_inputs in, const float *g, bool each, float scale, float *out,
+                                     bool add)
 {
     AG_EACH (i, n) {
         const float v = scale * g[each ? i : 0] *

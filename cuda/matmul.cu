@@ -51,8 +51,8 @@ static const ag_tensor *readable(const ag_node *n, const ag_tensor *t, ag_tensor
     return copy;
 }
 
-/* y[...] = or += x[...] w[...] for one stack after the other along the outer axes and all at once along the last one. An
- * axis along which y repeats is a sum: its products are added in their order. cuBLAS counts columns first: it is
+/* y[...] = or += x[...] w[...] for one stack after the other along the outer axes and all at once along the last one.
+ * An axis along which y repeats is a sum: its products are added in their order. cuBLAS counts columns first: it is
  * asked for y' = w' x'. */
 static void multiply(const ag_node *n, const batches *b, stack y, stack x, stack w, bool add)
 {
@@ -216,9 +216,11 @@ void ag_linear_backward_cuda(ag_node *n)
     const ag_tensor *x = n->in[0], *w = n->in[1], g = gradient_of_sum(n), *one[1] = { &g };
     const int64_t out = w->shape[0], in = w->shape[1], rows = ag_numel(&g) / out;
     if (n->din[0] && in)
-        dense(n->at, rows, out, in, ag_real(&g), false, ag_real(w), false, ag_real(n->din[0]), n->accumulate[0], nullptr);
+        dense(n->at, rows, out, in, ag_real(&g), false, ag_real(w), false, ag_real(n->din[0]), n->accumulate[0],
+              nullptr);
     if (n->din[1] && in)
-        dense(n->at, out, rows, in, ag_real(&g), true, ag_real(x), false, ag_real(n->din[1]), n->accumulate[1], nullptr);
+        dense(n->at, out, rows, in, ag_real(&g), true, ag_real(x), false, ag_real(n->din[1]), n->accumulate[1],
+              nullptr);
     if (n->din[2])
         ag_reduce<ag_fold_sum>(n, ag_split_of<1>(&g, (1u << (g.ndim - 1)) - 1, one), value_at{ ag_real(&g) },
                                ag_put_sum{ ag_real(n->din[2]), 1, n->accumulate[2] });

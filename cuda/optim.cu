@@ -42,7 +42,8 @@ template <class Rule> static void optim_run(const optim_segment *segment, int n)
 
 #define OPTIM_RULE(name, attributes, ...) \
     struct name##_rule { \
-        static __device__ inline void step(const optim_scalars &k, int64_t i, float *w, const float *g, float *s0, float *s1) \
+        static __device__ inline void step(const optim_scalars &k, int64_t i, float *w, const float *g, float *s0, \
+                                           float *s1) \
         { \
             (void)s0, (void)s1; \
             __VA_ARGS__ \

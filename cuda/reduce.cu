@@ -129,7 +129,8 @@ struct put_rank {
 
 void ag_argmax_forward_cuda(ag_node *n)
 {
-    ag_reduce<ag_fold_first<1>>(n, split(n, axes_of(n)), rank_of{ ag_real(n->in[0]) }, put_rank{ (int64_t *)n->out->data });
+    ag_reduce<ag_fold_first<1>>(n, split(n, axes_of(n)), rank_of{ ag_real(n->in[0]) },
+                                put_rank{ (int64_t *)n->out->data });
 }
 
 /* ---- variance: sum (x - m)^2 / (N - correction), in two passes ----------------------------------------- */

@@ -118,7 +118,8 @@ static void recommender_row(int64_t users, int64_t items, int64_t factors, int64
                    .y = ag_full(3, batch) };
     t.opt = optim_adamw(t.net, 1e-3);
     const double s = seconds(step, &t);
-    snprintf(name, sizeof name, "dot_bias + AdamW, %d x %d x %d, batch %d", (int)users, (int)items, (int)factors, (int)batch);
+    snprintf(name, sizeof name, "dot_bias + AdamW, %d x %d x %d, batch %d", (int)users, (int)items, (int)factors,
+             (int)batch);
     row(name, 1e6 * s, "us/step");
     row(name, 1e-6 * (double)batch / s, "M ratings/s");
 }

@@ -1,5 +1,5 @@
 /* tests/test_cuda.c - the kernels of cuda/ against the CPU's ops: every check[] row of every op that has them, sizes at
- * which they take other paths, training. Runs
+ * which they take other paths, copies, errors. Runs
  *   - in the emu build on any machine (cuda/emulate.h), under five orders of the threads, whose bits must agree;
  *   - where there is a GPU, on it, twice, whose bits must agree;
  *   - elsewhere: what can be proven of cuBLASLt without a GPU, and that a missing GPU is explained. */
@@ -9,37 +9,17 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <math.h>
-#include "core/device.h"
-#include "tests/op_cases.h"
+#include "tests/cuda_cases.h"
 #ifdef AG_HAVE_CUDA
 #include "cuda/blas.h"
 #endif
 #ifdef AG_EMULATE
 #include "tests/cuda_planted.h"
-enum { ROUNDS = 5 };
-void ag_emulate_order(int order);
-const char *ag_emulate_error(void);
-#else
-enum { ROUNDS = 2 };
-static void ag_emulate_order(int order) { (void)order; }
 #endif
 
-/* ---- the same function on both devices ----------------------------------------------------------------- */
+/* ---- the same function on both devices -------------------------------------------------------------------------- */
 
 typedef ag_tensor *(*function)(ag_tensor **in);
-enum { MAX_VALUES = 40000 };
-typedef struct { int64_t n; double v[MAX_VALUES]; } values;
-
-static void take(values *to, ag_tensor *t)
-{
-    double *v = doubles(ag_to(ag_detach(t), AG_CPU));
-    for (int64_t i = 0; i < ag_numel(t); i++) {
-        assert_true(to->n < MAX_VALUES);
-        to->v[to->n++] = v[i];
-    }
-    free(v);
-}
-
 /* On the device; strided: as the odd elements of a wider tensor. */
 static ag_tensor *moved(ag_tensor *t, ag_device device, bool strided)
 {
@@ -85,12 +65,12 @@ static void compare(const char *what, int k, function fn, int n, ag_tensor **in,
         assert_int_equal(g->n, want.n);
         for (int64_t i = 0; i < g->n; i++)
             if (!(fabs(g->v[i] - want.v[i]) <= tol * fmax(1, fabs(want.v[i]))))
-                fail_msg("%s %d, order %d, value %lld: got %.9g, the CPU has %.9g", what, k, order, (long long)i, g->v[i],
-                         want.v[i]);
+                fail_msg("%s %d, order %d, value %lld: got %.9g, the CPU has %.9g", what, k, order, (long long)i,
+                         g->v[i], want.v[i]);
         for (int64_t i = 0; i < g->n; i++)
             if (memcmp(&g->v[i], &first.v[i], sizeof(double)))
-                fail_msg("%s %d, value %lld: %.9g in thread order %d, %.9g in the first", what, k, (long long)i, g->v[i], order,
-                         first.v[i]);
+                fail_msg("%s %d, value %lld: %.9g in thread order %d, %.9g in the first", what, k, (long long)i,
+                         g->v[i], order, first.v[i]);
     }
 }
 
@@ -127,13 +107,15 @@ static void test_strided_inputs_agree(void **state)
 static void test_the_promised_ops_have_kernels(void **state)
 {
     (void)state;
-    static const char *const names[] = { "neg", "gelu", "sigmoid_range", "add", "div", "eq", "sum", "mean", "max", "min", "var",
-        "logsumexp", "argmax", "matmul", "linear", "embedding", "dot_bias", "mse_loss", "huber_loss", "cast", "contiguous" };
+    static const char *const names[] = { "neg", "gelu", "sigmoid_range", "add", "div", "eq", "sum", "mean", "max",
+        "min", "var", "logsumexp", "argmax", "matmul", "linear", "embedding", "dot_bias", "mse_loss", "huber_loss",
+        "cast", "contiguous" };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         const ag_op *const *op = ag_ops;
         while (*op && strcmp((*op)->name, names[i])) op++;
         assert_non_null(*op);
-        if (!(*op)->forward[AG_CUDA] || (!(*op)->no_grad && !(*op)->backward[AG_CUDA])) fail_msg("%s has no kernel", names[i]);
+        if (!(*op)->forward[AG_CUDA] || (!(*op)->no_grad && !(*op)->backward[AG_CUDA]))
+            fail_msg("%s has no kernel", names[i]);
     }
 }
 
@@ -161,7 +143,8 @@ static void test_other_sizes_agree(void **state)
 {
     (void)state;
     static const struct { const char *what, *inputs; function fn; } cases[] = {
-        { "sum of long rows, in parts", "x[3,6000]", last_sum }, { "sum of long columns, in parts", "x[4500,3]", first_sum },
+        { "sum of long rows, in parts", "x[3,6000]", last_sum },
+        { "sum of long columns, in parts", "x[4500,3]", first_sum },
         { "sum of columns", "x[70,67]", first_sum }, { "max of a middle axis", "x[3,33,40]", middle_max },
         { "mean of all", "x[9001]", all_mean }, { "var of outer axes", "x[20,3,30]", outer_var },
         { "product, broadcast", "a[40,1,9] b[7,1]", product }, { "product, more than a grid", "a[9000]", square },
@@ -171,7 +154,8 @@ static void test_other_sizes_agree(void **state)
         { "dot_bias, narrow", "u[3,1] i[3,1] bu[3,1] bi[3,1] ids[5,2]:i64<3", scores },
         { "matmul of unaligned parts", "a[3,5] b[4,6]", parts }, { "matmul by a vector", "a[5,7] b[7,1]", matrices },
         { "matmul, one row", "a[1,7] b[7,5]", matrices }, { "matmul, no inner", "a[3,0] b[0,2]", matrices },
-        { "matmul, repeated", "a[3,2,4] b[5,1,4,2]", matrices }, { "linear, no features", "x[3,0] w[2,0] b[2]", layer },
+        { "matmul, repeated", "a[3,2,4] b[5,1,4,2]", matrices },
+        { "linear, no features", "x[3,0] w[2,0] b[2]", layer },
         { "bf16 and back", "x[4,70]", half }, { "mse of many", "x[5000] t[5000]", loss },
     };
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
@@ -197,7 +181,7 @@ static void test_nan_and_ties_as_on_the_cpu(void **state)
     assert_true(isnan((double)ag_real(sums)[0]));
 }
 
-/* ---- copies -------------------------------------------------------------------------------------------- */
+/* ---- copies ----------------------------------------------------------------------------------------------------- */
 
 static void test_copies_between_all_dtypes(void **state)
 {
@@ -219,127 +203,7 @@ static void test_copies_between_all_dtypes(void **state)
         }
 }
 
-/* ---- training ------------------------------------------------------------------------------------------ */
-
-enum { USERS = 30, ITEMS = 20, FACTORS = 5, BATCH = 40, STEPS = 8 };
-typedef optim *(*maker)(nn_module *net);
-static optim *make_adamw(nn_module *net) { return optim_adamw(net, 5e-2, .weight_decay = 0.1); }
-static optim *make_lazy(nn_module *net) { return optim_lazy_adamw(net, 5e-2, .weight_decay = 0.1); }
-static optim *make_adam(nn_module *net) { return optim_adam(net, 5e-2, .weight_decay = 0.1); }
-static optim *make_sgd(nn_module *net) { return optim_sgd(net, 0.5); }
-static optim *make_momentum(nn_module *net) { return optim_sgd(net, 0.5, .momentum = 0.9, .weight_decay = 0.01); }
-static optim *make_nesterov(nn_module *net) { return optim_sgd(net, 0.5, .momentum = 0.9, .nesterov = true); }
-static optim *make_rmsprop(nn_module *net) { return optim_rmsprop(net, 1e-2); }
-static optim *make_rms_momentum(nn_module *net) { return optim_rmsprop(net, 1e-2, .momentum = 0.5); }
-static optim *make_rms_fastai(nn_module *net) { return optim_rmsprop(net, 1e-2, .momentum = 0.5, .fastai = true); }
-static optim *make_radam(nn_module *net) { return optim_radam(net, 1e-2); }
-
-/* Losses and final weights of the model with biases and a range. */
-static void train(ag_device device, maker make_optimizer, bool clip, values *out)
-{
-    AG_SCOPE;
-    out->n = 0;
-    ag_init(.device = device == AG_CUDA ? "cuda" : "cpu", .seed = 3);
-    nn_module *net = model_dot_bias(USERS, ITEMS, FACTORS, .lo = 0, .hi = 5.5);
-    optim *opt = make_optimizer(net);
-    for (int step = 0; step < STEPS; step++) {
-        AG_SCOPE;
-        int64_t ids[BATCH][2];
-        real y[BATCH];
-        ag_rng r = { .seed = (uint64_t)(step % 2), .stream = 1 };
-        for (int b = 0; b < BATCH; b++) {
-            ids[b][0] = ag_rng_below(&r, USERS), ids[b][1] = ag_rng_below(&r, ITEMS);
-            y[b] = (real)(1 + (ids[b][0] * 7 + ids[b][1] * 3) % 5);
-        }
-        ag_tensor *error = ag_mse_loss(nn_call(net, ag_from(AG_I64, ids, BATCH, 2)), ag_from(AG_F32, y, BATCH));
-        ag_backward(error);
-        if (clip) out->v[out->n++] = optim_clip_norm(opt, 0.05);
-        optim_step(opt);
-        out->v[out->n++] = ag_item(error);
-    }
-    optim_flush(opt);
-    for (int64_t i = 0; i < nn_param_count(net); i++) take(out, nn_param_at(net, i));
-    ag_init(.device = "cpu");
-}
-
-static void compare_training(const char *what, maker make_optimizer, bool clip)
-{
-    static values want, first, got;
-    train(AG_CPU, make_optimizer, clip, &want);
-    assert_true(want.v[clip ? 2 * STEPS - 1 : STEPS - 1] < want.v[clip ? 3 : 1]);      /* it learns */
-    for (int order = 0; order < ROUNDS; order++) {
-        ag_emulate_order(order);
-        values *g = order ? &got : &first;
-        train(AG_CUDA, make_optimizer, clip, g);
-        assert_int_equal(g->n, want.n);
-        for (int64_t i = 0; i < g->n; i++)
-            if (!(fabs(g->v[i] - want.v[i]) <= 2e-4 * fmax(1, fabs(want.v[i]))))
-                fail_msg("%s, value %lld: %.9g, on the CPU %.9g", what, (long long)i, g->v[i], want.v[i]);
-        assert_memory_equal(g->v, first.v, (size_t)g->n * sizeof *g->v);
-    }
-}
-
-static void test_the_dot_model_trains_as_on_the_cpu(void **state)
-{
-    (void)state;
-    compare_training("adamw", make_adamw, false);
-    compare_training("adamw, clipped", make_adamw, true);
-    compare_training("lazy adamw", make_lazy, false);
-}
-
-static void test_every_rule_steps_as_on_the_cpu(void **state)
-{
-    (void)state;
-    static const maker all[] = { make_adam, make_sgd, make_momentum, make_nesterov, make_rmsprop, make_rms_momentum,
-                                 make_rms_fastai, make_radam };
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) compare_training("rule", all[i], false);
-}
-
-static void test_more_parameters_than_one_launch_takes(void **state)
-{
-    (void)state;
-    static values want, got;
-    for (int device = AG_CPU; device <= AG_CUDA; device++) {
-        AG_SCOPE;
-        ag_init(.device = device == AG_CUDA ? "cuda" : "cpu", .seed = 4);
-        nn_module *net = nn_sequential(NULL);
-        for (int i = 0; i < 21; i++) nn_append(net, nn_linear(3, 3));
-        optim *opt = optim_adamw(net, 1e-2);
-        for (int step = 0; step < 3; step++) {
-            AG_SCOPE;
-            ag_backward(ag_sum(ag_square(nn_call(net, ag_ones(2, 3)))));
-            optim_step(opt);
-        }
-        values *to = device == AG_CUDA ? &got : &want;
-        to->n = 0;
-        for (int64_t i = 0; i < nn_param_count(net); i++) take(to, nn_param_at(net, i));
-        ag_init(.device = "cpu");
-    }
-    assert_int_equal(got.n, 21 * 12);
-    for (int64_t i = 0; i < got.n; i++) assert_true(fabs(got.v[i] - want.v[i]) < 1e-5);
-}
-
-static void step_lamb(void *arg)
-{
-    (void)arg;
-    AG_SCOPE;
-    nn_module *net = nn_linear(2, 2);
-    optim *opt = optim_lamb(net, 1e-2);
-    ag_backward(ag_sum(nn_call(net, ag_ones(1, 2))));
-    optim_step(opt);
-}
-
-static void test_a_rule_without_a_kernel_says_so(void **state)
-{
-    (void)state;
-    ag_init(.device = "cuda");
-    const int failed = ag_try(step_lamb, NULL);
-    ag_init(.device = "cpu");
-    assert_int_equal(failed, 1);
-    assert_non_null(strstr(ag_error(), "optim_lamb: no step on cuda for parameter weight"));
-}
-
-/* ---- errors and memory --------------------------------------------------------------------------------- */
+/* ---- errors and memory ------------------------------------------------------------------------------------------ */
 
 static void read_a_bad_id(void *arg)
 {
@@ -405,7 +269,7 @@ static void test_operands_on_two_devices_are_an_error(void **state)
     assert_non_null(strstr(ag_error(), "operands lie on two devices, cpu and cuda"));
 }
 
-/* ---- defects that the emulation must show -------------------------------------------------------------- */
+/* ---- defects that the emulation must show ----------------------------------------------------------------------- */
 
 #ifdef AG_EMULATE
 static bool bits_agree(void (*launch)(int, const float *, float *, bool), bool barrier, int n_out)
@@ -447,7 +311,8 @@ static void plant(void *which)
 static void test_wrong_writes_and_parted_waits_show(void **state)
 {
     (void)state;
-    static const char *const words[] = { "writes_behind wrote behind an allocation", "wrote next to a shared array of 128 bytes",
+    static const char *const words[] = { "writes_behind wrote behind an allocation",
+        "wrote next to a shared array of 128 bytes",
                                          "threads wait at different barriers" };
     for (int i = 0; i < 3; i++) {
         assert_int_equal(ag_try(plant, &i), 1);
@@ -470,7 +335,7 @@ static void test_what_was_not_written_is_nan(void **state)
 }
 #endif
 
-/* ---- without a GPU ------------------------------------------------------------------------------------- */
+/* ---- without a GPU ---------------------------------------------------------------------------------------------- */
 
 /* Descriptors and layouts are the library's own memory: cuBLASLt makes and checks them on any machine. */
 static void test_cublaslt_takes_our_descriptors(void **state)
@@ -484,10 +349,10 @@ static void test_cublaslt_takes_our_descriptors(void **state)
         skip();
     }
     for (int k = 0; k < 8; k++) {
-        const ag_blas_plan p = { .trans_a = k & 1, .trans_b = k & 2, .bias = k & 4, .align = 4, .batch = 1 + k, .m = 5, .n = 3,
-                                 .k = 7, .a = { k & 1 ? 7 : 5, k & 1 ? 5 : 7, 7, 49 },
-                                 .b = { k & 2 ? 3 : 7, k & 2 ? 7 : 3, 7, 49 },
-                                 .d = { 5, 3, 5, 15 } };
+        const bool ta = k & 1, tb = k & 2;
+        const ag_blas_plan p = { .trans_a = ta, .trans_b = tb, .bias = k & 4, .align = 4, .batch = 1 + k, .m = 5,
+                                 .n = 3, .k = 7, .a = { ta ? 7 : 5, ta ? 5 : 7, 7, 49 },
+                                 .b = { tb ? 3 : 7, tb ? 7 : 3, 7, 49 }, .d = { 5, 3, 5, 15 } };
         ag_lt_desc desc;
         ag_lt_layout layout[3];
         const float *bias = NULL;
@@ -534,10 +399,6 @@ int main(void)
         cmocka_unit_test(test_other_sizes_agree),
         cmocka_unit_test(test_nan_and_ties_as_on_the_cpu),
         cmocka_unit_test(test_copies_between_all_dtypes),
-        cmocka_unit_test(test_the_dot_model_trains_as_on_the_cpu),
-        cmocka_unit_test(test_every_rule_steps_as_on_the_cpu),
-        cmocka_unit_test(test_more_parameters_than_one_launch_takes),
-        cmocka_unit_test(test_a_rule_without_a_kernel_says_so),
         cmocka_unit_test(test_an_id_out_of_range_is_named),
         cmocka_unit_test(test_memory_is_reused_and_its_end_is_an_error),
         cmocka_unit_test(test_operands_on_two_devices_are_an_error),
