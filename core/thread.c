@@ -2,7 +2,9 @@
 #include <omp.h>
 #include "core/tensor.h"
 
-enum { WORTH_WAKING = 20000 };          /* ns of work: below it the fork and join cost more than they save */
+/* ns of work below which one thread does it: fork and join cost little on an idle machine, but where another process
+ * holds a core, every join waits for a time slice. */
+enum { WORTH_WAKING = 60000 };
 
 void ag_parallel(int64_t n, int64_t grain, double cost, void (*body)(int64_t, int64_t, void *), void *arg)
 {

@@ -11,14 +11,16 @@ bool ag_gemm_onednn(const ag_gemm *g)
 
 #else
 #include <dnnl.h>
+#include <omp.h>
 #include <string.h>
 #include "core/memory.h"
 
 enum { SLOTS = 256, ARGS = 4 };
+static const double worth_waking = 6e6;     /* operations: about the time that core/thread.c takes for worth it */
 
 typedef struct {        /* all that a primitive depends on; no padding: compared as bytes */
     int64_t batch, n, m, k, a_batch, a_row, a_col, b_batch, b_row, b_col, c_batch, c_row;
-    int64_t bias, add, activation;
+    int64_t bias, add, activation, threads;
 } description;
 
 typedef struct {
@@ -154,8 +156,11 @@ bool ag_gemm_onednn(const ag_gemm *g)
     if (!g->k || !dense_along_one(g->n, g->k, g->a_row, g->a_col) || !dense_along_one(g->k, g->m, g->b_row, g->b_col))
         return false;
     if (g->batch > 1 && (!g->a_batch || !g->b_batch || g->bias)) return false;
+    const double flops = 2 * (double)g->batch * (double)g->n * (double)g->m * (double)g->k;
+    const int all = ag_threads(), threads = flops < worth_waking ? 1 : all;
     const description of = { g->batch, g->n, g->m, g->k, g->a_batch, g->a_row, g->a_col, g->b_batch, g->b_row, g->b_col,
-                             g->c_batch, g->c_row, g->bias != NULL, g->add, (int64_t)g->activation };
+                             g->c_batch, g->c_row, g->bias != NULL, g->add, (int64_t)g->activation, threads };
+    if (threads != all) omp_set_num_threads(threads);
     slot *s = find(&of);
     void *const data[ARGS] = { (void *)(uintptr_t)g->a, (void *)(uintptr_t)g->b, (void *)(uintptr_t)g->bias, g->c };
     for (int i = 0; i < ARGS; i++) if (data[i]) dnnl_memory_set_data_handle(s->memory[i], data[i]);
@@ -163,6 +168,7 @@ bool ag_gemm_onednn(const ag_gemm *g)
                                          { DNNL_ARG_DST, s->memory[3] }, { DNNL_ARG_BIAS, s->memory[2] } };
     check(dnnl_primitive_execute(s->primitive, mine->stream, g->bias ? 4 : 3, args), "a matrix product");
     check(dnnl_stream_wait(mine->stream), "a matrix product");
+    if (threads != all) omp_set_num_threads(all);
     return true;
 }
 #endif
