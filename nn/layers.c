@@ -98,7 +98,7 @@ nn_module *ag_nn_batch_norm1d_(const char *at, int64_t channels, nn_norm_opts op
     AG_SCOPE;
     NN_BUFFER(s, running_mean, ag_zeros(channels));
     NN_BUFFER(s, running_var, ag_ones(channels));
-    NN_BUFFER(s, num_batches_tracked, ag_from_(at, AG_I64, &none, (ag_shape){ 0 }));
+    NN_BUFFER(s, num_batches_tracked, ag_to_(at, ag_from_(at, AG_I64, &none, (ag_shape){ 0 }), AG_CPU));
     return &s->base;
 }
 
