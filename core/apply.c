@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <string.h>
 #include "core/engine.h"
-#include "ops/ops.h"
 
 static _Thread_local ag_node *tape, *pending;
 
@@ -117,7 +116,7 @@ static void run_forward(ag_node *n)
     const ag_device device = n->out->device;
     if (n->op->view || device == AG_META || ag_numel(n->out) == 0) return;
     if (!n->op->forward[device])
-        ag_node_fail(n, "no %s kernel; move the operands to the cpu with ag_to, or add one (ops/op.h)",
+        ag_node_fail(n, "no %s kernel; move the operands to the cpu with ag_to, or add one (core/op.h)",
                      ag_device_name(device));
     AG_SCOPE;                           /* of the workspaces */
     n->op->forward[device](n);

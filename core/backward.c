@@ -8,7 +8,6 @@
  *     the walk holds the tensor (`awaited`): the node above it, often the last other holder, lets go of its inputs. */
 #include <string.h>
 #include "core/engine.h"
-#include "ops/ops.h"
 
 typedef struct { ag_tensor **inputs; int n; } targets;      /* of ag_grad: these keep their gradient, leaves get none */
 

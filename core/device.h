@@ -3,7 +3,7 @@
  *     const ag_device_ops *d = ag_device_table(AG_CUDA);       fails, saying why, where there is no GPU
  *     d->copy_in(t->data, host, bytes);
  *
- * Work on a device is queued in order; only copy_out and sync wait. Kernels are in the op table (ops/op.h), so
+ * Work on a device is queued in order; only copy_out and sync wait. Kernels are in the op table (core/op.h), so
  * nothing but this header and that table leads into cuda/. A build without nvcc has cuda/stub.c in its place. */
 #ifndef AG_DEVICE_H
 #define AG_DEVICE_H

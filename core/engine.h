@@ -4,7 +4,7 @@
 #include "core/device.h"
 #include "core/memory.h"
 #include "core/tensor.h"
-#include "ops/op.h"
+#include "core/op.h"
 
 /* Blocks of tensor memory; the header lies before the data on the CPU. */
 struct ag_storage {

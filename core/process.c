@@ -6,7 +6,6 @@
 #include <string.h>
 #include "core/engine.h"
 #include "core/random.h"
-#include "ops/ops.h"
 
 static ag_device default_device = AG_CPU;
 static atomic_int threads;

@@ -83,6 +83,10 @@ ag_tensor *ag_detach_(const char *at, ag_tensor *t) AG_PURE;
 /* Hands t, if the innermost scope holds it, to the enclosing scope, so that it outlives the innermost one. Returns t. */
 ag_tensor *ag_keep(ag_tensor *t);
 
+/* x itself where its elements lie densely in row-major order, else a copy that is. Differentiable. (ops/cast.c) */
+ag_tensor *ag_contiguous_(const char *at, ag_tensor *x) AG_PURE;
+#define ag_contiguous(x) ag_contiguous_(AG_HERE, x)
+
 /* Counts for holders outside any scope (the library itself; scripts never need them). */
 ag_tensor *ag_retain(ag_tensor *t);
 void ag_release(ag_tensor *t);

@@ -15,7 +15,7 @@
 #define AG_SHARED(type, name, count) __shared__ type name[count]
 #define AG_DYNAMIC_SHARED(type, name) extern __shared__ type name[]
 #endif
-#include "ops/op.h"
+#include "core/op.h"
 #include "ops/ops.h"
 
 extern "C" {

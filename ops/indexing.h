@@ -1,7 +1,7 @@
 /* ops/indexing.h - what ops that read table rows by id share. */
 #ifndef AG_INDEXING_H
 #define AG_INDEXING_H
-#include "ops/op.h"
+#include "core/op.h"
 
 /* ids: i64, fails on another dtype. */
 void ag_require_ids(const ag_node *n, const ag_tensor *ids, const char *name);

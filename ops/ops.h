@@ -120,7 +120,6 @@ ag_tensor *ag_transpose_(const char *at, ag_tensor *x, int axis0, int axis1) AG_
 ag_tensor *ag_expand_(const char *at, ag_tensor *x, ag_shape shape) AG_PURE;        /* size-1 axes repeated, stride 0 */
 ag_tensor *ag_slice_(const char *at, ag_tensor *x, int axis, int64_t begin, int64_t end) AG_PURE;  /* negative from the end */
 ag_tensor *ag_select_(const char *at, ag_tensor *x, int axis, int64_t index) AG_PURE;       /* the axis goes away */
-ag_tensor *ag_contiguous_(const char *at, ag_tensor *x) AG_PURE;                    /* x itself if it is already */
 #define ag_reshape(x, ...) ag_reshape_(AG_HERE, x, AG_SHAPE(__VA_ARGS__))
 #define ag_permute(x, ...) ag_permute_(AG_HERE, x, AG_SHAPE(__VA_ARGS__))
 #define ag_transpose(x, axis0, axis1) ag_transpose_(AG_HERE, x, axis0, axis1)
@@ -128,7 +127,6 @@ ag_tensor *ag_contiguous_(const char *at, ag_tensor *x) AG_PURE;                
 #define ag_slice(x, axis, begin, end) ag_slice_(AG_HERE, x, axis, begin, end)
 #define ag_select(x, axis, index) ag_select_(AG_HERE, x, axis, index)
 #define ag_column(x, index) ag_select_(AG_HERE, x, 1, index)
-#define ag_contiguous(x) ag_contiguous_(AG_HERE, x)
 /* Constant padding of one axis. F.pad */
 ag_tensor *ag_pad_(const char *at, ag_tensor *x, int axis, int64_t before, int64_t after, double value) AG_PURE;
 #define ag_pad(x, axis, before, after, value) ag_pad_(AG_HERE, x, axis, before, after, value)

@@ -1,7 +1,7 @@
 /* ops/registry.h - the names of all built-in ops; a new one is added here and nowhere else. */
 #ifndef AG_REGISTRY_H
 #define AG_REGISTRY_H
-#include "ops/op.h"
+#include "core/op.h"
 AG_BEGIN_DECLS
 
 /* The op, and its kernels in cuda/ where it has some (AG_CUDA_FN). */

@@ -1,7 +1,7 @@
 /* ops/rows.h - walking several tensors of one broadcast shape row by row. */
 #ifndef AG_ROWS_H
 #define AG_ROWS_H
-#include "ops/op.h"
+#include "core/op.h"
 
 enum { AG_ROWS_OPERANDS = 5 };
 

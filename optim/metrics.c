@@ -1,6 +1,6 @@
 #include <math.h>
 #include "ops/ops.h"
-#include "ops/op.h"
+#include "core/op.h"
 #include "optim/learner.h"
 
 enum { SUM, COUNT };

@@ -2,7 +2,7 @@
 #include <math.h>
 #include "core/memory.h"
 #include "ops/formulas.h"
-#include "ops/op.h"
+#include "core/op.h"
 #include "optim/state.h"
 
 #define OPTIM_RULE(name, attributes, ...)                                                                        \

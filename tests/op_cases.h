@@ -6,7 +6,7 @@
 #include <string.h>
 #include "agrad.h"
 #include "core/random.h"
-#include "ops/op.h"
+#include "core/op.h"
 
 enum { MAX_INPUTS = 8 };
 typedef struct { char name[32], kind[32]; ag_shape shape; } input;

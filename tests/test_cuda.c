@@ -17,7 +17,7 @@
 #include "tests/cuda_planted.h"
 #endif
 
-/* ---- the same function on both devices -------------------------------------------------------------------------- */
+/* ---- the same function on both devices ----------------------------------------------------------------- */
 
 typedef ag_tensor *(*function)(ag_tensor **in);
 /* On the device; strided: as the odd elements of a wider tensor. */
@@ -181,7 +181,7 @@ static void test_nan_and_ties_as_on_the_cpu(void **state)
     assert_true(isnan((double)ag_real(sums)[0]));
 }
 
-/* ---- copies ----------------------------------------------------------------------------------------------------- */
+/* ---- copies -------------------------------------------------------------------------------------------- */
 
 static void test_copies_between_all_dtypes(void **state)
 {
@@ -203,7 +203,7 @@ static void test_copies_between_all_dtypes(void **state)
         }
 }
 
-/* ---- errors and memory ------------------------------------------------------------------------------------------ */
+/* ---- errors and memory --------------------------------------------------------------------------------- */
 
 static void read_a_bad_id(void *arg)
 {
@@ -269,7 +269,7 @@ static void test_operands_on_two_devices_are_an_error(void **state)
     assert_non_null(strstr(ag_error(), "operands lie on two devices, cpu and cuda"));
 }
 
-/* ---- defects that the emulation must show ----------------------------------------------------------------------- */
+/* ---- defects that the emulation must show -------------------------------------------------------------- */
 
 #ifdef AG_EMULATE
 static bool bits_agree(void (*launch)(int, const float *, float *, bool), bool barrier, int n_out)
@@ -335,7 +335,7 @@ static void test_what_was_not_written_is_nan(void **state)
 }
 #endif
 
-/* ---- without a GPU ---------------------------------------------------------------------------------------------- */
+/* ---- without a GPU ------------------------------------------------------------------------------------- */
 
 /* Descriptors and layouts are the library's own memory: cuBLASLt makes and checks them on any machine. */
 static void test_cublaslt_takes_our_descriptors(void **state)

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "agrad.h"
-#include "ops/op.h"
+#include "core/op.h"
 
 static const double tol = sizeof(real) == 8 ? 1e-12 : 1e-5;
 

@@ -12,7 +12,7 @@
 #include <unistd.h>
 #include "agrad.h"
 #include "core/io.h"
-#include "ops/op.h"
+#include "core/op.h"
 
 enum { N = 200, IN = 6 };
 static char folder[] = "/tmp/agrad-learner-XXXXXX";

@@ -14,7 +14,7 @@
 #include "core/random.h"
 #include "core/safetensors.h"
 #include "core/io.h"
-#include "ops/op.h"
+#include "core/op.h"
 #include "tests/op_cases.h"
 
 static void each_check(void (*body)(const ag_op *, int k, const ag_check *))

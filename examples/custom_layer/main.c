@@ -2,7 +2,7 @@
 #include <math.h>
 #include <stdio.h>
 #include "agrad.h"
-#include "ops/op.h"
+#include "core/op.h"
 
 /* ---- 1. the op: softsign(x) = x / (1 + |x|), its gradient 1 / (1 + |x|)^2 ------------------------------ */
 

@@ -4,7 +4,7 @@
 #include <string.h>
 #include "core/random.h"
 #include "movielens.h"
-#include "ops/op.h"
+#include "core/op.h"
 
 /* f(s) = lo + (hi - lo) sigmoid(s), or s without a range; and its derivative. */
 static double value(const prior *p, double s, double *slope)

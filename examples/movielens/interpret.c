@@ -5,7 +5,7 @@
 #include <string.h>
 #include "data/plot.h"
 #include "movielens.h"
-#include "ops/op.h"
+#include "core/op.h"
 
 /* ---- scores -------------------------------------------------------------------------------------------- */
 

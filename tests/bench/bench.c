@@ -8,7 +8,7 @@
 #include <unistd.h>
 #include "agrad.h"
 #include "core/io.h"
-#include "ops/op.h"
+#include "core/op.h"
 #ifdef AG_HAVE_ONEDNN
 #include <dnnl.h>
 #endif
@@ -26,7 +26,7 @@ static void report(const char *key, double value, const char *unit)
     fflush(stdout);
 }
 
-/* ---- a training step at the sizes of MovieLens 100K, batch 64 ----------------------------------------------------- */
+/* ---- a training step at the sizes of MovieLens 100K, batch 64 ------------------------------------------ */
 
 static double step_us(bool neural, bool rows)
 {
@@ -53,7 +53,7 @@ static double step_us(bool neural, bool rows)
     return 1e6 * best / STEPS;
 }
 
-/* ---- ten million ratings, 69,878 x 10,677 x 48, batch 8,192 ------------------------------------------------------------ */
+/* ---- ten million ratings, 69,878 x 10,677 x 48, batch 8,192 -------------------------------------------- */
 
 static void ratings_per_second(void)
 {
@@ -80,7 +80,7 @@ static void ratings_per_second(void)
     }
 }
 
-/* ---- matmul ---------------------------------------------------------------------------------------------------------------- */
+/* ---- matmul -------------------------------------------------------------------------------------------- */
 
 static void matmul(void)
 {
@@ -129,7 +129,7 @@ static void overhead(void)
     report("add_overhead", 1e9 * best / N, "ns");
 }
 
-/* ---- files -------------------------------------------------------------------------------------------------------------------- */
+/* ---- files --------------------------------------------------------------------------------------------- */
 
 static void write_csv(const char *path)
 {

@@ -1,4 +1,4 @@
-/* ops/op.h - for authors of ops, inside and outside the library. examples/custom_layer shows the whole path.
+/* core/op.h - for authors of ops, inside and outside the library. examples/custom_layer shows the whole path.
  *
  * An op is one struct in one file:
  *   infer     checks the inputs and shapes the output (ag_node_out) and what backward will need (ag_node_save);
