@@ -75,15 +75,18 @@ $(lib): $(objects)
 	@rm -f $@ && $(AR) rcs $@ $^
 
 $(out)/tests/%: $(out)/tests/%.c.o $(lib)
-	$(LINK) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
+	@echo "  link  $@"
+	@$(LINK) $(LDFLAGS) $^ $(LDLIBS) -lcmocka -o $@
 
 $(out)/%.c.o: %.c Makefile
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
+	@echo "  cc    $@"
+	@$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
 define program
 build/$(1): $$(patsubst %.c,build/release/%.c.o,$$(wildcard examples/$(1)/*.c)) build/release/libagrad.a
-	$$(CC) $$(LDFLAGS) $$^ $$(LDLIBS) -o $$@
+	@echo "  link  $$@"
+	@$$(CC) $$(LDFLAGS) $$^ $$(LDLIBS) -o $$@
 endef
 $(foreach p,$(patsubst build/%,%,$(programs)),$(eval $(call program,$(p))))
 
@@ -108,7 +111,8 @@ bench: all              ## times beside PyTorch's, where there is one (PYTHON=pa
 	@$(MAKE) --no-print-directory build/release/tests/bench/bench && tests/bench/run.sh
 
 $(out)/tests/bench/bench: $(out)/tests/bench/bench.c.o $(lib)
-	$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+	@echo "  cc    $@"
+	@$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
 gpu-check:              ## where there is a GPU: builds, tests, sanitizes, benches; one table last
 	@BUILD=$(BUILD) NVCC="$(NVCC)" tests/gpu_check.sh
@@ -118,7 +122,8 @@ gpu-check:              ## where there is a GPU: builds, tests, sanitizes, bench
 headers := agrad.h $(wildcard core/*.h ops/*.h nn/*.h optim/*.h data/*.h models/*.h) ops/elementwise.def
 
 $(out)/libagrad.so: $(objects)
-	$(CC) -shared $(LDFLAGS) $^ $(LDLIBS) -Wl,-soname,libagrad.so.0 -o $@
+	@echo "  cc    $@"
+	@$(CC) -shared $(LDFLAGS) $^ $(LDLIBS) -Wl,-soname,libagrad.so.0 -o $@
 
 install: $(lib) $(out)/libagrad.so      ## header, static and shared library, pkg-config, under PREFIX=
 	@for h in $(headers); do install -Dm644 $$h $(DESTDIR)$(PREFIX)/include/agrad/$$h; done

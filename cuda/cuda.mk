@@ -30,13 +30,16 @@ build/emu/tests/test_cuda: build/emu/tests/cuda_planted.cu.o
 
 build/emu/%.cu.o: %.cu Makefile cuda/cuda.mk
 	@mkdir -p $(@D)
-	$(CXX) -x c++ $(CPPFLAGS) $(CXXFLAGS) -c $< -o $@
+	@echo "  c++   $@"
+	@$(CXX) -x c++ $(CPPFLAGS) $(CXXFLAGS) -c $< -o $@
 
 build/emu/%.cpp.o: %.cpp Makefile cuda/cuda.mk
 	@mkdir -p $(@D)
-	$(CXX) $(CPPFLAGS) $(CXXFLAGS) -c $< -o $@
+	@echo "  c++   $@"
+	@$(CXX) $(CPPFLAGS) $(CXXFLAGS) -c $< -o $@
 else
 $(out)/%.cu.o: %.cu Makefile cuda/cuda.mk
 	@mkdir -p $(@D)
-	$(NVCC) $(filter-out -MMD -MP,$(CPPFLAGS)) -MMD -MF $(@:.o=.d) $(NVCCFLAGS) -c $< -o $@
+	@echo "  nvcc  $@"
+	@$(NVCC) $(filter-out -MMD -MP,$(CPPFLAGS)) -MMD -MF $(@:.o=.d) $(NVCCFLAGS) -c $< -o $@
 endif
