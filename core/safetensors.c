@@ -140,7 +140,7 @@ static void check_entry(const ag_json *j, const entry *e)
 static void check_all(const ag_json *j, ag_safetensors *f)
 {
     int64_t at = 0;
-    qsort(f->entries, (size_t)f->n, sizeof *f->entries, by_offset);
+    if (f->n) qsort(f->entries, (size_t)f->n, sizeof *f->entries, by_offset);
     for (int64_t i = 0; i < f->n; i++) {
         const entry *e = &f->entries[i];
         check_entry(j, e);
@@ -227,7 +227,7 @@ const char *ag_safetensors_meta(const ag_safetensors *f, const char *key)
 static const entry *find(const ag_safetensors *f, const char *name)
 {
     const entry key = { .name = name }, *p = &key;
-    entry **hit = bsearch(&p, f->by_name, (size_t)f->n, sizeof *f->by_name, by_name);
+    entry **hit = f->n == 0 ? NULL : bsearch(&p, f->by_name, (size_t)f->n, sizeof *f->by_name, by_name);
     return hit ? *hit : NULL;
 }
 

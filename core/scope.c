@@ -5,6 +5,7 @@
  * S3  An owner has a stack of its own, which is the current one between enter and leave.
  * S4  A failure unwinds every stack entered since the ag_try to the height it had then. */
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -46,18 +47,31 @@ static void close_root(void)
     unwind(&root, 0);
     ag_free(root.entries);
     root = (ag_owner){ 0 };
+    current = NULL;
+}
+
+/* A thread's stack ends with it; the first thread's with the process. */
+static pthread_key_t at_thread_end;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void close_thread(void *unused)
+{
+    (void)unused;
+    close_root();
+}
+
+static void register_ends(void)
+{
+    pthread_key_create(&at_thread_end, close_thread);
+    atexit(close_root);
 }
 
 static ag_owner *stack_now(void)
 {
-    static bool registered;
     if (current) return current;
-    current = &root;
-    if (!registered) {
-        registered = true;
-        atexit(close_root);
-    }
-    return current;
+    pthread_once(&once, register_ends);
+    pthread_setspecific(at_thread_end, &root);
+    return current = &root;
 }
 
 static void push(entry e)
