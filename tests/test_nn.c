@@ -29,7 +29,8 @@ static void test_names_are_pytorchs(void **state)
 {
     (void)state;
     AG_SCOPE;
-    nn_module *net = nn_sequential(nn_linear(3, 4), nn_relu(), nn_sequential(nn_batch_norm1d(4), nn_linear(4, 1, .no_bias = true)));
+    nn_module *end = nn_sequential(nn_batch_norm1d(4), nn_linear(4, 1, .no_bias = true));
+    nn_module *net = nn_sequential(nn_linear(3, 4), nn_relu(), end);
     assert_names(net, (const char *const[]){ "0.weight", "0.bias", "2.0.weight", "2.0.bias", "2.1.weight", NULL });
     assert_int_equal(nn_buffer_count(net), 3);
     assert_string_equal(nn_buffer_at(net, 0)->name, "2.0.running_mean");
