@@ -141,6 +141,75 @@ int64_t ag_json_integer(ag_json *j)
     return v;
 }
 
+static bool word(ag_json *j, const char *w)
+{
+    const size_t n = strlen(w);
+    skip_space(j);
+    if ((size_t)(j->end - j->p) < n || memcmp(j->p, w, n)) return false;
+    j->p += n;
+    return true;
+}
+
+bool ag_json_null(ag_json *j)
+{
+    return word(j, "null");
+}
+
+static bool digits(ag_json *j)
+{
+    const char *first = j->p;
+    while (j->p < j->end && *j->p >= '0' && *j->p <= '9') j->p++;
+    return j->p > first;
+}
+
+static bool at_char(ag_json *j, const char *any)
+{
+    if (j->p == j->end || !*j->p || !strchr(any, *j->p)) return false;
+    j->p++;
+    return true;
+}
+
+static void skip_number(ag_json *j)
+{
+    at_char(j, "-");
+    const char *first = j->p;
+    bool ok = digits(j) && !(*first == '0' && j->p - first > 1);
+    if (ok && at_char(j, ".")) ok = digits(j);
+    if (ok && at_char(j, "eE")) at_char(j, "+-"), ok = digits(j);
+    if (!ok) ag_json_fail(j, "expected a value");
+}
+
+static void skip_scalar(ag_json *j)
+{
+    if (word(j, "null") || word(j, "true") || word(j, "false")) return;
+    if (j->p < j->end && *j->p == '"') ag_json_string(j);
+    else skip_number(j);
+}
+
+static void skip_key(ag_json *j)
+{
+    ag_json_string(j);
+    ag_json_expect(j, ':');
+}
+
+void ag_json_skip(ag_json *j)
+{
+    char close[AG_JSON_DEPTH];
+    int depth = 0;
+    do {
+        const char opened = ag_json_accept(j, '{') ? '}' : ag_json_accept(j, '[') ? ']' : 0;
+        if (!opened) skip_scalar(j);
+        else if (depth == AG_JSON_DEPTH) ag_json_fail(j, "more than %d brackets within one another", AG_JSON_DEPTH);
+        else if (!ag_json_accept(j, opened)) {
+            close[depth++] = opened;
+            if (opened == '}') skip_key(j);
+            continue;
+        }
+        while (depth && !ag_json_more(j, close[depth - 1])) depth--;
+        if (depth && close[depth - 1] == '}') skip_key(j);
+    } while (depth);
+}
+
 void ag_json_end(ag_json *j)
 {
     skip_space(j);

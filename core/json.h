@@ -14,6 +14,9 @@ bool ag_json_accept(ag_json *j, char c);            /* consumes c if it is next 
 bool ag_json_more(ag_json *j, char close);          /* after an item: ',' true, close false, else fails */
 const char *ag_json_string(ag_json *j);
 int64_t ag_json_integer(ag_json *j);                /* 0 or more */
+bool ag_json_null(ag_json *j);                      /* consumes null if it is next */
+enum { AG_JSON_DEPTH = 125 };                       /* serde's 128, less the header's own brackets */
+void ag_json_skip(ag_json *j);                      /* any value, at most AG_JSON_DEPTH brackets deep */
 void ag_json_end(ag_json *j);                       /* nothing but white space follows */
 
 /* A growing text, in the innermost scope. */

@@ -3,8 +3,10 @@
  * The ten invariants (https://github.com/huggingface/safetensors, validate()): 1 eight bytes of length N; 2 N <= 100 MB;
  * 3 the header lies within the file; 4 it is UTF-8 and begins with '{', only spaces follow it; 5 no name twice; 6 the
  * metadata maps strings to strings; 7 tensors fill the data without holes or overlap; 8 end >= begin; 9 shape x size is
- * what the offsets say, computed without overflow; 10 every dtype is known. The parser never recurses and allocates in
- * proportion to the header's bytes. */
+ * what the offsets say, computed without overflow; 10 every dtype is known. Fields of a tensor that are not known are
+ * skipped. Stricter than the Python package (0.8.0) in this: repeated keys, space before '{', NUL in a name, a tensor
+ * written as a JSON array, more than AG_MAX_DIMS axes or 63 bits. The parser never recurses, allocates in proportion to
+ * the header's bytes and takes the time of a sort. */
 #include "core/safetensors.h"
 #include <math.h>
 #include <stdlib.h>
@@ -16,12 +18,18 @@
 
 enum { HEADER_LIMIT = 100000000 };
 
-typedef enum { F64, F32, F16, BF16, I64, I32, I16, I8, U8, BOOL, U16, U32, U64, F8_E4M3, F8_E5M2, FORMATS } format;
-static const struct { const char *name; int size, dtype; } formats[FORMATS] = {     /* dtype: as what it is read, or -1 */
-    [F64] = { "F64", 8, AG_F32 }, [F32] = { "F32", 4, AG_F32 }, [F16] = { "F16", 2, AG_F32 }, [BF16] = { "BF16", 2, AG_BF16 },
-    [I64] = { "I64", 8, AG_I64 }, [I32] = { "I32", 4, AG_I32 }, [I16] = { "I16", 2, AG_I32 }, [I8] = { "I8", 1, AG_I32 },
-    [U8] = { "U8", 1, AG_U8 }, [BOOL] = { "BOOL", 1, AG_U8 }, [U16] = { "U16", 2, AG_I32 }, [U32] = { "U32", 4, AG_I64 },
-    [U64] = { "U64", 8, -1 }, [F8_E4M3] = { "F8_E4M3", 1, -1 }, [F8_E5M2] = { "F8_E5M2", 1, -1 },
+typedef enum {
+    F64, F32, F16, BF16, I64, I32, I16, I8, U8, BOOL, U16, U32, U64, C64, F8_E4M3, F8_E5M2, F8_E8M0, F8_E4M3FNUZ, F8_E5M2FNUZ,
+    F6_E2M3, F6_E3M2, F4, FORMATS
+} format;
+static const struct { const char *name; int bits, dtype; } formats[FORMATS] = {     /* dtype: as what it is read, or -1 */
+    [F64] = { "F64", 64, AG_F32 }, [F32] = { "F32", 32, AG_F32 }, [F16] = { "F16", 16, AG_F32 },
+    [BF16] = { "BF16", 16, AG_BF16 }, [I64] = { "I64", 64, AG_I64 }, [I32] = { "I32", 32, AG_I32 },
+    [I16] = { "I16", 16, AG_I32 }, [I8] = { "I8", 8, AG_I32 }, [U8] = { "U8", 8, AG_U8 }, [BOOL] = { "BOOL", 8, AG_U8 },
+    [U16] = { "U16", 16, AG_I32 }, [U32] = { "U32", 32, AG_I64 }, [U64] = { "U64", 64, -1 }, [C64] = { "C64", 64, -1 },
+    [F8_E4M3] = { "F8_E4M3", 8, -1 }, [F8_E5M2] = { "F8_E5M2", 8, -1 }, [F8_E8M0] = { "F8_E8M0", 8, -1 },
+    [F8_E4M3FNUZ] = { "F8_E4M3FNUZ", 8, -1 }, [F8_E5M2FNUZ] = { "F8_E5M2FNUZ", 8, -1 }, [F6_E2M3] = { "F6_E2M3", 6, -1 },
+    [F6_E3M2] = { "F6_E3M2", 6, -1 }, [F4] = { "F4", 4, -1 },
 };
 
 typedef struct { const char *name; format format; ag_shape shape; int64_t begin, end; } entry;
@@ -48,23 +56,29 @@ static void drop(void *p)
     ag_free(f);
 }
 
+static int by_key(const void *a, const void *b)
+{
+    return strcmp(((const ag_meta *)a)->key, ((const ag_meta *)b)->key);
+}
+
 static void read_meta(ag_json *j, ag_safetensors *f)
 {
     int64_t capacity = 0;
+    if (ag_json_null(j)) return;
     ag_json_expect(j, '{');
     for (bool more = !ag_json_accept(j, '}'); more; more = ag_json_more(j, '}')) {
         if (f->n_meta == capacity) {
             capacity = capacity ? 2 * capacity : 8;
             f->meta = ag_realloc(f->meta, capacity, sizeof *f->meta);
         }
-        ag_meta *m = &f->meta[f->n_meta];
+        ag_meta *m = &f->meta[f->n_meta++];
         m->key = ag_json_string(j);
-        for (int64_t i = 0; i < f->n_meta; i++)
-            if (!strcmp(f->meta[i].key, m->key)) ag_json_fail(j, "the metadata has '%s' twice", m->key);
         ag_json_expect(j, ':');
         m->value = ag_json_string(j);
-        f->n_meta++;
     }
+    if (f->n_meta) qsort(f->meta, (size_t)f->n_meta, sizeof *f->meta, by_key);
+    for (int64_t i = 1; i < f->n_meta; i++)
+        if (!by_key(&f->meta[i - 1], &f->meta[i])) ag_json_fail(j, "the metadata has '%s' twice", f->meta[i].key);
 }
 
 static void read_shape(ag_json *j, entry *e)
@@ -96,11 +110,11 @@ static void read_entry(ag_json *j, entry *e)
         const char *key = ag_json_string(j);
         const int field = !strcmp(key, "dtype") ? DTYPE : !strcmp(key, "shape") ? SHAPE
                         : !strcmp(key, "data_offsets") ? OFFSETS : 0;
-        if (!field || seen & field)
-            ag_json_fail(j, "tensor '%s' has the %s field '%s'", e->name, field ? "repeated" : "unknown", key);
+        if (seen & field) ag_json_fail(j, "tensor '%s' has the field '%s' twice", e->name, key);
         seen |= field;
         ag_json_expect(j, ':');
-        if (field == DTYPE) read_format(j, e);
+        if (!field) ag_json_skip(j);            /* what a later version may add */
+        else if (field == DTYPE) read_format(j, e);
         else if (field == SHAPE) read_shape(j, e);
         else {
             ag_json_expect(j, '[');
@@ -127,11 +141,11 @@ static int by_offset(const void *a, const void *b)
 
 static void check_entry(const ag_json *j, const entry *e)
 {
-    int64_t bytes = formats[e->format].size;
-    bool fits = true, empty = false;
-    for (int i = 0; i < e->shape.ndim; i++) empty |= e->shape.dim[i] == 0;
-    for (int i = 0; i < e->shape.ndim && !empty; i++) fits &= !__builtin_mul_overflow(bytes, e->shape.dim[i], &bytes);
-    if (empty) bytes = 0;
+    int64_t bits = 1;
+    bool fits = true;
+    for (int i = 0; i < e->shape.ndim; i++) fits &= !__builtin_mul_overflow(bits, e->shape.dim[i], &bits);
+    fits &= !__builtin_mul_overflow(bits, formats[e->format].bits, &bits) && bits % 8 == 0;
+    const int64_t bytes = bits / 8;
     if (e->end < e->begin || !fits || e->end - e->begin != bytes)
         ag_json_fail(j, "tensor '%s': its shape needs %" PRId64 " bytes, its offsets %" PRId64 " to %" PRId64 " do not fit that",
                      e->name, fits ? bytes : INT64_MAX, e->begin, e->end);
@@ -219,9 +233,9 @@ const char *ag_safetensors_name(const ag_safetensors *f, int64_t i)
 
 const char *ag_safetensors_meta(const ag_safetensors *f, const char *key)
 {
-    for (int64_t i = 0; i < f->n_meta; i++)
-        if (!strcmp(f->meta[i].key, key)) return f->meta[i].value;
-    return NULL;
+    const ag_meta wanted = { .key = key };
+    const ag_meta *hit = f->n_meta ? bsearch(&wanted, f->meta, (size_t)f->n_meta, sizeof *f->meta, by_key) : NULL;
+    return hit ? hit->value : NULL;
 }
 
 static const entry *find(const ag_safetensors *f, const char *name)

@@ -58,6 +58,8 @@ static void test_the_invariants(void **state)
     accepts("{" T("b", "F32", "[1]", "4", "8") "," T("a", "U8", "[4]", "0", "4") "}", 8);
     accepts("{" T("none", "F32", "[0,7]", "0", "0") "," T("scalar", "F32", "[]", "0", "4") "}", 4);
     accepts("{\"__metadata__\":{\"k\":\"v\"}}", 0);
+    accepts("{\"__metadata__\":null}", 0);
+    accepts("{" T("a", "F8_E8M0", "[3]", "0", "3") "," T("b", "F4", "[2]", "3", "4") "}", 4);
     rejects("{}x", 0, "follows the closing brace");
     rejects("", 0, "does not begin");
     rejects(" {}", 0, "does not begin");
@@ -76,13 +78,15 @@ static void test_the_invariants(void **state)
     rejects("{" T("a", "F32", "[1]", "4", "0") "}", 4, "do not fit");
     rejects("{" T("a", "F32", "[3]", "0", "8") "}", 8, "needs 12 bytes");
     rejects("{" T("a", "F32", "[4294967296,4294967296]", "0", "0") "}", 0, "do not fit");
+    rejects("{" T("a", "F32", "[4294967296,4294967296,0]", "0", "0") "}", 0, "do not fit");
+    rejects("{" T("a", "F4", "[3]", "0", "1") "}", 1, "do not fit");
     rejects("{" T("a", "F32", "[-1]", "0", "4") "}", 4, "whole number");
     rejects("{" T("a", "F32", "[1.0]", "0", "4") "}", 4, "whole number");
     rejects("{" T("a", "F32", "[01]", "0", "4") "}", 4, "whole number");
     rejects("{" T("a", "F32", "[99999999999999999999]", "0", "4") "}", 4, "63 bits");
     rejects("{" T("a", "F31", "[1]", "0", "4") "}", 4, "unknown dtype");
     rejects("{\"a\":{\"dtype\":\"F32\",\"shape\":[1]}}", 4, "lacks");
-    rejects("{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "repeated");
+    rejects("{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "twice");
     rejects("{\"a", 0, "does not end");
     rejects("{\"a\\u00", 0, "hexadecimal");
     rejects("{\"\\ud800\":1}", 0, "surrogate");
@@ -104,6 +108,49 @@ static void test_lengths(void **state)
     ag_scope_end(&s);
     assert_int_equal(ag_try(open_it, NULL), 1);
     assert_non_null(strstr(ag_error(), "5 bytes"));
+}
+
+/* Fields that a later version may add are skipped, as the reference does, when they are JSON and not too deep. */
+static void test_unknown_fields(void **state)
+{
+    (void)state;
+    const char *good[] = { "null", "true", "-0", "1.5e-3", "\"\\u00e9\"", "[]", "{}", "[[],{},1]",
+                           "{\"b\":[1,{\"c\":\"d\"}],\"e\":false}" };
+    const char *bad[] = { "", "nul", "01", "1.", "1e", "-", "+1", "[1,]", "{\"b\"}", "{1:2}", "[}", "]", "\"\\ud800\"" };
+    char header[1024], deep[300];
+    const char *format = "{\"a\":{\"dtype\":\"F32\",\"x\":%s,\"shape\":[1],\"data_offsets\":[0,4]}}";
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        snprintf(header, sizeof header, format, good[i]);
+        accepts(header, 4);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        snprintf(header, sizeof header, format, bad[i]);
+        rejects(header, 4, "header byte");
+    }
+    for (int depth = 125; depth <= 126; depth++) {
+        memset(deep, '[', (size_t)depth);
+        memset(deep + depth, ']', (size_t)depth);
+        deep[2 * depth] = 0;
+        snprintf(header, sizeof header, format, deep);
+        if (depth == 125) accepts(header, 4);
+        else rejects(header, 4, "brackets");
+    }
+}
+
+/* 200,000 entries of metadata in the time of a sort, not of all pairs; the repeated one is found. */
+static void test_much_metadata(void **state)
+{
+    (void)state;
+    enum { N = 200000, ROOM = 24 };
+    char *header = malloc(N * ROOM + 64), *p = header + sprintf(header, "{\"__metadata__\":{");
+    for (int i = 0; i < N; i++) p += sprintf(p, "\"%d\":\"%d\",", i, -i);
+    strcpy(p - 1, "}}");
+    accepts(header, 0);
+    AG_SCOPE;
+    assert_string_equal(ag_safetensors_meta(ag_safetensors_open(path), "123456"), "-123456");
+    strcpy(p - 1, ",\"77\":\"\"}}");
+    rejects(header, 0, "has '77' twice");
+    free(header);
 }
 
 /* A hundred thousand opening brackets need no stack. */
@@ -187,6 +234,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_invariants),
         cmocka_unit_test(test_lengths),
+        cmocka_unit_test(test_unknown_fields),
+        cmocka_unit_test(test_much_metadata),
         cmocka_unit_test(test_depth_needs_no_stack),
         cmocka_unit_test(test_round_trip_and_nearest_name),
         cmocka_unit_test(test_half_precision),
