@@ -47,7 +47,7 @@ typedef struct {
 /* Categories from the training part, a random split by o->valid and o->seed or o->valid_file. */
 batches ratings_batches(const ratings *r, const options *o);
 
-/* ---- train.c ------------------------------------------------------------------------------------------- */
+/* ---- train.c, chapter.c ------------------------------------------------------------------------------------ */
 
 nn_module *make_model(const options *o, int64_t users, int64_t items);
 optim *make_optimizer(const options *o, nn_module *net);

@@ -1,5 +1,4 @@
 /* train.c - learning from ratings: the script this program exists for. */
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include "data/plot.h"
@@ -50,47 +49,5 @@ int lr_find(const options *o)
     data_plot_curve(o->out, r.n, r.lr, r.loss, .title = "learning rate finder", .x = "learning rate", .y = "loss (smoothed)",
                     .log_x = true, .marks = marks, .n_marks = 2);
     printf("drawn in %s\n", o->out);
-    return 0;
-}
-
-/* ---- chapter ------------------------------------------------------------------------------------------- */
-
-typedef struct { const char *name, *model, *layers; bool range; double wd, book; } row;
-
-int chapter(const options *o)
-{
-    static const row rows[] = {
-        { "dot product", "dot", NULL, false, 0.01, 0.884209 },
-        { "dot product, range 0..5.5", "dot", NULL, true, 0.01, 0.877610 },
-        { "with biases", "bias", NULL, true, 0.01, 0.892580 },
-        { "with biases, weight decay 0.1", "bias", NULL, true, 0.1, 0.821688 },
-        { "neural, layers 100,50", "nn", NULL, true, 0.1, 0.864936 },
-    };
-    const ratings first = ratings_read(o->ratings, o->by, false);
-    printf("fastbook chapter 8: mean squared error on 20 %% of the ratings after 5 epochs of one cycle at 5e-3\n\n");
-    printf("%-32s %8s %10s %10s %10s\n", "model", "book", "ours", "+-", "seconds");
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        double sum = 0, square = 0, seconds = 0;
-        for (int64_t seed = 1; seed <= o->seeds; seed++) {
-            AG_SCOPE;
-            options run = *o;
-            run.model = rows[i].model, run.wd = rows[i].wd, run.seed = seed, run.epochs = 5, run.lr = 5e-3, run.batch = 64;
-            run.valid = 0.2, run.accumulate = 1, run.factors = 50;
-            if (!rows[i].range) run.lo = run.hi = 0;
-            else run.lo = 0, run.hi = 5.5;
-            ag_manual_seed((uint64_t)seed);
-            const ratings data = ratings_read(first.made_up ? "made up" : first.source, o->by, true);
-            const batches b = ratings_batches(&data, &run);
-            nn_module *net = make_model(&run, b.n_users, b.n_items);
-            learner *l = learner_new(b.train, b.valid, net, learner_mse, .opt = make_optimizer(&run, net), .quiet = true);
-            learner_fit_one_cycle(l, 5, 5e-3);
-            sum += l->valid_loss, square += l->valid_loss * l->valid_loss, seconds += 5 * l->seconds;
-        }
-        const double n = (double)o->seeds, mean = sum / n;
-        printf("%-32s %8.4f %10.4f %10.4f %10.2f\n", rows[i].name, rows[i].book, mean,
-               n > 1 ? sqrt(fmax(0, (square - n * mean * mean) / (n - 1))) : 0, seconds / n);
-        fflush(stdout);
-    }
-    cold_evaluate(o);
     return 0;
 }
