@@ -65,6 +65,25 @@ for kind in dot bias nn; do
     cmp -s a.safetensors b.safetensors || fails "resuming $kind gives other bits"
 done
 
+# ---- other files of ratings: latest-small (CRLF, half stars, quoted titles), 1M (::), a CSV of one's own -----------
+mkdir small million
+awk 'BEGIN {printf "userId,movieId,rating,timestamp\r\n"
+    for (u = 1; u <= 30; u++) for (m = 1; m <= 20; m++) if ((u * 7 + m * 3) % 5) printf "%d,%d,%.1f,96498%d\r\n", u, m * 10, (u + m) % 10 / 2 + 0.5, u}' >small/ratings.csv
+awk 'BEGIN {printf "movieId,title,genres\r\n"
+    for (m = 1; m <= 20; m++) printf "%d,\"Film, \"\"The %d\"\" (19%d)\",Drama|War\r\n", m * 10, m, 70 + m}' >small/movies.csv
+awk 'BEGIN {for (u = 1; u <= 30; u++) for (m = 1; m <= 20; m++) if ((u + m) % 4) printf "%d::%d::%d::978300760\n", u, m, (u + m) % 5 + 1}' >million/ratings.dat
+awk 'BEGIN {for (m = 1; m <= 20; m++) printf "%d::L\351on %d (1994)::Crime\n", m, m}' >million/movies.dat
+says "saved in" "$m" train small --epochs 2 --batch 32 --save "$dir/s.safetensors"
+says 'Film, "The 3" (1973)' "$m" predict "$dir/s.safetensors" --user 5 --item 'Film, "The 3" (1973)'
+says "saved in" "$m" train small --by id --epochs 2 --batch 32 --save "$dir/s.safetensors"
+says "saved in" "$m" train million --optim lazy --epochs 2 --batch 32 --save "$dir/s.safetensors"
+says "Léon 7 (1994)" "$m" similar "$dir/s.safetensors" "Léon 7 (1994)"
+awk 'BEGIN {print "film,stars,user"; for (u = 1; u <= 20; u++) for (m = 1; m <= 9; m++) printf "film %d,%d,%s\n", m, (u * m) % 5 + 1, u % 2 ? "anna" u : "bert" u}' >own.csv
+says "saved in" "$m" train own.csv --epochs 1 --batch 16 --optim sgd --accumulate 2 --save "$dir/s.safetensors"
+says "user anna3, film 4:" "$m" predict "$dir/s.safetensors" --user anna3 --item "film 4"
+head -5 own.csv >held.csv
+says "saved in" "$m" train own.csv --valid-file held.csv --epochs 1 --batch 16 --model nn --layers 8 --save "$dir/s.safetensors"
+
 # ---- options ---------------------------------------------------------------------------------------------------------
 refuses "unknown command 'trian'; did you mean 'train'?" "$m" trian
 refuses "unknown option 'epoch'; did you mean '--epochs'?" "$m" train --epoch 3

@@ -424,6 +424,42 @@ static void test_formulas_against_libm(void **state)
     assert_true(isnan(ag_item(ag_exp(ag_scalar(NAN)))));
 }
 
+/* ---- functions composed of ops ---------------------------------------------------------------------------------- */
+
+static ag_tensor *best_two(ag_tensor **in) { return ag_topk(in[0], 2, NULL); }
+static ag_tensor *sorted(ag_tensor **in) { return ag_sort(in[0], false, NULL); }
+static ag_tensor *cosines(ag_tensor **in) { return ag_cosine_similarity(in[0], in[1], -1); }
+
+static void test_topk_sort_and_cosine(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    ag_tensor *x = ag_param(VALUES(3, -1, 7, 5)), *where, *in[] = { x, ag_param(VALUES(1, 2, -2, 0.5)) };
+    const ag_tensor *top = ag_topk(x, 2, &where), *up = ag_sort(x, false, NULL);
+    assert_true(ag_at(top, 0) == 7 && ag_at(top, 1) == 5 && ag_at(where, 0) == 2 && ag_at(where, 1) == 3);
+    assert_true(ag_at(up, 0) == -1 && ag_at(up, 3) == 7);
+    assert_near(ag_item(cosines(in)), (3 - 2 - 14 + 2.5) / sqrt(84 * 9.25));
+    ag_gradcheck(best_two, 1, in);
+    ag_gradcheck(sorted, 1, in);
+    ag_gradcheck(cosines, 2, in);
+    assert_near(ag_item(ag_cosine_similarity(ag_zeros(3), ag_ones(3), 0)), 0);
+}
+
+/* bf16 has 8 bits: products of small integers are exact, and sums are gathered in f32. */
+static void test_bf16(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    ag_tensor *a = ag_param(ag_ones(1, 300)), *b = ag_cast(ag_full(3, 300, 1), AG_BF16);
+    ag_tensor *y = ag_matmul(ag_cast(a, AG_BF16), b);
+    assert_int_equal(y->dtype, AG_BF16);
+    assert_near(ag_at(y, 0, 0), 900);
+    ag_backward(ag_sum(ag_cast(y, AG_F32)));
+    assert_near(ag_at(a->grad, 0, 7), 3);
+    assert_near(ag_item(ag_cast(ag_scalar(1.00390625), AG_BF16)), 1);              /* half way: to even */
+    assert_near(ag_item(ag_cast(ag_scalar(1.01171875), AG_BF16)), 1.015625);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -448,6 +484,8 @@ int main(void)
         cmocka_unit_test(test_normals_are_normal_and_the_same_on_any_threads),
         cmocka_unit_test(test_dropout),
         cmocka_unit_test(test_formulas_against_libm),
+        cmocka_unit_test(test_topk_sort_and_cosine),
+        cmocka_unit_test(test_bf16),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
