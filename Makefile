@@ -103,10 +103,10 @@ $(out)/movielens: $(patsubst %.c,$(out)/%.c.o,$(wildcard examples/movielens/*.c)
 	@echo "  link  $@"
 	@$(LINK) $(LDFLAGS) $^ $(LDLIBS) -o $@
 
-# On one core, where kernels run on one thread: the sanitizer cannot see the barriers of the OpenMP library.
-tsan:                   ## the loader's threads and the learner under the thread sanitizer
-	@$(MAKE) --no-print-directory BUILD=tsan -j build/tsan/tests/test_loader build/tsan/tests/test_learner
-	@for t in loader learner; do echo "== tsan $$t"; taskset -c 0 build/tsan/tests/test_$$t || exit 1; done
+tsan_tests := $(patsubst %,build/tsan/tests/test_%,loader learner engine optim)
+tsan:                   ## loader, learner, engine and optimizers under the thread sanitizer
+	@$(MAKE) --no-print-directory BUILD=tsan -j $(tsan_tests)
+	@for t in $(tsan_tests); do echo "== $$t"; $$t || exit 1; done
 
 cover:                  ## line coverage of the tests by file
 	@$(MAKE) --no-print-directory BUILD=cover -j tests && $(MAKE) --no-print-directory BUILD=cover run-tests >/dev/null
