@@ -259,6 +259,8 @@ void ag_data_batch_end(data_batch *b);
 int64_t ag_data_batches(const data_loader *loader);         /* per epoch */
 int64_t ag_data_samples(const data_loader *loader);         /* seen per epoch */
 int64_t ag_data_batch_size(const data_loader *loader);
+#define data_loader_seed ag_data_loader_seed
+uint64_t ag_data_loader_seed(const data_loader *loader);
 data_set *ag_data_loader_set(const data_loader *loader);
 
 /* Where the loader stands: the batch that comes next. Saved with a checkpoint; seek makes the next DATA_EACH

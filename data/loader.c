@@ -202,6 +202,7 @@ data_loader *ag_data_loader_new_(const char *at, data_set *set, int64_t batch, d
 int64_t ag_data_batches(const data_loader *l) { return l->batches; }
 int64_t ag_data_samples(const data_loader *l) { return l->samples; }
 int64_t ag_data_batch_size(const data_loader *l) { return l->batch; }
+uint64_t ag_data_loader_seed(const data_loader *l) { return l->opts.seed; }
 data_set *ag_data_loader_set(const data_loader *l) { return l->set; }
 data_position ag_data_loader_tell(const data_loader *l) { return l->position; }
 int64_t ag_data_loader_epoch(const data_loader *l) { return l->position.epoch; }

@@ -42,8 +42,9 @@ void ag_learner_fit_one_cycle_(const char *at, learner *l, int epochs, double lr
     check_rate(at, "learner_fit_one_cycle", lr);
     const double start = or_default(o.pct_start, 0.25);
     const double *m = o.moms[0] > 0 ? o.moms : (const double[]){ 0.95, 0.85, 0.95 };
-    snprintf(l->in->fit, sizeof l->in->fit, "fit_one_cycle epochs %d lr %g pct_start %g div %g div_final %g lr_lo %g", epochs, lr,
-             start, o.div, o.div_final, o.lr_lo);
+    snprintf(l->in->fit, sizeof l->in->fit,
+             "fit_one_cycle epochs %d lr %g pct_start %g div %g div_final %g lr_lo %g moms %g %g %g", epochs, lr, start, o.div,
+             o.div_final, o.lr_lo, m[0], m[1], m[2]);
     const optim_schedule rate = optim_one_cycle(lr, .div = o.div, .div_final = o.div_final, .pct_start = start);
     const optim_schedule momentum = optim_combined_cos(start, m[0], m[1], m[2]);
     run(at, l, epochs, &rate, &momentum, o.lr_lo / lr);
@@ -52,8 +53,8 @@ void ag_learner_fit_one_cycle_(const char *at, learner *l, int epochs, double lr
 void ag_learner_fit_flat_cos_(const char *at, learner *l, int epochs, double lr, learner_fit_opts o)
 {
     check_rate(at, "learner_fit_flat_cos", lr);
-    snprintf(l->in->fit, sizeof l->in->fit, "fit_flat_cos epochs %d lr %g pct_start %g div_final %g", epochs, lr, o.pct_start,
-             o.div_final);
+    snprintf(l->in->fit, sizeof l->in->fit, "fit_flat_cos epochs %d lr %g pct_start %g div_final %g lr_lo %g", epochs, lr,
+             o.pct_start, o.div_final, o.lr_lo);
     const optim_schedule rate = optim_flat_cos(lr, .div_final = o.div_final, .pct_start = o.pct_start);
     run(at, l, epochs, &rate, NULL, o.lr_lo / lr);
 }
@@ -67,8 +68,10 @@ void ag_learner_fine_tune_(const char *at, learner *l, int epochs, double lr)
     const bool resumes_second = l->in->resumed && strstr(l->in->resume_fit, "pct_start 0.3 ");
     if (!resumes_second) {
         ag_optim_freeze_to_(at, l->opt, optim_groups(l->opt) - 1);
-        ag_learner_fit_one_cycle_(at, l, 1, lr, (learner_fit_opts){ .pct_start = 0.99, .lr_lo = lr / 10 });
+        if (!l->in->resumed) optim_reset(l->opt);
+        ag_learner_fit_one_cycle_(at, l, 1, lr, (learner_fit_opts){ .pct_start = 0.99, .lr_lo = -1 });
         if (l->interrupted) return;
+        optim_reset(l->opt);
     }
     ag_optim_freeze_to_(at, l->opt, 0);
     ag_learner_fit_one_cycle_(at, l, epochs, lr / 2, (learner_fit_opts){ .pct_start = 0.3, .div = 5, .lr_lo = lr / 200 });
@@ -86,6 +89,7 @@ typedef struct {
     data_position at;
     double *lr, momentum, train_loss, smooth;
     int64_t smooth_n;
+    bool training;
 } snapshot;
 
 static void put_back(void *p)
@@ -100,6 +104,7 @@ static void put_back(void *p)
     ag_rng_set(s->rng);
     data_loader_seek(l->train, s->at);
     l->train_loss = s->train_loss, l->in->smooth = s->smooth, l->in->smooth_n = s->smooth_n;
+    nn_train(l->net, s->training);
     l->x = l->y = l->pred = NULL;
     ag_free(s->live);
     ag_free(s->copy);
@@ -114,7 +119,7 @@ static void take_snapshot(learner *l)
     const int64_t own = nn_named_count(l->net), state = optim_state_count(l->opt);
     *s = (snapshot){ .l = l, .n = own + state, .rng = ag_rng_get(), .at = data_loader_tell(l->train),
                      .momentum = optim_momentum(l->opt), .train_loss = l->train_loss, .smooth = l->in->smooth,
-                     .smooth_n = l->in->smooth_n };
+                     .smooth_n = l->in->smooth_n, .training = l->net->training };
     s->live = ag_alloc(s->n, sizeof *s->live);
     s->copy = ag_alloc(s->n, sizeof *s->copy);
     s->lr = ag_alloc(optim_groups(l->opt), sizeof *s->lr);

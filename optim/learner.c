@@ -37,6 +37,7 @@ static void drop(void *p)
     ag_log_close(l->in->log);
     ag_free(l->in->checkpoint);
     ag_free(l->in->resume_hint);
+    ag_free(l->in->log_path);
     ag_free(l->in->rates);
     ag_free(l->in->losses);
     ag_free(l->in);
@@ -58,14 +59,6 @@ static int batches_per_step(const char *at, const data_loader *train, const lear
     return (int)((o->batch_effective + size - 1) / size);
 }
 
-static void start_log(const char *at, learner *l, const char *path)
-{
-    l->in->log = ag_log_open_(at, path, ag_file_exists(path) && l->in->resumed);
-    ag_log_printf(l->in->log, "epoch,train_loss,valid_loss");
-    for (int i = 0; i < l->n_metrics; i++) ag_log_printf(l->in->log, ",%s", l->metrics[i].name);
-    ag_log_printf(l->in->log, ",seconds\n");
-}
-
 learner *ag_learner_new_(const char *at, data_loader *train, data_loader *valid, nn_module *net, learner_loss loss,
                          learner_opts o)
 {
@@ -85,13 +78,15 @@ learner *ag_learner_new_(const char *at, data_loader *train, data_loader *valid,
     l->in->terminal = isatty(STDOUT_FILENO);
     if (o.checkpoint) l->in->checkpoint = ag_strdup(o.checkpoint);
     if (o.resume_hint) l->in->resume_hint = ag_strdup(o.resume_hint);
-    if (o.log) start_log(at, l, o.log);
+    if (o.log) l->in->log_path = ag_strdup(o.log);
     return l;
 }
 
 void ag_learner_add_(const char *at, learner *l, learner_callback c)
 {
     if (l->in->n_callbacks == LEARNER_MAX_CALLBACKS) ag_fail(at, "learner_add: at most %d callbacks", LEARNER_MAX_CALLBACKS);
+    if (c.n_numbers < 0 || c.n_numbers > LEARNER_MAX_NUMBERS)
+        ag_fail(at, "learner_add: .n_numbers = %d; at most %d", c.n_numbers, LEARNER_MAX_NUMBERS);
     l->in->callbacks[l->in->n_callbacks++] = c;
 }
 
@@ -107,12 +102,18 @@ static learner_flow tell(learner *l, learner_event event)
 /* ---- one batch ----------------------------------------------------------------------------------------- */
 
 /* fastai's AvgSmoothLoss */
+static const double smooth_beta = 0.98;
+
+double ag_learner_smoothed(const learner *l)
+{
+    return l->in->smooth_n ? l->in->smooth / (1 - pow(smooth_beta, (double)l->in->smooth_n)) : NAN;
+}
+
 void ag_learner_smooth(learner *l, double loss)
 {
-    const double beta = 0.98;
-    l->in->smooth = beta * l->in->smooth + (1 - beta) * loss;
+    l->in->smooth = smooth_beta * l->in->smooth + (1 - smooth_beta) * loss;
     l->in->smooth_n++;
-    l->train_loss = l->in->smooth / (1 - pow(beta, (double)l->in->smooth_n));
+    l->train_loss = ag_learner_smoothed(l);
 }
 
 static void require_number(const learner *l)
@@ -153,10 +154,8 @@ static void set_rates(learner *l)
     const double position = (double)l->step / (double)l->steps;
     if (l->in->lr) {
         const double lr = optim_schedule_at(l->in->lr, position) * l->in->lr_scale;
-        if (l->in->lr_lo > 0) {
-            const double top = l->in->lr_lo;       /* as a share of lr */
-            optim_set_lrs(l->opt, lr * top, lr);
-        } else optim_set_lr(l->opt, -1, lr);
+        if (l->in->lr_lo == 0) optim_set_lr(l->opt, -1, lr);
+        else optim_set_lrs(l->opt, l->in->lr_lo > 0 ? l->in->lr_lo * lr : 0, lr);
     }
     if (l->in->momentum) optim_set_momentum(l->opt, optim_schedule_at(l->in->momentum, position));
 }
@@ -188,8 +187,7 @@ static void save_interrupted(learner *l)
     ag_learner_clear_line(l);
     ag_learner_save_(l->in->at, l, l->in->checkpoint, 0, NULL);
     l->interrupted = true;
-    printf("interrupted in epoch %d after step %" PRId64 " of %" PRId64 "; saved in %s\n", l->epoch, l->step, l->steps,
-           l->in->checkpoint);
+    printf("interrupted after step %" PRId64 " of %" PRId64 "; saved in %s\n", l->step, l->steps, l->in->checkpoint);
     if (l->in->resume_hint) printf("go on with: %s\n", l->in->resume_hint);
     fflush(stdout);
 }
@@ -204,6 +202,7 @@ static learner_flow train_batch(learner *l, data_batch *b)
     const int64_t samples = l->in->accumulate == 1 ? b->n : samples_of_group(l, first);
     learner_flow f = forward_backward(l, b, (double)b->n / (double)samples);
     if (last && (f == LEARNER_GO || (f == LEARNER_CANCEL_BATCH && l->in->accumulate > 1))) f = take_step(l);
+    else if (f != LEARNER_GO && l->in->accumulate == 1) optim_zero_grad(l->opt);    /* not left to the next step */
     const learner_flow after = tell(l, LEARNER_AFTER_BATCH);
     ag_learner_show_batch(l);
     l->x = l->y = l->pred = NULL;
@@ -225,6 +224,7 @@ static learner_flow train_epoch(learner *l)
         }
     }
     if (l->interrupted) return LEARNER_CANCEL_FIT;
+    if (f != LEARNER_GO) optim_zero_grad(l->opt);           /* of a group that was cut short */
     optim_flush(l->opt);
     const learner_flow after = tell(l, LEARNER_AFTER_TRAIN);
     if (f == LEARNER_GO || f == LEARNER_CANCEL_TRAIN) f = after;
@@ -248,8 +248,36 @@ double ag_learner_validate_(const char *at, learner *l, data_loader *loader)
     return l->valid_loss = total / (double)n;
 }
 
+/* The first `rows` rows of the log that a resumed fit goes on with; "" where there are fewer. */
+static char *kept_rows(const char *at, const char *path, int rows)
+{
+    if (!ag_file_exists(path)) return ag_strdup("");
+    AG_SCOPE;
+    const ag_bytes old = ag_read_file_(at, path);
+    const char *p = old.data, *end = old.data + old.size, *first = NULL;
+    for (int line = 0; p && line <= rows; line++) {
+        p = p < end ? memchr(p, '\n', (size_t)(end - p)) : NULL;
+        if (p) p++;
+        if (line == 0) first = p;
+    }
+    return p ? ag_sprintf("%.*s", (int)(p - first), first) : ag_strdup("");
+}
+
+static void start_log(learner *l)
+{
+    struct learner_inside *in = l->in;
+    if (!in->log_path || in->log) return;
+    char *kept = in->continues ? kept_rows(in->at, in->log_path, in->log_rows) : ag_strdup("");
+    ag_defer(ag_free, kept);
+    in->log = ag_log_open_(in->at, in->log_path, false);
+    ag_log_printf(in->log, "epoch,train_loss,valid_loss");
+    for (int i = 0; i < l->n_metrics; i++) ag_log_printf(in->log, ",%s", l->metrics[i].name);
+    ag_log_printf(in->log, ",seconds\n%s", kept);
+}
+
 static void log_epoch(learner *l)
 {
+    l->in->log_rows++;
     if (!l->in->log) return;
     ag_log_printf(l->in->log, "%d,%.6f,%.6f", l->epoch, l->train_loss, l->valid_loss);
     for (int i = 0; i < l->n_metrics; i++) ag_log_printf(l->in->log, ",%.6f", l->metric[i]);
@@ -284,7 +312,9 @@ static void begin(const char *at, learner *l, int epochs)
     const int64_t per_epoch = (data_batches(l->train) + in->accumulate - 1) / in->accumulate;
     l->epochs = epochs, l->steps = ag_mul_size(at, per_epoch, epochs);
     l->interrupted = false;
-    in->at = at, in->header_done = false, in->lr_scale = 1;
+    in->at = at, in->header_done = false, in->lr_scale = 1, in->continues = in->resumed;
+    l->x = l->y = l->pred = NULL;
+    optim_zero_grad(l->opt);
     if (!in->resumed) {
         l->epoch = 0, l->step = 0;
         in->smooth = 0, in->smooth_n = 0;
@@ -294,7 +324,18 @@ static void begin(const char *at, learner *l, int epochs)
         ag_fail(at, "the checkpoint is of the fit '%s', this one is '%s'; go on with the same arguments", in->resume_fit,
                 in->fit);
     in->resumed = false;
-    l->epoch = in->resume_epoch, l->step = in->resume_step;
+    l->epoch = in->resume_epoch, l->step = in->resume_step, in->lr_scale = in->resume_scale;
+}
+
+/* After an epoch that was cut short the next one begins with the loader's next order, here as after resuming. */
+static void end_epoch(const char *at, learner *l)
+{
+    const data_position p = data_loader_tell(l->train);
+    if (p.batch) ag_data_loader_seek_(at, l->train, (data_position){ p.epoch + 1, 0 });
+    l->epoch++;
+    if (!l->in->checkpoint) return;
+    if (ag_learner_signalled()) save_interrupted(l);
+    else ag_learner_save_(at, l, l->in->checkpoint, 0, NULL);
 }
 
 static void end_signals(void *unused)
@@ -307,6 +348,7 @@ void ag_learner_run(const char *at, learner *l, int epochs)
 {
     begin(at, l, epochs);
     AG_SCOPE;
+    start_log(l);
     if (l->in->checkpoint) {
         ag_learner_signals_begin();
         ag_defer(end_signals, NULL);
@@ -317,8 +359,8 @@ void ag_learner_run(const char *at, learner *l, int epochs)
         f = one_epoch(l);
         if (l->interrupted) break;
         if (f == LEARNER_CANCEL_EPOCH || f == LEARNER_CANCEL_BATCH || f == LEARNER_CANCEL_TRAIN) f = LEARNER_GO;
-        l->epoch++;
-        if (l->in->checkpoint) ag_learner_save_(at, l, l->in->checkpoint, 0, NULL);
+        end_epoch(at, l);
+        if (l->interrupted) break;
     }
     tell(l, LEARNER_AFTER_FIT);
 }

@@ -67,6 +67,10 @@ typedef struct {
     learner_flow (*on)(learner *l, learner_event event, void *state);
     void *state;
     void (*drop)(void *state);          /* when the learner ends; may be NULL */
+    /* What checkpoints keep of it; both may be absent. tensors: names them in out, or counts them where out is NULL. */
+    double *numbers;
+    int n_numbers;                      /* at most 4 */
+    int64_t (*tensors)(learner *l, void *state, ag_named *out);
 } learner_callback;
 
 /* ---- the learner --------------------------------------------------------------------------------------- */
@@ -100,7 +104,7 @@ typedef struct {
     double clip;                /* largest norm of the gradients; 0: no clipping */
     const char *checkpoint;     /* saved here after every epoch and on Ctrl-C */
     const char *resume_hint;    /* the command line that goes on from the checkpoint, printed after Ctrl-C */
-    const char *log;            /* CSV: epoch,train_loss,valid_loss,<metrics>,seconds */
+    const char *log;            /* CSV: epoch,train_loss,valid_loss,<metrics>,seconds; goes on where a resumed fit does */
     bool quiet;                 /* no progress, no table */
 } learner_opts;
 /* A learner in the innermost scope. valid may be NULL. Fails on an empty loader, on both .accumulate and .batch_effective. */
@@ -108,7 +112,7 @@ typedef struct {
     ag_learner_new_(AG_HERE, train, valid, net, AG_HEAD(__VA_ARGS__), AG_OPTS(learner_opts, __VA_ARGS__))
 learner *ag_learner_new_(const char *at, data_loader *train, data_loader *valid, nn_module *net, learner_loss loss,
                          learner_opts opts) AG_PURE;
-/* Callbacks run in the order they were added, after the learner's own. */
+/* learner_add(l, (learner_callback){ .on = f, .state = s }): callbacks run in the order they were added. */
 #define learner_add(l, ...) ag_learner_add_(AG_HERE, l, __VA_ARGS__)
 void ag_learner_add_(const char *at, learner *l, learner_callback c);
 
@@ -119,7 +123,8 @@ typedef struct { char unset_; double pct_start, div, div_final; double moms[3]; 
 #define learner_fit(l, epochs, lr) ag_learner_fit_(AG_HERE, l, epochs, lr)
 void ag_learner_fit_(const char *at, learner *l, int epochs, double lr);
 /* One cycle (optim/schedule.h): .pct_start 0.25, .div 25, .div_final 1e5, momentum .moms = { .95, .85, .95 }.
- * .lr_lo with several parameter groups: rates from lr_lo (first group) to lr (last), geometric. */
+ * .lr_lo with several parameter groups: rates from lr_lo (first group) to lr (last), geometric; -1: lr for the last
+ * group, lr/10 for the others. */
 #define learner_fit_one_cycle(l, epochs, ...) \
     ag_learner_fit_one_cycle_(AG_HERE, l, epochs, AG_HEAD(__VA_ARGS__), AG_OPTS(learner_fit_opts, __VA_ARGS__))
 void ag_learner_fit_one_cycle_(const char *at, learner *l, int epochs, double lr, learner_fit_opts opts);
@@ -132,8 +137,8 @@ void ag_learner_fit_flat_cos_(const char *at, learner *l, int epochs, double lr,
 void ag_learner_fit_schedule_(const char *at, learner *l, int epochs, const optim_schedule *lr,
                               const optim_schedule *momentum);
 /* fastai's fine_tune: one epoch with all groups but the last frozen (norm layers train on), one cycle with .pct_start
- * 0.99 at lr; then all for `epochs` epochs at lr/2, first group at a hundredth of that, .pct_start 0.3, .div 5. The
- * optimizer needs two groups or more (OPTIM_GROUPS). */
+ * 0.99 at lr; then all for `epochs` epochs at lr/2, first group at a hundredth of that, .pct_start 0.3, .div 5. Each part
+ * begins with an empty optimizer state. The optimizer needs two groups or more (OPTIM_GROUPS). */
 #define learner_fine_tune(l, epochs, lr) ag_learner_fine_tune_(AG_HERE, l, epochs, lr)
 void ag_learner_fine_tune_(const char *at, learner *l, int epochs, double lr);
 
@@ -169,8 +174,8 @@ void ag_learner_save_(const char *at, learner *l, const char *path, int n_meta, 
 /* Entries that go into every checkpoint the fit writes; kept by reference. */
 #define learner_set_meta ag_learner_set_meta
 void ag_learner_set_meta(learner *l, int n_meta, const ag_meta *meta);
-/* Reads such a file. The next fit, which must be called with the same arguments, goes on where it was saved, with the
- * same bits as if it had not been interrupted (row gradients: when saved at an epoch's end). */
+/* Reads such a file. The next fit, which must be called with the same arguments and callbacks (added before), goes on
+ * where it was saved, with the same bits as if it had not been interrupted (row gradients: when saved at an epoch's end). */
 #define learner_resume(l, path) ag_learner_resume_(AG_HERE, l, path)
 void ag_learner_resume_(const char *at, learner *l, const char *path);
 

@@ -4,7 +4,7 @@
 #include "core/io.h"
 #include "optim/learner.h"
 
-enum { LEARNER_MAX_META = 32 };
+enum { LEARNER_MAX_META = 32, LEARNER_MAX_NUMBERS = 4, LEARNER_FIT_TEXT = 256 };
 
 struct learner_inside {
     const char *at;
@@ -13,21 +13,25 @@ struct learner_inside {
     int accumulate;
     double clip, lr_scale;              /* lr_scale: from reduce_on_plateau */
     char *checkpoint, *resume_hint;
+    char *log_path;
     ag_log *log;
+    int log_rows;
     bool quiet;
     int n_meta;
     const ag_meta *meta;
     /* the fit that is running */
-    char fit[160];                      /* its name and arguments, compared on resuming */
+    char fit[LEARNER_FIT_TEXT];                      /* its name and arguments, compared on resuming */
     const optim_schedule *lr, *momentum;
-    double lr_lo;
+    double lr_lo;                       /* of the first group, as a share of lr; 0: all alike; below: a tenth but for the last */
     double smooth;                      /* train_loss before its correction, after `smooth_n` batches */
     int64_t smooth_n;
     /* what the next fit begins with, after learner_resume */
-    bool resumed, mid_epoch;
+    bool resumed;
     int resume_epoch;
     int64_t resume_step;
-    char resume_fit[160];
+    double resume_scale;
+    char resume_fit[LEARNER_FIT_TEXT];
+    bool continues;                     /* the fit that is running began so */
     /* the terminal */
     bool terminal, header_done;
     double epoch_start, last_draw;
@@ -38,6 +42,7 @@ double ag_learner_now(void);                                    /* seconds, mono
 void ag_learner_run(const char *at, learner *l, int epochs);    /* the loop, with l->in->fit, lr and momentum set */
 double ag_learner_train_step(learner *l, data_batch *b, double weight);     /* forward and backward of one batch */
 void ag_learner_smooth(learner *l, double loss);
+double ag_learner_smoothed(const learner *l);
 
 /* progress.c */
 void ag_learner_show_batch(learner *l);

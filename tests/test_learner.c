@@ -168,7 +168,7 @@ static void run_events(recorder *r)
     AG_SCOPE;
     setup s = make(100, 40);            /* two batches of training, one of validation */
     learner *l = learner_new(s.train, s.valid, s.net, learner_mse, .quiet = true);
-    learner_add(l, (learner_callback){ record, r, NULL });
+    learner_add(l, (learner_callback){ .on = record, .state = r });
     learner_fit(l, 1, 1e-3);
 }
 
@@ -189,6 +189,47 @@ static void test_events_and_cancelling(void **state)
         run_events(&r[i]);
         assert_string_equal(r[i].text, want[i]);
     }
+}
+
+static learner_flow skip_first(learner *l, learner_event e, void *state)
+{
+    return e == *(learner_event *)state && l->batch == 0 ? LEARNER_CANCEL_BATCH : LEARNER_GO;
+}
+
+/* Of a batch cancelled behind its backward nothing is left to the next step. */
+static void test_cancelled_gradients_are_dropped(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    learner_event at[2] = { LEARNER_BEFORE_BATCH, LEARNER_AFTER_BACKWARD };
+    setup s[2] = { make(100, 40), make(100, 40) };
+    for (int i = 0; i < 2; i++) {
+        learner *l = learner_new(s[i].train, NULL, s[i].net, learner_mse, .opt = optim_sgd(s[i].net, 0.1), .quiet = true);
+        learner_add(l, (learner_callback){ .on = skip_first, .state = &at[i] });
+        learner_fit(l, 2, 0.1);
+    }
+    assert_true(same_weights(s[0].net, s[1].net));
+}
+
+static learner_flow count_calls(learner *l, learner_event e, void *state)
+{
+    int64_t *calls = state;
+    if (e == LEARNER_AFTER_STEP && l->step == 20) calls[0] = ag_memory(AG_CPU).system_calls;
+    if (e == LEARNER_AFTER_STEP && l->step == 120) calls[1] = ag_memory(AG_CPU).system_calls;
+    return LEARNER_GO;
+}
+
+static void test_steps_do_not_allocate(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    int64_t calls[2] = { -1, -2 };
+    setup s = make(2400, 16);
+    learner *l = learner_new(s.train, NULL, s.net, learner_mse, .accumulate = 1, .clip = 1, .quiet = true);
+    learner_add(l, (learner_callback){ .on = count_calls, .state = calls });
+    learner_fit_one_cycle(l, 1, 1e-3);
+    assert_true(calls[0] > 0);
+    assert_int_equal(calls[0], calls[1]);
 }
 
 /* ---- numbers ------------------------------------------------------------------------------------------- */
@@ -258,7 +299,7 @@ static void test_resume_gives_the_same_bits(void **state)
             learner *whole = with_checkpoint(&a, file("whole.safetensors"), accumulate);
             learner_fit_one_cycle(whole, 3, 1e-2);
             learner *first = with_checkpoint(&b, path, accumulate);
-            learner_add(first, (learner_callback){ interrupt, &stop, NULL });
+            learner_add(first, (learner_callback){ .on = interrupt, .state = &stop });
             (void)!freopen("/dev/null", "w", stdout);
             learner_fit_one_cycle(first, 3, 1e-2);
             assert_true(first->interrupted);
@@ -374,7 +415,7 @@ static void test_trackers(void **state)
     setup s = make(N, 160);
     optim *opt = optim_sgd(s.net, 1);
     learner *l = learner_new(s.train, s.valid, s.net, learner_mse, .opt = opt, .quiet = true);
-    learner_add(l, (learner_callback){ script, values, NULL });
+    learner_add(l, (learner_callback){ .on = script, .state = values });
     learner_add(l, learner_keep_best());
     learner_add(l, learner_reduce_on_plateau(.patience = 2, .factor = 0.5));
     learner_add(l, learner_early_stopping(.patience = 4));
@@ -404,11 +445,12 @@ static void test_fine_tune(void **state)
     setup s = make(N, 8);
     optim *opt = optim_adamw(s.net, 1e-3, .groups = OPTIM_GROUPS({ .params = "0.*" }));
     learner *l = learner_new(s.train, s.valid, s.net, learner_mse, .opt = opt, .quiet = true);
-    learner_add(l, (learner_callback){ note_rates, seen, NULL });
+    learner_add(l, (learner_callback){ .on = note_rates, .state = seen });
     learner_fine_tune(l, 3, 1e-2);
     assert_true(fabs(seen[0][1] / 1e-2 - 1) < 1e-2 && fabs(seen[0][0] / 1e-3 - 1) < 1e-2);
     assert_true(fabs(seen[1][1] / 5e-3 - 1) < 1e-2 && fabs(seen[1][0] / 5e-5 - 1) < 1e-2);
     assert_true(nn_param_at(s.net, 0)->requires_grad);
+    assert_int_equal(optim_steps(opt), 3 * 20);     /* the state of the frozen part was emptied */
 }
 
 int main(void)
@@ -420,6 +462,8 @@ int main(void)
         cmocka_unit_test(test_accumulated_steps_equal_large_batches),
         cmocka_unit_test(test_options_are_checked),
         cmocka_unit_test(test_events_and_cancelling),
+        cmocka_unit_test(test_cancelled_gradients_are_dropped),
+        cmocka_unit_test(test_steps_do_not_allocate),
         cmocka_unit_test(test_nan_is_named_and_kept_out),
         cmocka_unit_test(test_metrics_by_hand),
         cmocka_unit_test(test_log_has_the_columns),
