@@ -142,7 +142,7 @@ learner_rates ag_learner_lr_find_(const char *at, learner *l, learner_lr_find_op
     if (!(start < end)) ag_fail(at, "learner_lr_find: from %g up to %g", start, end);
     l->in->rates = ag_realloc(l->in->rates, steps, sizeof *l->in->rates);
     l->in->losses = ag_realloc(l->in->losses, steps, sizeof *l->in->losses);
-    learner_rates r = { .lr = l->in->rates, .loss = l->in->losses };
+    learner_rates r = { .steps = steps, .lr = l->in->rates, .loss = l->in->losses };
     AG_SCOPE;
     take_snapshot(l);
     nn_train(l->net, true);
@@ -196,14 +196,15 @@ static double gradient(const double *loss, int n, int i)       /* numpy.gradient
 /* Where the slope becomes steady, walking left from the end. (fastai's slide: lr_diff 15, thresh 0.005) */
 static double slide(const double *lr, const double *loss, int n)
 {
-    int right = n - 1, left = right - 15 > 0 ? right - 15 : 0;
-    while (left > 0 && fabs(gradient(loss, n, right) - gradient(loss, n, left)) > 0.005) left--, right--;
-    return lr[left];
+    int right = n - 1, left = right - 15, at = left;
+    if (left < 0) return NAN;
+    while (left >= 0 && fabs(gradient(loss, n, right) - gradient(loss, n, left)) > 0.005) at = left--, right--;
+    return lr[at];
 }
 
 void ag_learner_suggest(learner_rates *r)
 {
-    const int first = r->n / 10, n = r->n - first - 5;
+    const int first = r->steps / 10, n = r->n - first - 5;
     r->valley = r->slide = r->steep = r->minimum = NAN;
     if (n < 3) return;
     const double *lr = r->lr + first, *loss = r->loss + first;

@@ -153,16 +153,16 @@ ag_tensor *ag_learner_predict_(const char *at, learner *l, data_loader *loader) 
 
 typedef struct { char unset_; double start, end; int steps; } learner_lr_find_opts;
 typedef struct {
-    int n;
+    int n, steps;                               /* tried, and asked for */
     const double *lr, *loss;                    /* n tried rates and smoothed losses; belong to the learner */
-    double valley, slide, steep, minimum;       /* suggestions */
+    double valley, slide, steep, minimum;       /* suggestions; NaN where the curve is too short */
 } learner_rates;
 /* Trains with rates growing from .start (1e-7) to .end (10) over .steps (100), until the loss is four times its best.
  * Weights, buffers, optimizer state, random stream and loader are as before afterwards. (fastai's lr_find; valley is the
  * one to use) */
 #define learner_lr_find(...) ag_learner_lr_find_(AG_HERE, AG_HEAD(__VA_ARGS__), AG_OPTS(learner_lr_find_opts, __VA_ARGS__))
 learner_rates ag_learner_lr_find_(const char *at, learner *l, learner_lr_find_opts opts);
-/* The suggestions for given curves. */
+/* The suggestions for given curves, without their first steps / 10 and last 5 points. */
 void ag_learner_suggest(learner_rates *r);
 
 /* ---- files --------------------------------------------------------------------------------------------- */
