@@ -178,23 +178,35 @@ static batch_job batch_job_of(const ag_node *n)
                         .width = width, .momentum = a->momentum, .eps = a->eps, .training = a->training };
 }
 
-/* The columns begin .. end: statistics in double, by rows so that memory is read in order. */
-enum { COLUMNS = 64 };
+/* The columns begin .. end, by rows so that memory is read in order. Sums of RUN rows are taken in real, the runs in
+ * double: as exact as double for what a batch holds, at the speed of real. */
+enum { COLUMNS = 64, RUN = 64 };
 
 static void batch_statistics(const batch_job *j, int64_t begin, int64_t end)
 {
     double sum[COLUMNS] = { 0 }, square[COLUMNS] = { 0 };
-    for (int64_t r = 0; r < j->rows; r++)
-        for (int64_t i = begin; i < end; i++) sum[i - begin] += (double)j->x[r * j->width + i];
-    for (int64_t i = begin; i < end; i++) sum[i - begin] /= (double)j->rows;
-    for (int64_t r = 0; r < j->rows; r++)
-        for (int64_t i = begin; i < end; i++) {
-            const double d = (double)j->x[r * j->width + i] - sum[i - begin];
-            square[i - begin] += d * d;
-        }
+    const int64_t n = end - begin;
+    for (int64_t r = 0; r < j->rows; r += RUN) {
+        real part[COLUMNS] = { 0 };
+        for (int64_t k = r; k < j->rows && k < r + RUN; k++)
+            for (int64_t i = 0; i < n; i++) part[i] += j->x[k * j->width + begin + i];
+        for (int64_t i = 0; i < n; i++) sum[i] += (double)part[i];
+    }
+    for (int64_t i = begin; i < end; i++) {
+        sum[i - begin] /= (double)j->rows;
+        j->mean[i] = (real)sum[i - begin];
+    }
+    for (int64_t r = 0; r < j->rows; r += RUN) {
+        real part[COLUMNS] = { 0 };
+        for (int64_t k = r; k < j->rows && k < r + RUN; k++)
+            for (int64_t i = 0; i < n; i++) {
+                const real d = j->x[k * j->width + begin + i] - j->mean[begin + i];
+                part[i] += d * d;
+            }
+        for (int64_t i = 0; i < n; i++) square[i] += (double)part[i];
+    }
     for (int64_t i = begin; i < end; i++) {
         const double var = square[i - begin] / (double)j->rows, unbiased = square[i - begin] / (double)(j->rows - 1);
-        j->mean[i] = (real)sum[i - begin];
         j->rstd[i] = (real)(1 / sqrt(var + j->eps));
         j->running_mean[i] += (real)(j->momentum * (sum[i - begin] - (double)j->running_mean[i]));
         j->running_var[i] += (real)(j->momentum * (unbiased - (double)j->running_var[i]));
@@ -224,12 +236,16 @@ static void batch_columns_grad(int64_t begin, int64_t end, void *arg)
     for (int64_t b = begin; b < end; b += COLUMNS) {
         const int64_t e = b + COLUMNS < end ? b + COLUMNS : end;
         double sum[COLUMNS] = { 0 }, dot[COLUMNS] = { 0 };
-        for (int64_t r = 0; r < j.rows; r++)
-            for (int64_t i = b; i < e; i++) {
-                const double g = (double)j.g[r * j.width + i];
-                sum[i - b] += g;
-                dot[i - b] += g * (double)((j.x[r * j.width + i] - j.mean[i]) * j.rstd[i]);
-            }
+        for (int64_t r = 0; r < j.rows; r += RUN) {
+            real part[COLUMNS] = { 0 }, part_dot[COLUMNS] = { 0 };
+            for (int64_t k = r; k < j.rows && k < r + RUN; k++)
+                for (int64_t i = b; i < e; i++) {
+                    const real g = j.g[k * j.width + i];
+                    part[i - b] += g;
+                    part_dot[i - b] += g * (j.x[k * j.width + i] - j.mean[i]) * j.rstd[i];
+                }
+            for (int64_t i = 0; i < e - b; i++) sum[i] += (double)part[i], dot[i] += (double)part_dot[i];
+        }
         for (int64_t i = b; i < e; i++) {
             if (j.dw) j.dw[i] = (j.add_w ? j.dw[i] : 0) + (real)dot[i - b];
             if (j.db) j.db[i] = (j.add_b ? j.db[i] : 0) + (real)sum[i - b];
