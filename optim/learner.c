@@ -396,15 +396,16 @@ ag_tensor *ag_learner_predict_(const char *at, learner *l, data_loader *loader)
 static volatile sig_atomic_t signalled;
 static struct sigaction before_int, before_term;
 
+/* The second, of either kind, ends the process at once; the checkpoint is replaced atomically, so the old one is whole. */
 static void on_signal(int number)
 {
+    if (signalled) signal(number, SIG_DFL), raise(number);
     signalled = number;
 }
 
-/* SA_RESETHAND: a second Ctrl-C ends the process at once; the checkpoint is replaced atomically, so the old one is whole. */
 void ag_learner_signals_begin(void)
 {
-    struct sigaction a = { .sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND };
+    struct sigaction a = { .sa_handler = on_signal, .sa_flags = SA_NODEFER | SA_RESTART };
     signalled = 0;
     sigaction(SIGINT, &a, &before_int);
     sigaction(SIGTERM, &a, &before_term);

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "agrad.h"
 #include "core/io.h"
@@ -145,6 +146,50 @@ static void test_fine_tune_goes_on(void **state)
     assert_true(same_weights(s[0].net, s[2].net));
 }
 
+static ag_tensor *row_means(ag_tensor *pred, ag_tensor *y)
+{
+    return ag_mse_loss(ag_mean(pred, .axes = AG_AXES(1)), y);
+}
+
+/* A table with row gradients: 97 of 100 rows used, some rarely. */
+static setup make_lazy(void)
+{
+    enum { ROWS = 600 };
+    int64_t ids[ROWS];
+    real y[ROWS];
+    for (int i = 0; i < ROWS; i++) ids[i] = (i * i * 7 + i) % 97, y[i] = (real)(i % 13) / 13;
+    setup s = { .train = data_loader_new(data_from_tensors(ag_from(AG_I64, ids, ROWS), ag_from(AG_F32, y, ROWS)), BATCH,
+                                         .shuffle = true, .seed = 5) };
+    ag_manual_seed(4);
+    s.net = nn_sequential(nn_embedding(100, 8, .sparse = true));
+    optim *opt = optim_lazy_adamw(s.net, 1e-2, .beta2 = 0.99, .weight_decay = 0.1);
+    s.l = learner_new(s.train, NULL, s.net, row_means, .opt = opt, .checkpoint = saved, .quiet = true);
+    return s;
+}
+
+/* Lazy rows, with lr_find between two fits and with a Ctrl-C at an epoch's end. */
+static void test_lazy_rows_go_on(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    moment m = { LEARNER_AFTER_EPOCH, 1, -1 };
+    setup plain = make_lazy(), finder = make_lazy();
+    for (int part = 0; part < 2; part++) {
+        learner_fit(plain.l, 2, 1e-2);
+        learner_fit(finder.l, 2, 1e-2);
+        if (part == 0) assert_true(learner_lr_find(finder.l).n > 10);
+        assert_true(same_weights(plain.net, finder.net));
+    }
+    setup whole = make_lazy(), first = make_lazy(), second = make_lazy();
+    learner_fit_one_cycle(whole.l, 4, 1e-2);
+    learner_add(first.l, (learner_callback){ .on = interrupt, .state = &m });
+    learner_fit_one_cycle(first.l, 4, 1e-2);
+    assert_true(first.l->interrupted && !same_weights(whole.net, first.net));
+    learner_resume(second.l, saved);
+    learner_fit_one_cycle(second.l, 4, 1e-2);
+    assert_true(same_weights(whole.net, second.net));
+}
+
 /* A failed start leaves the old log; a fit from the start replaces it. */
 static void test_log_is_not_lost(void **state)
 {
@@ -155,6 +200,36 @@ static void test_log_is_not_lost(void **state)
     assert_int_equal(data_rows(data_csv(log_a)), 3);
     learner_fit(make(log_a).l, 1, 1e-3);
     assert_int_equal(data_rows(data_csv(log_a)), 1);
+}
+
+static learner_flow two_signals(learner *l, learner_event e, void *state)
+{
+    const int *signals = state;
+    if (e == LEARNER_AFTER_PRED && l->step == 3) {
+        raise(signals[0]);
+        raise(signals[1]);
+    }
+    return LEARNER_GO;
+}
+
+/* The second Ctrl-C, or a SIGTERM after it, ends the process at once and leaves the checkpoint of the epoch before. */
+static void test_two_signals_end_the_process(void **state)
+{
+    (void)state;
+    int signals[][2] = { { SIGINT, SIGINT }, { SIGTERM, SIGINT }, { SIGINT, SIGTERM } };
+    for (int i = 0; i < 3; i++) {
+        const pid_t child = fork();
+        if (child == 0) {
+            AG_SCOPE;
+            learner *l = make(NULL).l;
+            learner_add(l, (learner_callback){ .on = two_signals, .state = signals[i] });
+            learner_fit(l, 3, 1e-3);
+            _exit(0);
+        }
+        int status = 0;
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == signals[i][1]);
+    }
 }
 
 /* ---- what does not fit ---------------------------------------------------------------------------------------------------- */
@@ -246,7 +321,9 @@ int main(void)
         cmocka_unit_test(test_trackers_and_log_go_on),
         cmocka_unit_test(test_short_epochs_go_on),
         cmocka_unit_test(test_fine_tune_goes_on),
+        cmocka_unit_test(test_lazy_rows_go_on),
         cmocka_unit_test(test_log_is_not_lost),
+        cmocka_unit_test(test_two_signals_end_the_process),
         cmocka_unit_test(test_refusals),
     };
     if (!mkdtemp(folder)) return 1;
