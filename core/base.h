@@ -33,7 +33,9 @@
 /* Required arguments are positional, optional ones are named, zero means the default:
  *     #define ag_sum(...) ag_sum_(AG_HERE, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_reduce_opts, __VA_ARGS__))
  *     ag_sum(x)    ag_sum(x, .axes = AG_AXES(0, -1), .keepdim = true)
- * Every option struct begins with `char unset_`, so that "no options" is a non-empty initialiser. */
+ * Every option struct begins with AG_NAMED_OPTIONS: "no options" is then a non-empty initialiser, and an option without
+ * a name, ag_sum(x, 1), meets a pointer and is warned of. */
+#define AG_NAMED_OPTIONS char unset_; const struct ag_options_have_names *by_name_
 #define AG_HEAD_(head, ...) head
 #define AG_TAIL_(head, ...) __VA_ARGS__
 #define AG_HEAD(...) AG_HEAD_(__VA_ARGS__, )

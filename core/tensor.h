@@ -122,7 +122,7 @@ void ag_fill_(const char *at, ag_tensor *dst, double value);
 
 /* ---- differentiating ----------------------------------------------------------------------------------- */
 
-typedef struct { char unset_; ag_tensor *grad; bool retain_graph; } ag_backward_opts;
+typedef struct { AG_NAMED_OPTIONS; ag_tensor *grad; bool retain_graph; } ag_backward_opts;
 /* Fills the gradients of every parameter that `loss` was made from; a gradient that was not reset is added to.
  *   loss           one element, unless .grad (same shape, d something / d loss) is given
  *   .retain_graph  keep what a second backward needs
@@ -143,7 +143,7 @@ typedef struct ag_rows { ag_tensor *ids, *values; struct ag_rows *next; } ag_row
 /* Turns t->rows into the dense t->grad. */
 void ag_rows_to_dense(ag_tensor *t);
 
-typedef struct { char unset_; double h, tol; } ag_gradcheck_opts;
+typedef struct { AG_NAMED_OPTIONS; double h, tol; } ag_gradcheck_opts;
 /* Compares backward with central differences for fn(in), every element of every f32 input with requires_grad.
  *   .h    step, default 1e-6 (f64 build) or 1e-2     .tol  default 1e-6 or 2e-2, on |error| / max(1, |value|)
  * Returns the worst such error; fails, naming input and element, where it exceeds .tol. (torch.autograd.gradcheck) */
@@ -152,7 +152,7 @@ double ag_gradcheck_(const char *at, ag_tensor *(*fn)(ag_tensor **in), int n, ag
 
 /* ---- the process --------------------------------------------------------------------------------------- */
 
-typedef struct { char unset_; const char *device; uint64_t seed; int threads; } ag_init_opts;
+typedef struct { AG_NAMED_OPTIONS; const char *device; uint64_t seed; int threads; } ag_init_opts;
 /* Optional. .device "cpu" (default), "cuda", "auto" (cuda when it works, else cpu and one line that says why);
  * .seed of the default random stream (default 0); .threads for kernels (default: the cores of this process). */
 void ag_init_(const char *at, ag_init_opts opts);

@@ -21,7 +21,7 @@ typedef enum { DATA_INT, DATA_FLOAT, DATA_TEXT, DATA_CATEGORY } data_type;
 typedef enum { DATA_HEADER_DETECT, DATA_HEADER_YES, DATA_HEADER_NO } data_header;
 
 typedef struct {
-    char unset_;
+    AG_NAMED_OPTIONS;
     const char *sep;        /* "," "\t" "|" ";" "::"; detected from the first lines */
     const char *names;      /* "user,item,rating,time"; "item,title,*": the rest are called "2", "3" ... */
     data_header header;     /* detected: a first line without numbers (with .names: above numbers) */
@@ -106,7 +106,7 @@ const char *ag_data_lookup_(const char *at, const data_table *t, const char *key
 
 /* The left table with the columns of `right` beside each row, matched on a column of both; right needs
  * different values there. Unmatched rows are an error, or left out with .inner. (pandas.merge) */
-typedef struct { char unset_; bool inner; } data_join_opts;
+typedef struct { AG_NAMED_OPTIONS; bool inner; } data_join_opts;
 #define data_join(left, right, ...) \
     ag_data_join_(AG_HERE, left, right, AG_HEAD(__VA_ARGS__), AG_OPTS(data_join_opts, __VA_ARGS__))
 data_table *ag_data_join_(const char *at, const data_table *left, data_table *right, const char *column,
@@ -115,7 +115,7 @@ data_table *ag_data_join_(const char *at, const data_table *left, data_table *ri
 /* ---- categories ---------------------------------------------------------------------------------------- */
 
 typedef struct {
-    char unset_;
+    AG_NAMED_OPTIONS;
     data_vocab *vocab;      /* use these categories (of a checkpoint, of another table) */
     const int64_t *rows;    /* categories from these rows only (the training part), n_rows of them */
     int64_t n_rows;
@@ -146,7 +146,7 @@ data_vocab *ag_data_vocab_load_(const char *at, const char *text) AG_PURE;
 /* ---- data sets ----------------------------------------------------------------------------------------- */
 
 typedef struct data_set data_set;
-typedef struct { char unset_; const char *x, *y; } data_from_table_opts;
+typedef struct { AG_NAMED_OPTIONS; const char *x, *y; } data_from_table_opts;
 /* Samples from columns; values are copied.
  *   .x   int and category columns give i64[n, k], float columns f32[n, k]; default: all that .y does not name
  *   .y   a number column gives f32[n], a category i64[n], k number columns f32[n, k]; none: b.y is NULL
@@ -170,7 +170,7 @@ typedef struct {
 } data_sample;
 typedef void (*data_get_fn)(data_sample *s);
 typedef struct {
-    char unset_;
+    AG_NAMED_OPTIONS;
     void *arg;
     ag_dtype x_dtype, y_dtype;
     ag_shape x, y;
@@ -221,7 +221,7 @@ data_set *ag_data_subset_(const char *at, data_set *set, const int64_t *rows, in
 
 typedef struct data_loader data_loader;
 typedef struct {
-    char unset_;
+    AG_NAMED_OPTIONS;
     bool shuffle, drop_last;
     int workers, prefetch;
     uint64_t seed;
@@ -277,7 +277,7 @@ int64_t ag_data_loader_epoch(const data_loader *loader);
 
 /* ---- made-up ratings ----------------------------------------------------------------------------------- */
 
-typedef struct { char unset_; int64_t users, items, ratings; uint64_t seed; } data_synthetic_opts;
+typedef struct { AG_NAMED_OPTIONS; int64_t users, items, ratings; uint64_t seed; } data_synthetic_opts;
 /* Ratings of the size of MovieLens 100K (943 users, 1,682 films, 100,000 ratings 1 .. 5, no pair twice, at
  * least 20 per user, popularity by a power law) from known factors, as a table
  * user,item,rating,time,title. */

@@ -7,7 +7,7 @@ AG_BEGIN_DECLS
 
 typedef struct { double x; const char *label; } data_plot_mark;
 typedef struct {
-    char unset_;
+    AG_NAMED_OPTIONS;
     const char *title, *x, *y;          /* of the picture and its axes */
     bool log_x;
     const data_plot_mark *marks;        /* vertical lines with a label */

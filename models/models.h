@@ -6,7 +6,7 @@ AG_BEGIN_DECLS
 
 /* ---- collaborative filtering: ids i64[B, 2] (user, item), both from 1 with 0 for unknown -> f32[B] ----- */
 
-typedef struct { char unset_; double lo, hi; bool sparse; } model_dot_opts;
+typedef struct { AG_NAMED_OPTIONS; double lo, hi; bool sparse; } model_dot_opts;
 /* U[u] . I[i]; tables [users, factors] and [items, factors], N(0, 1) fmod 2 times 0.01 (fastai's DotProduct).
  *   .lo .hi   the result as sigmoid(.) (hi - lo) + lo, where hi > lo
  *   .sparse   gradients of the tables as rows, for large ones (optim/optim.h) */
@@ -21,7 +21,7 @@ nn_module *ag_model_dot_bias_(const char *at, int64_t users, int64_t items, int6
 enum { MODEL_MAX_LAYERS = 8 };
 typedef struct { int64_t size[MODEL_MAX_LAYERS]; } model_layers;
 #define MODEL_LAYERS(...) AG_LIT(model_layers, { __VA_ARGS__ })
-typedef struct { char unset_; int64_t user_width, item_width; model_layers layers; double dropout, lo, hi;
+typedef struct { AG_NAMED_OPTIONS; int64_t user_width, item_width; model_layers layers; double dropout, lo, hi;
                  bool sparse; } model_nn_opts;
 /* Both embeddings side by side, then for each layer linear (no bias), ReLU, batch norm [, dropout], then a linear to one
  * number. (fastai's EmbeddingNN; names embeds.0.weight, layers.0.0.weight ...)

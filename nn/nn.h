@@ -102,7 +102,7 @@ void ag_nn_summary_(const char *at, nn_module *m, ag_tensor *x);
 /* Parameters and buffers under their names, in safetensors. */
 #define nn_save(m, path) ag_nn_save_(AG_HERE, m, path)
 void ag_nn_save_(const char *at, const nn_module *m, const char *path);
-typedef struct { char unset_; const char *skip; } nn_load_opts;
+typedef struct { AG_NAMED_OPTIONS; const char *skip; } nn_load_opts;
 /* Fails, changing nothing, unless file and module have the same names and shapes; names that match .skip are left out on
  * both sides ("head.*" of a pretrained file). */
 #define nn_load(m, ...) ag_nn_load_(AG_HERE, m, AG_HEAD(__VA_ARGS__), AG_OPTS(nn_load_opts, __VA_ARGS__))
@@ -118,19 +118,19 @@ void ag_nn_to_named(const nn_module *m, ag_named *named);
 
 /* ---- layers; x f32[..., features] unless said ---------------------------------------------------------- */
 
-typedef struct { char unset_; bool no_bias; } nn_linear_opts;
+typedef struct { AG_NAMED_OPTIONS; bool no_bias; } nn_linear_opts;
 /* y = x w^T + b; weight [out, in], bias [out], both U(-1/sqrt(in), 1/sqrt(in)). (nn.Linear) */
 #define nn_linear(in, ...) ag_nn_linear_(AG_HERE, in, AG_HEAD(__VA_ARGS__), AG_OPTS(nn_linear_opts, __VA_ARGS__))
 nn_module *ag_nn_linear_(const char *at, int64_t in, int64_t out, nn_linear_opts opts) AG_PURE;
 
-typedef struct { char unset_; double std; bool sparse; } nn_embedding_opts;
+typedef struct { AG_NAMED_OPTIONS; double std; bool sparse; } nn_embedding_opts;
 /* i64[...] -> f32[..., width], rows of weight [n, width].
  *   .std     fastai's initialisation: N(0, 1) fmod 2, times .std (fastai uses 0.01); default N(0, 1) (nn.Embedding)
  *   .sparse  gradients arrive as rows; see optim/optim.h */
 #define nn_embedding(n, ...) ag_nn_embedding_(AG_HERE, n, AG_HEAD(__VA_ARGS__), AG_OPTS(nn_embedding_opts, __VA_ARGS__))
 nn_module *ag_nn_embedding_(const char *at, int64_t n, int64_t width, nn_embedding_opts opts) AG_PURE;
 
-typedef struct { char unset_; double eps, momentum; } nn_norm_opts;
+typedef struct { AG_NAMED_OPTIONS; double eps, momentum; } nn_norm_opts;
 /* x f32[..., C], statistics over all other axes; running_mean, running_var, num_batches_tracked are buffers.
  *   .eps 1e-5   .momentum 0.1                                     (nn.BatchNorm1d) */
 #define nn_batch_norm1d(...) ag_nn_batch_norm1d_(AG_HERE, AG_HEAD(__VA_ARGS__), AG_OPTS(nn_norm_opts, __VA_ARGS__))

@@ -56,7 +56,7 @@ ag_tensor *ag_cast_(const char *at, ag_tensor *x, ag_dtype dtype) AG_PURE;
 #define ag_cast(x, dtype) ag_cast_(AG_HERE, x, dtype)
 
 /* ---- reductions over .axes = AG_AXES(...) (default all), .keepdim -------------------------------------- */
-typedef struct { char unset_; uint32_t axes; bool keepdim; int correction; } ag_reduce_opts;
+typedef struct { AG_NAMED_OPTIONS; uint32_t axes; bool keepdim; int correction; } ag_reduce_opts;
 #define AG_REDUCTION(name) ag_tensor *ag_##name##_(const char *at, ag_tensor *x, ag_reduce_opts opts) AG_PURE;
 AG_REDUCTION(sum) AG_REDUCTION(mean) AG_REDUCTION(max) AG_REDUCTION(min)    /* max, min: first of equals gets the gradient */
 AG_REDUCTION(var)                           /* .correction: 0 (default) divides by n, 1 by n-1 (torch's default) */
@@ -76,7 +76,7 @@ ag_tensor *ag_argmax_(const char *at, ag_tensor *x, int axis) AG_PURE;      /* i
 ag_tensor *ag_matmul_(const char *at, ag_tensor *a, ag_tensor *b) AG_PURE;
 #define ag_matmul(a, b) ag_matmul_(AG_HERE, a, b)
 typedef enum { AG_LINEAR_PLAIN, AG_LINEAR_GELU, AG_LINEAR_RELU } ag_activation;
-typedef struct { char unset_; ag_tensor *bias; ag_activation activation; } ag_linear_opts;
+typedef struct { AG_NAMED_OPTIONS; ag_tensor *bias; ag_activation activation; } ag_linear_opts;
 /* x [..., K] weight [M, K] .bias [M] -> [..., M], with .activation fused. F.linear */
 ag_tensor *ag_linear_(const char *at, ag_tensor *x, ag_tensor *weight, ag_linear_opts opts) AG_PURE;
 #define ag_linear(x, ...) ag_linear_(AG_HERE, x, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_linear_opts, __VA_ARGS__))
@@ -138,7 +138,7 @@ ag_tensor *ag_log_softmax_(const char *at, ag_tensor *x, int axis) AG_PURE;
 #define ag_log_softmax(x, axis) ag_log_softmax_(AG_HERE, x, axis)
 
 typedef enum { AG_MEAN, AG_SUM, AG_NONE } ag_reduction;     /* of a loss over its elements; mean is the default */
-typedef struct { char unset_; ag_reduction reduction; ag_tensor *weight; double label_smoothing, delta; } ag_loss_opts;
+typedef struct { AG_NAMED_OPTIONS; ag_reduction reduction; ag_tensor *weight; double label_smoothing, delta; } ag_loss_opts;
 #define AG_LOSS(name) ag_tensor *ag_##name##_(const char *at, ag_tensor *x, ag_tensor *target, ag_loss_opts opts) AG_PURE;
 /* cross_entropy: logits [N, C]; target i64 [N], or f32 [N, C] probabilities; .weight [C], .label_smoothing as in
  * F.cross_entropy (the mean is weighted). nll: the same on log-probabilities, i64 targets. mse, l1, huber (.delta, default 1),
@@ -160,11 +160,11 @@ ag_tensor *ag_cosine_similarity_(const char *at, ag_tensor *a, ag_tensor *b, int
 #define ag_cosine_similarity(a, b, axis) ag_cosine_similarity_(AG_HERE, a, b, axis)
 
 /* ---- normalisation over the last axis or over all others ----------------------------------------------- */
-typedef struct { char unset_; ag_tensor *weight, *bias; double eps; } ag_layer_norm_opts;
+typedef struct { AG_NAMED_OPTIONS; ag_tensor *weight, *bias; double eps; } ag_layer_norm_opts;
 /* Over the last axis, .eps 1e-5, population variance. F.layer_norm */
 ag_tensor *ag_layer_norm_(const char *at, ag_tensor *x, ag_layer_norm_opts opts) AG_PURE;
 #define ag_layer_norm(...) ag_layer_norm_(AG_HERE, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_layer_norm_opts, __VA_ARGS__))
-typedef struct { char unset_; ag_tensor *weight, *bias; bool training; double momentum, eps; } ag_batch_norm_opts;
+typedef struct { AG_NAMED_OPTIONS; ag_tensor *weight, *bias; bool training; double momentum, eps; } ag_batch_norm_opts;
 /* x [..., C] per channel over all other axes; running_mean, running_var [C] are used in evaluation and, with .training,
  * updated in place (.momentum 0.1; unbiased variance), .eps 1e-5. F.batch_norm */
 ag_tensor *ag_batch_norm_(const char *at, ag_tensor *x, ag_tensor *running_mean, ag_tensor *running_var,

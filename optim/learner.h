@@ -95,7 +95,7 @@ struct learner {                        /* read freely */
 };
 
 typedef struct {
-    char unset_;
+    AG_NAMED_OPTIONS;
     optim *opt;                 /* default: fastai's Adam, optim_adamw(net, 1e-3, .fastai = true) with .weight_decay */
     double weight_decay;        /* of the default optimizer; 0: fastai's 0.01 */
     learner_metric metrics[LEARNER_MAX_METRICS];
@@ -118,7 +118,7 @@ void ag_learner_add_(const char *at, learner *l, learner_callback c);
 
 /* ---- training ------------------------------------------------------------------------------------------ */
 
-typedef struct { char unset_; double pct_start, div, div_final; double moms[3]; double lr_lo; } learner_fit_opts;
+typedef struct { AG_NAMED_OPTIONS; double pct_start, div, div_final; double moms[3]; double lr_lo; } learner_fit_opts;
 /* A constant rate; momentum as it is. */
 #define learner_fit(l, epochs, lr) ag_learner_fit_(AG_HERE, l, epochs, lr)
 void ag_learner_fit_(const char *at, learner *l, int epochs, double lr);
@@ -151,7 +151,7 @@ ag_tensor *ag_learner_predict_(const char *at, learner *l, data_loader *loader) 
 
 /* ---- finding a learning rate --------------------------------------------------------------------------- */
 
-typedef struct { char unset_; double start, end; int steps; } learner_lr_find_opts;
+typedef struct { AG_NAMED_OPTIONS; double start, end; int steps; } learner_lr_find_opts;
 typedef struct {
     int n, steps;                               /* tried, and asked for */
     const double *lr, *loss;                    /* n tried rates and smoothed losses; belong to the learner */
@@ -181,7 +181,7 @@ void ag_learner_resume_(const char *at, learner *l, const char *path);
 
 /* ---- ready callbacks: learner_add(l, learner_early_stopping(.patience = 3)) ---------------------------- */
 
-typedef struct { char unset_; const char *monitor; double min_delta, factor, min_lr; int patience; } learner_tracker_opts;
+typedef struct { AG_NAMED_OPTIONS; const char *monitor; double min_delta, factor, min_lr; int patience; } learner_tracker_opts;
 /*   .monitor "valid_loss" (default), "train_loss" or a metric's name    .min_delta 0    .patience 1 epoch without a gain
  * early_stopping cancels the fit; keep_best brings the best weights back when the fit ends; reduce_on_plateau multiplies
  * the rate by .factor (0.1), not below .min_lr. */

@@ -45,13 +45,13 @@ typedef struct { optim_group group[OPTIM_MAX_GROUPS]; } optim_group_list;
 /* ---- making -----------------------------------------------------------------------------------------------
  * All fail on a negative or NaN option, on a group that matches no parameter, on a module without parameters. */
 
-typedef struct { char unset_; double momentum; bool nesterov, l2; OPTIM_COMMON; } optim_sgd_opts;
+typedef struct { AG_NAMED_OPTIONS; double momentum; bool nesterov, l2; OPTIM_COMMON; } optim_sgd_opts;
 /* .momentum  a = mom a + g (the first a = g); w -= lr a           .nesterov  w -= lr (g + mom a)
  * .l2        weight decay is added to the gradient (torch.optim.SGD); default: decoupled (fastai) */
 #define optim_sgd(net, ...) ag_optim_sgd_(AG_HERE, net, AG_HEAD(__VA_ARGS__), AG_OPTS(optim_sgd_opts, __VA_ARGS__))
 optim *ag_optim_sgd_(const char *at, nn_module *net, double lr, optim_sgd_opts opts) AG_PURE;
 
-typedef struct { char unset_; double beta1, beta2, eps; bool l2; OPTIM_COMMON; } optim_adam_opts;
+typedef struct { AG_NAMED_OPTIONS; double beta1, beta2, eps; bool l2; OPTIM_COMMON; } optim_adam_opts;
 /* m = b1 m + (1-b1) g; v = b2 v + (1-b2) g g; w -= lr/(1-b1^t) m / (sqrt(v/(1-b2^t)) + eps)
  *   .beta1 0.9  .beta2 0.999  .eps 1e-8        .fastai: 0.9, 0.99, 1e-5 and weight decay 0.01
  * adam: weight decay is L2; adamw: decoupled. (torch.optim.Adam, AdamW; fastai.Adam is adamw with .fastai) */
@@ -76,7 +76,7 @@ optim *ag_optim_radam_(const char *at, nn_module *net, double lr, optim_adam_opt
 #define optim_lamb(net, ...) ag_optim_lamb_(AG_HERE, net, AG_HEAD(__VA_ARGS__), AG_OPTS(optim_adam_opts, __VA_ARGS__))
 optim *ag_optim_lamb_(const char *at, nn_module *net, double lr, optim_adam_opts opts) AG_PURE;
 
-typedef struct { char unset_; double alpha, eps, momentum; bool l2; OPTIM_COMMON; } optim_rmsprop_opts;
+typedef struct { AG_NAMED_OPTIONS; double alpha, eps, momentum; bool l2; OPTIM_COMMON; } optim_rmsprop_opts;
 /* v = alpha v + (1-alpha) g g; w -= lr g / (sqrt(v) + eps); .alpha 0.99, .eps 1e-8. (torch.optim.RMSprop)
  *   .momentum  a = mom a + g / (sqrt(v) + eps); w -= lr a        .fastai  a = mom a + g; w -= lr a / (sqrt(v) + eps)
  * Decoupled decay unless .l2. */

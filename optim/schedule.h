@@ -29,7 +29,7 @@ typedef struct { int n; optim_phase phase[OPTIM_MAX_PHASES]; } optim_schedule;
 double ag_optim_schedule_at(const optim_schedule *s, double position);
 #define optim_schedule_at ag_optim_schedule_at
 
-typedef struct { char unset_; double div, div_final, pct_start; } optim_one_cycle_opts;
+typedef struct { AG_NAMED_OPTIONS; double div, div_final, pct_start; } optim_one_cycle_opts;
 /* Cosine from lr/.div up to lr over the first .pct_start of training, then down to lr/.div_final.
  *   .div 25   .div_final 1e5   .pct_start 0.25                            (fit_one_cycle) */
 optim_schedule ag_optim_one_cycle(double lr, optim_one_cycle_opts opts);
