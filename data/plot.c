@@ -192,7 +192,7 @@ static bool is_free(const box *taken, int64_t n, box b)
 /* Around the point in growing rings: the first free place for a box of this size. */
 static bool find_place(const box *taken, int64_t n, double x, double y, box *b)
 {
-    for (int ring = 1; ring <= 6; ring++)
+    for (int ring = 1; ring <= 10; ring++)
         for (int k = 0; k < 12; k++) {
             const double angle = 2 * M_PI * k / 12, r = 8.0 * ring;
             b->x = x + (r + (cos(angle) < 0 ? b->w : 0)) * cos(angle) - (fabs(cos(angle)) < 0.1 ? b->w / 2 : 0);

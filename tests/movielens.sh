@@ -32,6 +32,7 @@ sheet=${AGRAD_DATA:-../shared/data}/spreadsheet
 if [ -d "$sheet" ]; then
     says 'rmse 2.8060620616' "$m" spreadsheet "$sheet"
     says 'rmse 2.0180038033' "$m" spreadsheet "$sheet" --bias
+    refuses "take a smaller rate" "$m" spreadsheet "$sheet" --steps 100 --rate 1000
 else
     echo "SKIP: the spreadsheet's figures, $sheet is absent"
 fi
@@ -76,6 +77,12 @@ awk 'BEGIN {for (m = 1; m <= 20; m++) printf "%d::L\351on %d (1994)::Crime\n", m
 says "saved in" "$m" train small --epochs 2 --batch 32 --save "$dir/s.safetensors"
 says 'Film, "The 3" (1973)' "$m" predict "$dir/s.safetensors" --user 5 --item 'Film, "The 3" (1973)'
 says "saved in" "$m" train small --by id --epochs 2 --batch 32 --save "$dir/s.safetensors"
+says 'Film, "The 3" (1973): ' "$m" predict "$dir/s.safetensors" --user 5 --item 30
+says 'Film, "The 3" (1973): ' "$m" predict "$dir/s.safetensors" --user 5 --item 'film, "the 3" (1973)'
+mv small away
+says 'Film, "The ' "$m" recommend "$dir/s.safetensors" --user 5
+says '20 films drawn' "$m" map "$dir/s.safetensors" --out "$dir/map.png"
+mv away small
 says "saved in" "$m" train million --optim lazy --epochs 2 --batch 32 --save "$dir/s.safetensors"
 says "Léon 7 (1994)" "$m" similar "$dir/s.safetensors" "Léon 7 (1994)"
 awk 'BEGIN {print "film,stars,user"; for (u = 1; u <= 20; u++) for (m = 1; m <= 9; m++) printf "film %d,%d,%s\n", m, (u * m) % 5 + 1, u % 2 ? "anna" u : "bert" u}' >own.csv
@@ -120,6 +127,11 @@ refuses "no such file" $cd_data "$m" train --valid-file "$dir/absent.csv"
 # ---- model files --------------------------------------------------------------------------------------------------------
 refuses "no user '99999'" "$m" recommend "$f" --user 99999
 refuses "the nearest is '" "$m" similar "$f" "${title}x"
+refuses "lies outside of the model's range" "$m" recommend "$f" --new "$title=99"
+refuses "twice" "$m" recommend "$f" --new "$title=5,$title=1"
+refuses "got nothing" "$m" recommend "$f" --new ""
+refuses "its folder does not exist" $cd_data "$m" train --save "$dir/absent/m.safetensors"
+refuses "it is a folder" $cd_data "$m" train --save "$dir"
 refuses "no film" "$m" predict "$f" --user 1 --item "Nothing of the Kind"
 refuses "is no rating of" "$m" recommend "$f" --new "$title=good"
 refuses "no such file" "$m" recommend "$dir/absent.safetensors" --user 1
@@ -128,6 +140,7 @@ head -c 1000 "$f" >"$dir/cut.safetensors";                  refuses "truncated" 
 head -c 100000 "$f" >"$dir/cut.safetensors";                refuses "truncated" "$m" recommend "$dir/cut.safetensors" --user 1
 says '' $cd_data "$m" train --epochs 1 --model dot --save "$dir/dot.safetensors"
 refuses "has no biases" "$m" biases "$dir/dot.safetensors"
+says "for someone who gave" "$m" recommend "$dir/dot.safetensors" --new "$title=5"
 refuses "is missing in the file" $cd_data "$m" train --model bias --resume "$dir/dot.safetensors"
 refuses "in the module" $cd_data "$m" train --model dot --factors 20 --resume "$dir/dot.safetensors"
 refuses "go on with the same arguments" $cd_data "$m" train --model dot --epochs 3 --resume "$dir/dot.safetensors"

@@ -88,10 +88,11 @@ static void column_statistics(const ag_tensor *t, int64_t column, double *mean, 
 
 prior cold_prior(const model *m, double *mean, double *precision)
 {
-    const ag_tensor *factors = nn_param(m->net, "u_weight.weight"), *bias = nn_param(m->net, "u_bias.weight");
+    const ag_tensor *factors = nn_param(m->net, "u_weight.weight");
     const int64_t width = factors->shape[1];
     for (int64_t k = 0; k < width; k++) column_statistics(factors, k, mean + k, precision + k);
-    column_statistics(bias, 0, mean + width, precision + width);
+    if (strcmp(m->o.model, "bias")) mean[width] = 0, precision[width] = 1e12;       /* held at 0 */
+    else column_statistics(nn_param(m->net, "u_bias.weight"), 0, mean + width, precision + width);
     return (prior){ mean, precision, width, m->o.lo, m->o.hi };
 }
 

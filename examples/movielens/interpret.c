@@ -19,14 +19,17 @@ static ag_tensor *scores_of(const model *m, int64_t user)
     return ag_keep(nn_call(m->net, ids));
 }
 
-static void list_best(const model *m, ag_tensor *score, int64_t top, const char *unit)
+/* Those with the largest scores, which are shown times sign; -infinity is not shown. */
+static void list_best(const model *m, ag_tensor *score, int64_t top, double sign)
 {
+    int64_t shown = 0;
     const ag_tensor *order = ag_argsort(score, true);
-    for (int64_t k = 0, shown = 0; k < ag_numel(order) && shown < top; k++) {
+    for (int64_t k = 0; k < ag_numel(order) && shown < top; k++) {
         const int64_t i = (int64_t)ag_at(order, k);
         if (i == 0 || !isfinite(ag_at(score, i))) continue;
-        printf("%3" PRId64 "  %-60s %7.3f%s\n", ++shown, model_title(m, i), ag_at(score, i), unit);
+        printf("%3" PRId64 "  %-60s %7.3f\n", ++shown, model_title(m, i), sign * ag_at(score, i));
     }
+    if (!shown) printf("(none is left)\n");
 }
 
 static int64_t find_user(const model *m, const char *user)
@@ -63,10 +66,16 @@ static int64_t parse_new(const model *m, const char *text, int64_t *item, double
         if (end == equals + 1 || !isfinite(v) || (*end && *end != ','))
             ag_fail(NULL, "movielens: --new: '%s' is no rating of '%s'", equals + 1, title);
         if (n == most) ag_fail(NULL, "movielens: --new takes at most %" PRId64 " ratings", most);
+        if (m->o.hi > m->o.lo && (v < m->o.lo || v > m->o.hi))
+            ag_fail(NULL, "movielens: --new: %g for '%s' lies outside of the model's range, %g to %g", v, title, m->o.lo,
+                    m->o.hi);
         item[n] = model_find_item(m, title);
+        for (int64_t k = 0; k < n; k++)
+            if (item[k] == item[n]) ag_fail(NULL, "movielens: --new rates '%s' twice", title);
         rating[n++] = v;
         text = *end ? end + 1 : end;
     }
+    if (n == 0) ag_fail(NULL, "movielens: --new takes \"Title=rating,Title=rating\", got nothing");
     return n;
 }
 
@@ -77,14 +86,16 @@ static int recommend_new(const model *m, const options *o)
     double *rating = ag_alloc(MOST, sizeof *rating);
     ag_defer(ag_free, item);
     ag_defer(ag_free, rating);
-    const ag_tensor *bias = model_item_bias(m), *factors = model_item_factors(m);
+    if (!strcmp(m->o.model, "nn"))
+        ag_fail(NULL, "movielens: --new solves factors, which an 'nn' model has none of; train one with --model bias or dot");
+    const ag_tensor *factors = model_item_factors(m), *bias = strcmp(m->o.model, "bias") ? NULL : model_item_bias(m);
     const int64_t width = factors->shape[1], n = parse_new(m, o->fresh, item, rating, MOST), all = data_vocab_size(m->items);
     double *rows = ag_alloc(n * width, sizeof *rows), *b = ag_alloc(n, sizeof *b), *u = ag_alloc(3 * (width + 1), sizeof *u);
     ag_defer(ag_free, rows);
     ag_defer(ag_free, b);
     ag_defer(ag_free, u);
     for (int64_t k = 0; k < n; k++) {
-        b[k] = (double)ag_real(bias)[item[k]];
+        b[k] = bias ? (double)ag_real(bias)[item[k]] : 0;
         for (int64_t j = 0; j < width; j++) rows[k * width + j] = (double)ag_real(factors)[item[k] * width + j];
     }
     const prior p = cold_prior(m, u + width + 1, u + 2 * (width + 1));
@@ -94,13 +105,13 @@ static int recommend_new(const model *m, const options *o)
     ag_defer(ag_free, row);
     for (int64_t i = 0; i < all; i++) {
         for (int64_t j = 0; j < width; j++) row[j] = (double)ag_real(factors)[i * width + j];
-        ag_real(score)[i] = (real)cold_predict(&p, u, row, (double)ag_real(bias)[i]);
+        ag_real(score)[i] = (real)cold_predict(&p, u, row, bias ? (double)ag_real(bias)[i] : 0);
     }
     for (int64_t k = 0; k < n; k++) ag_real(score)[item[k]] = -INFINITY;
     printf("for someone who gave");
     for (int64_t k = 0; k < n; k++) printf("%s %s %g", k ? "," : "", model_title(m, item[k]), rating[k]);
     printf(":\n");
-    list_best(m, score, o->top, "");
+    list_best(m, score, o->top, 1);
     return 0;
 }
 
@@ -112,7 +123,7 @@ int recommend(const options *o)
     ag_tensor *score = scores_of(&m, user);
     leave_out_seen(&m, user, score);
     printf("for user %s, of the films not rated yet:\n", o->user);
-    list_best(&m, score, o->top, "");
+    list_best(&m, score, o->top, 1);
     return 0;
 }
 
@@ -128,26 +139,26 @@ int predict(const options *o)
 
 int similar(const options *o)
 {
-    const model m = model_open(o->ratings, true);
+    const model m = model_open(o->ratings, false);
     AG_NO_GRAD;
     ag_tensor *factors = model_item_factors(&m);
     const int64_t item = model_find_item(&m, o->query ? o->query : o->item);
     ag_tensor *cosine = ag_cosine_similarity(factors, ag_slice(factors, 0, item, item + 1), 1);
     ag_real(cosine)[item] = -INFINITY;
     printf("like %s (cosine of the factors):\n", model_title(&m, item));
-    list_best(&m, cosine, o->top, "");
+    list_best(&m, cosine, o->top, 1);
     return 0;
 }
 
 int biases(const options *o)
 {
-    const model m = model_open(o->ratings, true);
+    const model m = model_open(o->ratings, false);
     AG_NO_GRAD;
     ag_tensor *bias = ag_contiguous(ag_select(model_item_bias(&m), 1, 0)), *sign = ag_scale(bias, -1);
     printf("liked more than tastes explain:\n");
-    list_best(&m, bias, o->top, "");
+    list_best(&m, bias, o->top, 1);
     printf("\nliked less than tastes explain:\n");
-    list_best(&m, sign, o->top, "");
+    list_best(&m, sign, o->top, -1);
     return 0;
 }
 
@@ -209,9 +220,8 @@ static void principal(const double *x, int64_t n, int64_t width, double *first, 
 int map(const options *o)
 {
     enum { SHOWN = 60 };
-    const model m = model_open(o->ratings, true);
+    const model m = model_open(o->ratings, false);
     const char *out = o->out ? o->out : "map.png";
-    if (!m.count) ag_fail(NULL, "movielens: the map shows the films rated most often, and the ratings are gone");
     const ag_tensor *factors = model_item_factors(&m);
     const int64_t width = factors->shape[1], all = data_vocab_size(m.items), n = all - 1 < SHOWN ? all - 1 : SHOWN;
     double *x = ag_alloc(n * width, sizeof *x), *at = ag_alloc(2 * n, sizeof *at);

@@ -14,6 +14,36 @@ static const char *kept(char *text)         /* until the scope ends */
     return text;
 }
 
+static char *counts_text(const ratings *r, int64_t n)
+{
+    AG_SCOPE;
+    int64_t *count = ag_alloc(n, sizeof *count);
+    ag_defer(ag_free, count);
+    const int32_t *item = data_codes(r->table, r->item_column);
+    for (int64_t i = 0; i < data_rows(r->table); i++) count[item[i]]++;
+    char *text = ag_alloc(n, 21), *to = text;
+    for (int64_t i = 0; i < n; i++) to += sprintf(to, "%" PRId64 " ", count[i]);
+    return text;
+}
+
+/* One line for each item. */
+static char *titles_text(const ratings *r, const data_vocab *items)
+{
+    const int64_t n = data_vocab_size(items);
+    int64_t size = 1;
+    for (int64_t i = 1; i < n; i++) {
+        const char *title = data_lookup(r->films, data_vocab_text(items, i), "title");
+        size += 1 + (title ? (int64_t)strlen(title) : 0);
+    }
+    char *text = ag_alloc(size + 1, 1), *to = text;
+    *to++ = '\n';
+    for (int64_t i = 1; i < n; i++, *to++ = '\n') {
+        const char *title = data_lookup(r->films, data_vocab_text(items, i), "title");
+        for (; title && *title; title++) *to++ = *title == '\n' || *title == '\r' ? ' ' : *title;
+    }
+    return text;
+}
+
 int model_meta(const options *o, const ratings *r, const batches *b, ag_meta *meta)
 {
     char full[PATH_MAX], layers[256] = "";
@@ -24,10 +54,12 @@ int model_meta(const options *o, const ratings *r, const batches *b, ag_meta *me
         { "model", o->model }, { "optim", o->optimizer }, { "by", o->by }, { "layers", kept(ag_strdup(layers)) },
         { "factors", kept(ag_sprintf("%" PRId64, o->factors)) }, { "range", kept(ag_sprintf("%.17g,%.17g", o->lo, o->hi)) },
         { "ratings", kept(ag_strdup(source)) }, { "users", kept(data_vocab_save(b->users)) },
-        { "items", kept(data_vocab_save(b->items)) },
+        { "items", kept(data_vocab_save(b->items)) }, { "counts", kept(counts_text(r, b->n_items)) },
     };
+    int n = sizeof all / sizeof *all;
     memcpy(meta, all, sizeof all);
-    return sizeof all / sizeof *all;
+    if (r->films && !strcmp(r->item_column, "item")) meta[n++] = (ag_meta){ "titles", kept(titles_text(r, b->items)) };
+    return n;
 }
 
 static const char *require(const ag_safetensors *f, const char *path, const char *key)
@@ -62,10 +94,29 @@ static void read_ratings(model *m, const char *source)
     m->data = ratings_read(source, m->o.by, true);
     data_categorify(m->data.table, "user", .vocab = m->users);
     data_categorify(m->data.table, m->data.item_column, .vocab = m->items);
-    const int32_t *item = data_codes(m->data.table, m->data.item_column);
-    m->count = ag_alloc(data_vocab_size(m->items), sizeof *m->count);
+}
+
+static void read_films(model *m, const char *path, const char *counts, const char *titles)
+{
+    const int64_t n = data_vocab_size(m->items);
+    m->count = ag_alloc(n, sizeof *m->count);
     ag_defer(ag_free, m->count);
-    for (int64_t i = 0; i < data_rows(m->data.table); i++) m->count[item[i]]++;
+    for (int64_t i = 0; i < n; i++) {
+        char *end;
+        m->count[i] = strtoll(counts, &end, 10);
+        if (end == counts) ag_fail(NULL, "%s: its metadata is damaged: %" PRId64 " films, %" PRId64 " counts", path, n, i);
+        counts = end;
+    }
+    if (!titles) return;
+    char *line = ag_strdup(titles);
+    ag_defer(ag_free, line);
+    m->title = ag_alloc(n, sizeof *m->title);
+    ag_defer(ag_free, m->title);
+    for (int64_t i = 0; i < n; i++) {
+        char *end = strchr(line, '\n');
+        if (!end) ag_fail(NULL, "%s: its metadata is damaged: %" PRId64 " films, %" PRId64 " titles", path, n, i);
+        *end = 0, m->title[i] = line, line = end + 1;
+    }
 }
 
 model model_open(const char *path, bool with_ratings)
@@ -78,6 +129,7 @@ model model_open(const char *path, bool with_ratings)
     m.items = data_vocab_load(require(f, path, "items"));
     m.net = make_model(&m.o, data_vocab_size(m.users), data_vocab_size(m.items));
     nn_load_from(m.net, f, "", "optim.*");
+    read_films(&m, path, require(f, path, "counts"), ag_safetensors_meta(f, "titles"));
     if (with_ratings) read_ratings(&m, require(f, path, "ratings"));
     return m;
 }
@@ -99,8 +151,7 @@ ag_tensor *model_item_bias(const model *m)
 const char *model_title(const model *m, int64_t item)
 {
     const char *name = data_vocab_text(m->items, item);
-    const char *title = m->data.films && !strcmp(m->o.by, "id") ? data_lookup(m->data.films, name, "title") : NULL;
-    return title ? title : name;
+    return m->title && *m->title[item] ? m->title[item] : name;
 }
 
 int64_t model_find_item(const model *m, const char *title)

@@ -62,7 +62,8 @@ typedef struct {
     options o;                              /* as it was trained */
     data_vocab *users, *items;
     ratings data;                           /* table NULL where the ratings are not to be found any more */
-    int64_t *count;                         /* ratings of each item, [items]; NULL without ratings */
+    int64_t *count;                         /* ratings of each item, [items] */
+    const char **title;                     /* [items]; NULL where items are named by their titles */
 } model;
 
 enum { MODEL_META = 12 };

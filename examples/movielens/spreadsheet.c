@@ -34,6 +34,14 @@ static double *matrix(const data_table *t)      /* all columns but the first */
     return m;
 }
 
+static void complete(const double *m, int64_t rows, int64_t columns, const char *folder, const char *name)
+{
+    for (int64_t i = 0; i < rows * columns; i++)
+        if (!isfinite(m[i]))
+            ag_fail(NULL, "movielens: %s/%s: row %" PRId64 ", column %" PRId64 " has no number", folder, name, i / columns + 1,
+                    i % columns + 2);
+}
+
 static sheet read_sheet(const char *folder, bool bias)
 {
     const data_table *given = part(folder, "ratings.csv"), *users = part(folder, "user_factors.csv");
@@ -44,6 +52,8 @@ static sheet read_sheet(const char *folder, bool bias)
                 " rows of %" PRId64 ", film_factors.csv %" PRId64 " rows of %d", folder, s.users, s.films, data_rows(users),
                 s.factors, data_rows(films), data_columns(films) - 1);
     s.rating = matrix(given), s.u = matrix(users), s.v = matrix(films);
+    complete(s.u, s.users, s.factors, folder, "user_factors.csv");
+    complete(s.v, s.films, s.factors, folder, "film_factors.csv");
     s.bu = numbers(s.users), s.bv = numbers(s.films);
     if (!bias) return s;
     const data_table *biases = part(folder, "biases.csv");
@@ -107,6 +117,10 @@ int spreadsheet(const options *o)
         descend(s.bu, g.bu, s.users, o->bias ? o->rate : 0);
         descend(s.bv, g.bv, s.films, o->bias ? o->rate : 0);
     }
-    printf("rmse %.10f\n", error(&s, NULL));
+    const double rmse = error(&s, NULL);
+    if (!isfinite(rmse))
+        ag_fail(NULL, "movielens: after %" PRId64 " steps at --rate %g the error is no finite number; %s", o->steps, o->rate,
+                o->steps ? "take a smaller rate" : "ratings.csv holds no rating");
+    printf("rmse %.10f\n", rmse);
     return 0;
 }

@@ -1,6 +1,7 @@
 /* train.c - learning from ratings: the script this program exists for. */
 #include <stdio.h>
 #include <string.h>
+#include "core/io.h"
 #include "data/plot.h"
 #include "movielens.h"
 
@@ -19,8 +20,17 @@ optim *make_optimizer(const options *o, nn_module *net)
     return optim_adamw(net, o->lr, .beta2 = 0.99, .eps = 1e-5, .weight_decay = o->wd);
 }
 
+/* Said before the training, not after its first epoch. */
+static void check_writable(const char *path)
+{
+    AG_SCOPE;
+    if (ag_is_folder(path)) ag_fail(NULL, "movielens: cannot save in %s: it is a folder; name a file", path);
+    ag_file_create_(NULL, path);            /* goes with the scope */
+}
+
 int train(const options *o)
 {
+    if (o->save) check_writable(o->save);
     const ratings data = ratings_read(o->ratings, o->by, false);
     const batches b = ratings_batches(&data, o);
     nn_module *net = make_model(o, b.n_users, b.n_items);
