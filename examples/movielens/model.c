@@ -1,5 +1,6 @@
 /* model.c - a saved model: what it was, its films, and where its ratings are. */
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,8 +81,12 @@ static void read_options(options *o, const ag_safetensors *f, const char *path)
         o->layers.size[i] = strtoll(layers, &end, 10);
         layers = *end ? end + 1 : end;
     }
-    if (sscanf(require(f, path, "range"), "%lf,%lf", &o->lo, &o->hi) != 2 || o->factors < 1)
-        ag_fail(NULL, "%s: its metadata is damaged", path);
+    if (sscanf(require(f, path, "range"), "%lf,%lf", &o->lo, &o->hi) != 2 || !isfinite(o->lo) || !isfinite(o->hi))
+        ag_fail(NULL, "%s: its metadata is damaged: the range is '%s'", path, require(f, path, "range"));
+    if (o->factors < 1 || o->factors > 4096)
+        ag_fail(NULL, "%s: its metadata is damaged: %" PRId64 " factors", path, o->factors);
+    if (strcmp(o->model, "dot") && strcmp(o->model, "bias") && strcmp(o->model, "nn"))
+        ag_fail(NULL, "%s: its metadata names a model '%s'; this program knows dot, bias and nn", path, o->model);
 }
 
 /* The ratings it was learned from, if they are still there: what a user has seen, how often a film was rated. */
