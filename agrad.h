@@ -6,6 +6,7 @@
 #include "core/random.h"
 #include "core/memory.h"
 #include "ops/ops.h"
+#include "ops/vision.h"
 #include "nn/nn.h"
 #include "data/data.h"
 #include "optim/optim.h"
