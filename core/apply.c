@@ -8,9 +8,12 @@
 #include <string.h>
 #include "core/engine.h"
 
+enum { MOST_INPUTS = 16 };               /* of an op whose inputs are made to fit */
+
 static _Thread_local ag_node *tape, *pending;
 
-const char *(*ag_path_hook)(void);
+_Thread_local const void *ag_running;
+const char *(*ag_path_hook)(const void *module);
 
 /* Variable-sized: the node, then in, din, versions, accumulate and the argument, in one block. */
 static ag_node *node_new(const char *at, const ag_op *op, int n_in, ag_tensor **in, const void *arg, size_t arg_size)
@@ -19,7 +22,7 @@ static ag_node *node_new(const char *at, const ag_op *op, int n_in, ag_tensor **
     const int64_t lists = (n_in * slot + 15) / 16 * 16;
     int64_t capacity;
     ag_node *n = ag_block_get((int64_t)sizeof *n + lists + (int64_t)arg_size, &capacity);
-    *n = (ag_node){ .op = op, .at = at, .n_in = n_in, .arg_size = (int)arg_size, .size_class = (int)(capacity >> 6) };
+    *n = (ag_node){ .op = op, .at = at, .n_in = n_in, .module = ag_running, .arg_size = (int)arg_size, .size_class = (int)(capacity >> 6) };
     char *at_list = (char *)(n + 1);
     n->in = (ag_tensor **)(void *)at_list;
     n->din = n->in + n_in;
@@ -103,7 +106,7 @@ static void record(ag_node *n)
     tape = n;
 }
 
-static bool wants_grad(const ag_node *n)
+bool ag_node_trains(const ag_node *n)
 {
     if (n->op->no_grad || !ag_grad_enabled()) return false;
     for (int i = 0; i < n->n_in; i++)
@@ -119,20 +122,49 @@ static void run_forward(ag_node *n)
         ag_node_fail(n, "no %s kernel; move the operands to the cpu with ag_to, or add one (core/op.h)",
                      ag_device_name(device));
     AG_SCOPE;                           /* of the workspaces */
+    const double start = ag_profiling ? ag_profile_now() : 0;
     n->op->forward[device](n);
+    if (ag_profiling) ag_profile_add(n, false, ag_profile_now() - start);
+}
+
+static bool takes_bf16(const ag_op *op, int k)
+{
+    return op->view || (k < 32 && op->bf16 >> k & 1);
+}
+
+/* Whether an input that may be bf16 is f32: then all are widened. */
+static bool mixed(const ag_op *op, int n_in, ag_tensor **in)
+{
+    for (int i = 0; i < n_in; i++)
+        if (in[i] && takes_bf16(op, i) && in[i]->dtype == AG_F32) return true;
+    return false;
+}
+
+/* Dense and of the dtypes that the op takes. Fills fit and returns it, or `in` itself where nothing has to change. */
+static ag_tensor **fitting(const char *at, const ag_op *op, int n_in, ag_tensor **in, ag_tensor **fit)
+{
+    const bool strided = op->strided || op->view;
+    bool all = true, narrow = false;
+    for (int i = 0; i < n_in; i++) {
+        if (!in[i]) continue;
+        all &= strided || ag_is_contiguous(in[i]);
+        narrow |= in[i]->dtype == AG_BF16;
+    }
+    if ((all && !narrow) || n_in > MOST_INPUTS) return in;
+    const bool widen = narrow && mixed(op, n_in, in);
+    for (int i = 0; i < n_in; i++) {
+        fit[i] = in[i];
+        if (!in[i]) continue;
+        if (in[i]->dtype == AG_BF16 && (widen || !takes_bf16(op, i))) fit[i] = ag_cast_(at, in[i], AG_F32);
+        if (!strided) fit[i] = ag_contiguous_(at, fit[i]);
+    }
+    return fit;
 }
 
 ag_tensor *ag_apply_(const char *at, const ag_op *op, int n_in, ag_tensor **in, const void *arg, size_t arg_size)
 {
-    ag_tensor *dense[8];
-    if (!op->strided && !op->view && n_in <= 8) {
-        bool all = true;
-        for (int i = 0; i < n_in; i++) all &= !in[i] || ag_is_contiguous(in[i]);
-        if (!all) {
-            for (int i = 0; i < n_in; i++) dense[i] = in[i] ? ag_contiguous_(at, in[i]) : NULL;
-            in = dense;
-        }
-    }
+    ag_tensor *fit[MOST_INPUTS];
+    in = fitting(at, op, n_in, in, fit);
     ag_node *n = node_new(at, op, n_in, in, arg, arg_size);
     check_devices(n);
     op->infer(n);
@@ -140,7 +172,7 @@ ag_tensor *ag_apply_(const char *at, const ag_op *op, int n_in, ag_tensor **in, 
     run_forward(n);
     ag_tensor *out = n->out;
     pending = n->next;
-    if (wants_grad(n)) {
+    if (ag_node_trains(n)) {
         out->requires_grad = true;
         out->node = n;
         record(n);
@@ -205,7 +237,7 @@ static int operand_name(const ag_node *n, int i, const char **name)
 void ag_node_fail(const ag_node *n, const char *fmt, ...)
 {
     char text[4096], shape[128];
-    const char *path = ag_path_hook ? ag_path_hook() : NULL;
+    const char *path = ag_path_hook && n->module ? ag_path_hook(n->module) : NULL;
     int used = 0, width = 0;
     if (path && *path) used = snprintf(text, sizeof text, "in module '%s': ", path);
     used += snprintf(text + used, sizeof text - (size_t)used, "ag_%s: ", n->op->name);
@@ -235,6 +267,8 @@ void ag_node_fail(const ag_node *n, const char *fmt, ...)
 void ag_node_require_real(const ag_node *n, const ag_tensor *t, const char *name)
 {
     if (t->dtype == AG_F32) return;
+    for (int i = 0; i < n->n_in; i++)
+        if (n->in[i] == t && t->dtype == AG_BF16 && takes_bf16(n->op, i)) return;
     ag_node_fail(n, "%s%sneeds %s, got %s; convert it with ag_cast", name ? name : "", name ? " " : "",
                  ag_dtype_name(AG_F32), ag_dtype_name(t->dtype));
 }

@@ -20,7 +20,7 @@ static bool is_target(const targets *w, const ag_tensor *t)
 
 static ag_tensor *grad_memory(const ag_tensor *t)
 {
-    return ag_tensor_new(t->at, t->device, AG_MEM_GRAD, AG_F32, ag_shape_of(t));
+    return ag_tensor_new(t->at, t->device, AG_MEM_GRAD, t->dtype, ag_shape_of(t));
 }
 
 static void make_unique(ag_tensor *t)
@@ -98,7 +98,7 @@ void ag_node_give(ag_node *n, int k, ag_tensor *g)
     ag_tensor *d = n->din[k], *t = n->in[k];
     if (!d) return;
     if (n->accumulate[k]) ag_add_any(d, g);
-    else if (!t->node || first_occurrence(n, k) != k || !ag_is_contiguous(g)) ag_assign_any(d, g);
+    else if (!t->node || first_occurrence(n, k) != k || !ag_is_contiguous(g) || g->dtype != d->dtype) ag_assign_any(d, g);
     else {
         ag_release(d);
         n->din[k] = ag_tensor_view(t->at, g, ag_shape_of(t), NULL, 0);
@@ -135,8 +135,10 @@ static void run_backward(ag_node *n, const targets *only)
     offer_gradients(n, only);
     AG_SCOPE;                               /* of workspaces and of what gradients are composed from */
     AG_NO_GRAD;
+    const double start = ag_profiling ? ag_profile_now() : 0;
     if (ag_numel(n->out)) n->op->backward[device](n);
     else for (int k = 0; k < n->n_in; k++) if (n->din[k] && !n->accumulate[k]) ag_fill_any(n->din[k], 0);
+    if (ag_profiling) ag_profile_add(n, true, ag_profile_now() - start);
     accept_gradients(n);
 }
 
@@ -168,7 +170,7 @@ static void seed(const char *at, ag_tensor *loss, ag_tensor *grad)
 {
     char a[128], b[128];
     if (grad) {
-        bool same = grad->ndim == loss->ndim && grad->dtype == AG_F32;
+        bool same = grad->ndim == loss->ndim && (grad->dtype == AG_F32 || grad->dtype == loss->dtype);
         for (int i = 0; same && i < loss->ndim; i++) same = grad->shape[i] == loss->shape[i];
         if (!same) ag_fail(at, "ag_backward: .grad is %s, the tensor is %s", ag_describe(grad, a, sizeof a),
                            ag_describe(loss, b, sizeof b));

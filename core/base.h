@@ -77,8 +77,9 @@ void ag_fail(const char *at, const char *fmt, ...) AG_PRINTF(2, 3) AG_NORETURN;
 int ag_try(void (*fn)(void *), void *arg);
 const char *ag_error(void);     /* message of this thread's last failed ag_try; "" if none */
 
-/* Set by nn/: the path of the module that is running, for messages; NULL or "" outside of one. */
-extern const char *(*ag_path_hook)(void);
+/* Kept by nn/: the module that is running in this thread (NULL: none), and how to name one, for messages and reports. */
+extern _Thread_local const void *ag_running;
+extern const char *(*ag_path_hook)(const void *module);
 
 /* A condition that only a defect of Agrad can break; kept in release builds. */
 #define AG_ASSERT(cond) ((cond) ? (void)0 : ag_fail(AG_HERE, "internal error: %s", #cond))
@@ -96,6 +97,15 @@ void ag_scope_end(ag_scope *scope);
 ag_scope ag_no_grad_begin(void);
 #define AG_NO_GRAD ag_scope AG_CAT(ag_no_grad_at_, __LINE__) AG_CLEANUP(ag_scope_end) = ag_no_grad_begin()
 bool ag_grad_enabled(void);
+
+/* AG_AUTOCAST(bf16); until the closing brace convolutions, products and attention compute in bf16 with sums in f32; norms
+ * and reductions take bf16 and compute in f32; parameters and their gradients stay f32. Where the processor has no bf16
+ * one line says so, and everything stays f32. AG_AUTOCAST(f32) switches it off again. (torch.autocast) */
+ag_scope ag_autocast_begin(const char *at, const char *precision);
+#define AG_AUTOCAST(precision) \
+    ag_scope AG_CAT(ag_autocast_at_, __LINE__) AG_CLEANUP(ag_scope_end) = ag_autocast_begin(AG_HERE, #precision)
+ag_dtype ag_autocast(void);         /* AG_BF16 inside, else AG_F32 */
+bool ag_bf16_fast(void);            /* whether the processor multiplies bf16 */
 
 /* Gives an object a place in the innermost scope: drop(object) runs when the scope ends (last in, first out). */
 void ag_defer(void (*drop)(void *), void *object);

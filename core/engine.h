@@ -5,6 +5,7 @@
 #include "core/memory.h"
 #include "core/tensor.h"
 #include "core/op.h"
+#include "core/profile.h"
 
 /* Blocks of tensor memory; the header lies before the data on the CPU. */
 struct ag_storage {
@@ -14,6 +15,7 @@ struct ag_storage {
     ag_mem_kind kind;
     int64_t bytes;
     void *data;
+    struct ag_packed_form *packed;      /* repacked copies of a parameter (packed.c) */
 };
 
 /* Per-thread cached blocks of at least `bytes`, 64-byte aligned, uninitialised; *capacity is what was given. */
@@ -38,6 +40,11 @@ void ag_node_free(ag_node *n);
 void ag_node_discard_pending(ag_node *down_to);     /* nodes under construction when something failed */
 ag_node *ag_node_pending(void);
 ag_node *ag_tape_top(void);
+
+void ag_packed_release(ag_storage *s);
+
+/* Times of ops for AG_PROFILE (profile.c). */
+void ag_profile_add(const ag_node *n, bool backward, double seconds);
 
 /* Strided element-wise work on the CPU: dst = src (converted), dst += src (real), dst = value. */
 void ag_cpu_assign(ag_tensor *dst, const ag_tensor *src);

@@ -226,7 +226,7 @@ ag_memory_stats ag_memory(ag_device device)
 void ag_memory_report(FILE *to)
 {
     static const char *const kinds[AG_MEM_KINDS] = { "activations and data", "parameters", "gradients",
-                                                     "optimizer state", "workspace" };
+                                                     "optimizer state", "workspace", "repacked parameters" };
     const ag_memory_stats s = ag_memory(AG_CPU);
     fprintf(to, "cpu: %.1f MB in use (peak %.1f MB), %.1f MB cached, %" PRId64 " tensors, %" PRId64 " nodes\n",
             (double)s.in_use / 1e6, (double)s.peak / 1e6, (double)s.cached / 1e6, s.tensors, s.nodes);

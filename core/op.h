@@ -6,8 +6,8 @@
  *   forward   fills n->out (and n->saved[]); backward fills n->din[k], the gradients of the inputs.
  *   check     the cases it is tested on: gradient check in double, PyTorch fixture, strided inputs, every device.
  *
- * The engine promises: all tensors on one device; inputs contiguous unless .strided; in backward n->out->grad is
- * contiguous, n->din[k] is NULL where not wanted, else contiguous with in[k]'s shape, to be OVERWRITTEN when
+ * The engine promises: all tensors on one device; inputs contiguous unless .strided; inputs f32 unless .bf16 allows more,
+ * and then all of those of one dtype; gradients have the dtype of their tensors; in backward n->out->grad is contiguous, n->din[k] is NULL where not wanted, else contiguous with in[k]'s shape, to be OVERWRITTEN when
  * n->accumulate[k] is false and ADDED TO when it is true; no two din alias each other. */
 #ifndef AG_OP_H
 #define AG_OP_H
@@ -26,6 +26,7 @@ struct ag_node {
     int n_in;
     void *arg;                          /* a copy of what ag_apply_ was given */
     /* the engine's own: */
+    const void *module;                 /* that was running: a nn_module, or NULL */
     int arg_size, size_class;
     bool used, recorded, awaited;
     uint32_t *versions;                 /* of the inputs' storages when recorded: an overwritten input is reported */
@@ -43,10 +44,14 @@ struct ag_op {
     const char *name;                   /* "layer_norm": messages say ag_layer_norm */
     const char *inputs;                 /* names of the operands, "x weight bias" */
     ag_node_fn infer;
-    ag_node_fn forward[AG_DEVICES], backward[AG_DEVICES];   /* by device; AG_META entries stay NULL */
+    ag_node_fn forward[AG_DEVICES], backward[AG_DEVICES];   /* by device; AG_META: a backward that only gives (views) */
     const char *no_grad;                /* why there is no backward: "integers"; exactly one of the two is set */
     bool strided;                       /* kernels read the inputs' strides themselves */
     bool view;                          /* out shares in[0]'s memory; no forward */
+    uint32_t bf16;                      /* bit k: in[k] may be bf16 as well as f32; others are widened before */
+    /* Bytes of ag_workspace that forward (backward) holds at most at one time; NULL: none. For plans of memory. */
+    int64_t (*workspace)(const ag_node *n, bool backward);
+    double (*flops)(const ag_node *n);  /* of forward, for the profile; backward counts as twice that */
     bool rows;                          /* backward calls ag_node_give_rows for leaves with sparse_grad (din is NULL there) */
     ag_check check[AG_MAX_CHECKS];
 };
@@ -74,7 +79,10 @@ int ag_node_axis(const ag_node *n, const ag_tensor *t, int axis);           /* -
 uint32_t ag_node_axes(const ag_node *n, const ag_tensor *t, uint32_t axes); /* bit i = axis i; 0 -> all */
 ag_shape ag_node_broadcast(const ag_node *n, const ag_tensor *a, const ag_tensor *b);
 void ag_node_require_real(const ag_node *n, const ag_tensor *t, const char *name);      /* f32, else fails */
-void ag_infer_same(ag_node *n);                                             /* out like in[0], f32 */
+void ag_infer_same(ag_node *n);                                             /* out like in[0] */
+bool ag_node_trains(const ag_node *n);      /* gradients are enabled and some input wants one: backward will come */
+/* For public functions of ops that autocast: x, or x as bf16 inside AG_AUTOCAST(bf16). Differentiable. */
+ag_tensor *ag_autocast_input(const char *at, ag_tensor *x);
 
 /* For backward: din[k] = g or += g, without a copy where the memory can be shared (views, add). g: din[k]'s shape. */
 void ag_node_give(ag_node *n, int k, ag_tensor *g);
@@ -92,6 +100,11 @@ static inline real *ag_real(const ag_tensor *t) { return (real *)t->data; }
 /* Scratch memory of a kernel, from the cache; released with the innermost ag_scope of the engine (after this call
  * of forward or backward). */
 void *ag_workspace(const ag_node *n, int64_t count, size_t size);
+
+/* A form of parameter t that a kernel prefers (another layout, bf16): remembered with t's memory under `key`, a hash of
+ * all that the form depends on, and made by pack(t, to, arg) when t is new or was written to. Not inside ag_parallel. */
+typedef void (*ag_pack_fn)(const ag_tensor *t, void *to, const void *arg);
+const void *ag_packed(const ag_node *n, const ag_tensor *t, uint64_t key, int64_t bytes, ag_pack_fn pack, const void *arg);
 
 /* All built-in ops, for the tests: NULL-terminated. */
 extern const ag_op *const ag_ops[];

@@ -79,13 +79,13 @@ static void to_forward(ag_node *n)
 static void to_backward(ag_node *n)
 {
     if (!n->din[0]) return;
-    ag_tensor *g = ag_scoped(ag_tensor_new(n->at, n->in[0]->device, AG_MEM_GRAD, AG_F32, ag_shape_of(n->in[0])));
+    ag_tensor *g = ag_scoped(ag_tensor_new(n->at, n->in[0]->device, AG_MEM_GRAD, n->in[0]->dtype, ag_shape_of(n->in[0])));
     move(g, n->out->grad);
     ag_node_give(n, 0, g);
 }
 
 static const ag_op op_to = {
-    .name = "to", .inputs = "t", .infer = to_infer,
+    .name = "to", .inputs = "t", .infer = to_infer, .bf16 = 1,
     .forward = { to_forward, to_forward }, .backward = { to_backward, to_backward },
 };
 

@@ -1,6 +1,6 @@
 /* core/scope.c - scopes, modes, protected calls: one stack per thread, unwound from the top.
  *
- * S1  An entry is a held count on a tensor, a deferred call, or the no-grad mode to restore.
+ * S1  An entry is a held count on a tensor, a deferred call, or the modes (no-grad, autocast) to restore.
  * S2  A scope is the height of the stack when it began. What is kept moves down below that height.
  * S3  An owner has a stack of its own, which is the current one between enter and leave.
  * S4  A failure unwinds every stack entered since the ag_try to the height it had then. */
@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +16,8 @@
 #include "core/engine.h"
 
 typedef enum { HELD_TENSOR, KEPT_TENSOR, DEFERRED, MODE } entry_kind;
-typedef struct { void *object; void (*drop)(void *); entry_kind kind; bool before; } entry;
+typedef struct { bool no_grad; uint8_t autocast; } modes;
+typedef struct { void *object; void (*drop)(void *); entry_kind kind; modes before; } entry;
 
 struct ag_owner {
     entry *entries;
@@ -34,7 +36,8 @@ typedef struct try_frame {
 
 static _Thread_local ag_owner root, *current;
 static _Thread_local size_t innermost;        /* mark of the innermost scope */
-static _Thread_local bool no_grad, failing;
+static _Thread_local modes mode;
+static _Thread_local bool failing;
 static _Thread_local try_frame *trying;
 static _Thread_local char message[8192];
 
@@ -98,7 +101,7 @@ static void unwind(ag_owner *s, size_t height)
         s->entries[i - 1].kind = DEFERRED, s->entries[i - 1].drop = NULL;
         if (!kept) s->count = i - 1;
         if (e.kind == HELD_TENSOR) ag_release(e.object);
-        else if (e.kind == MODE) no_grad = e.before;
+        else if (e.kind == MODE) mode = e.before;
         else if (e.drop) e.drop(e.object);
     }
     if (!kept) return;
@@ -125,14 +128,41 @@ void ag_scope_end(ag_scope *scope)
 ag_scope ag_no_grad_begin(void)
 {
     const ag_scope scope = ag_scope_begin();
-    push((entry){ .kind = MODE, .before = no_grad });
-    no_grad = true;
+    push((entry){ .kind = MODE, .before = mode });
+    mode.no_grad = true;
     return scope;
+}
+
+bool ag_bf16_fast(void)
+{
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+}
+
+ag_scope ag_autocast_begin(const char *at, const char *precision)
+{
+    static atomic_flag said = ATOMIC_FLAG_INIT;
+    const bool wanted = !strcmp(precision, "bf16");
+    if (!wanted && strcmp(precision, "f32")) ag_fail(at, "precision \"%s\" is unknown; it is \"f32\" or \"bf16\"", precision);
+    if (wanted && !ag_bf16_fast() && !atomic_flag_test_and_set(&said))
+        fprintf(stderr, "computing in f32: this processor has no bf16 instructions\n");
+    const ag_scope scope = ag_scope_begin();
+    push((entry){ .kind = MODE, .before = mode });
+    mode.autocast = wanted && ag_bf16_fast() ? AG_BF16 : AG_F32;
+    return scope;
+}
+
+ag_dtype ag_autocast(void)
+{
+    return (ag_dtype)mode.autocast;
 }
 
 bool ag_grad_enabled(void)
 {
-    return !no_grad;
+    return !mode.no_grad;
 }
 
 void ag_defer(void (*drop)(void *), void *object)

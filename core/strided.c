@@ -1,5 +1,6 @@
 /* core/strided.c - copies between tensors of one shape, any strides, any two dtypes. */
 #include <string.h>
+#include "core/bf16.h"
 #include "core/engine.h"
 #include "core/thread.h"
 
@@ -31,26 +32,8 @@ static void each_row(ag_tensor *dst, const ag_tensor *src, row_fn row)
     }
 }
 
-static inline real bf16_value(uint16_t h)
-{
-    const uint32_t w = (uint32_t)h << 16;
-    float f;
-    memcpy(&f, &w, sizeof f);
-    return (real)f;
-}
-
-/* Round to nearest, ties to even; NaN stays NaN. */
-static inline uint16_t bf16_of(real v)
-{
-    const float f = (float)v;
-    uint32_t w;
-    memcpy(&w, &f, sizeof w);
-    if ((w & 0x7fffffff) > 0x7f800000) return (uint16_t)(w >> 16 | 0x40);
-    return (uint16_t)((w + 0x7fff + (w >> 16 & 1)) >> 16);
-}
-
 #define FROM_F32(v) (v)
-#define FROM_BF16(v) bf16_value(v)
+#define FROM_BF16(v) ag_bf16_to_real(v)
 #define FROM_INT(v) (v)
 #define ROW(name, D, S, expr)                                                                         \
     static void name(int64_t n, char *d, int64_t ds, const char *s, int64_t ss)                       \
@@ -68,12 +51,12 @@ static inline uint16_t bf16_of(real v)
     }
 #define ROWS_FROM(name, S, value)                                                                      \
     ROW(f32_from_##name, real, S, value)                                                               \
-    ROW(bf16_from_##name, uint16_t, S, bf16_of((real)(value)))                                         \
+    ROW(bf16_from_##name, uint16_t, S, ag_bf16_of((real)(value)))                                         \
     ROW(i64_from_##name, int64_t, S, value)                                                            \
     ROW(i32_from_##name, int32_t, S, (int64_t)(value))                                                 \
     ROW(u8_from_##name, uint8_t, S, (int64_t)(value))
 ROWS_FROM(f32, real, v)
-ROWS_FROM(bf16, uint16_t, bf16_value(v))
+ROWS_FROM(bf16, uint16_t, ag_bf16_to_real(v))
 ROWS_FROM(i64, int64_t, v)
 ROWS_FROM(i32, int32_t, v)
 ROWS_FROM(u8, uint8_t, v)
@@ -90,6 +73,14 @@ static void add_row(int64_t n, char *d, int64_t ds, const char *s, int64_t ss)
     for (int64_t i = 0; i < n; i++, d += ds, s += ss) *(real *)(void *)d += *(const real *)(const void *)s;
 }
 
+static void add_bf16_row(int64_t n, char *d, int64_t ds, const char *s, int64_t ss)
+{
+    for (int64_t i = 0; i < n; i++, d += ds, s += ss) {
+        uint16_t *y = (uint16_t *)(void *)d;
+        *y = ag_bf16_of(ag_bf16_to_real(*y) + ag_bf16_to_real(*(const uint16_t *)(const void *)s));
+    }
+}
+
 void ag_cpu_assign(ag_tensor *dst, const ag_tensor *src)
 {
 #define ALL_FROM(name) { f32_from_##name, bf16_from_##name, i64_from_##name, i32_from_##name, u8_from_##name }
@@ -102,10 +93,18 @@ void ag_cpu_assign(ag_tensor *dst, const ag_tensor *src)
     each_row(dst, src, dst->dtype == AG_BF16 && src->dtype == AG_BF16 ? copy_bf16 : rows[src->dtype][dst->dtype]);
 }
 
+/* Both of one dtype, f32 or bf16; else the source is converted first. */
 void ag_cpu_add(ag_tensor *dst, const ag_tensor *src)
 {
-    AG_ASSERT(dst->dtype == AG_F32 && src->dtype == AG_F32);
-    each_row(dst, src, add_row);
+    AG_ASSERT(dst->dtype == AG_F32 || dst->dtype == AG_BF16);
+    if (src->dtype == dst->dtype) {
+        each_row(dst, src, dst->dtype == AG_BF16 ? add_bf16_row : add_row);
+        return;
+    }
+    ag_tensor *converted = ag_tensor_new(dst->at, AG_CPU, AG_MEM_WORKSPACE, dst->dtype, ag_shape_of(dst));
+    ag_cpu_assign(converted, src);
+    ag_cpu_add(dst, converted);
+    ag_release(converted);
 }
 
 void ag_cpu_fill(ag_tensor *dst, double value)

@@ -54,6 +54,7 @@ void ag_storage_release(ag_storage *s)
 {
     if (--s->refs) return;
     ag_memory_count(s->device, s->kind, -s->bytes);
+    if (s->packed) ag_packed_release(s);
     if (s->device == AG_CUDA) ag_device_table(AG_CUDA)->free(s->data);
     ag_block_put(s, s->bytes);
 }
@@ -360,6 +361,11 @@ void ag_copy_(const char *at, ag_tensor *dst, const ag_tensor *src)
     AG_SCOPE;
     ag_tensor *moved = ag_to_(at, (ag_tensor *)(uintptr_t)src, dst->device);
     ag_assign_any(dst, moved);
+}
+
+void ag_touched(ag_tensor *t)
+{
+    t->storage->version++;
 }
 
 void ag_fill_(const char *at, ag_tensor *dst, double value)

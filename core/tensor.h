@@ -23,7 +23,7 @@ struct ag_tensor {              /* read freely; write through functions */
     bool sparse_grad;           /* embedding gradients arrive as rows (ag_rows) instead of a dense tensor (on the cpu) */
     int64_t shape[AG_MAX_DIMS], stride[AG_MAX_DIMS];
     void *data;                 /* first element: host memory on AG_CPU, device memory on AG_CUDA, NULL on AG_META */
-    ag_tensor *grad;            /* same shape; NULL before the first backward */
+    ag_tensor *grad;            /* same shape and dtype; NULL before the first backward */
     struct ag_rows *rows;       /* row gradients gathered since the last reset (sparse_grad only) */
     /* An op that reads single rows of a sparse_grad parameter (embedding, dot_bias) calls this first when it is not NULL:
      * a lazy optimizer brings these rows up to date. ids: i64; column: ids[:, column] of i64[B, C], or -1 for all. */
@@ -87,6 +87,10 @@ ag_tensor *ag_keep(ag_tensor *t);
 ag_tensor *ag_contiguous_(const char *at, ag_tensor *x) AG_PURE;
 #define ag_contiguous(x) ag_contiguous_(AG_HERE, x)
 
+/* To another dtype (x itself where it has it); f32 <-> bf16 differentiable; to integers rounds toward zero. (ops/cast.c) */
+ag_tensor *ag_cast_(const char *at, ag_tensor *x, ag_dtype dtype) AG_PURE;
+#define ag_cast(x, dtype) ag_cast_(AG_HERE, x, dtype)
+
 /* Counts for holders outside any scope (the library itself; scripts never need them). */
 ag_tensor *ag_retain(ag_tensor *t);
 void ag_release(ag_tensor *t);
@@ -119,6 +123,9 @@ void ag_copy_(const char *at, ag_tensor *dst, const ag_tensor *src);
 #define ag_copy(dst, src) ag_copy_(AG_HERE, dst, src)
 void ag_fill_(const char *at, ag_tensor *dst, double value);
 #define ag_fill(dst, value) ag_fill_(AG_HERE, dst, value)
+
+/* To be called after t's memory was written to by other means: what was derived from it is made anew. */
+void ag_touched(ag_tensor *t);
 
 /* ---- differentiating ----------------------------------------------------------------------------------- */
 

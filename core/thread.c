@@ -25,6 +25,7 @@ static struct {
 } team = { .busy = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER, .start = PTHREAD_COND_INITIALIZER,
            .done = PTHREAD_COND_INITIALIZER };
 static _Thread_local bool inside;
+static _Thread_local int id;
 
 static void run_part(const job *j, int64_t k)
 {
@@ -37,6 +38,7 @@ static void *worker(void *p)
     const int64_t part = (int64_t)(intptr_t)p + 1;
     uint64_t seen = 0;
     inside = true;
+    id = (int)part;
     for (;;) {
         pthread_mutex_lock(&team.lock);
         while (team.round == seen || part >= team.job.team) {
@@ -83,6 +85,11 @@ static void run_together(job j)
     team.job.team = 0;
     pthread_mutex_unlock(&team.lock);
     inside = false;
+}
+
+int ag_thread_id(void)
+{
+    return id;
 }
 
 void ag_parallel(int64_t n, int64_t grain, double cost, piece_fn body, void *arg)

@@ -9,5 +9,8 @@ AG_BEGIN_DECLS
  * wherever a result could. Inside a body no ag_fail and no tensors. */
 void ag_parallel(int64_t n, int64_t grain, double cost, void (*body)(int64_t begin, int64_t end, void *arg), void *arg);
 
+/* Which of the threads of ag_parallel runs: 0 (the caller) .. ag_threads() - 1. For scratch memory taken beforehand. */
+int ag_thread_id(void);
+
 AG_END_DECLS
 #endif

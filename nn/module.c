@@ -122,25 +122,23 @@ ag_tensor *ag_nn_buffer_(const char *at, nn_module *m, const char *name, ag_tens
 
 /* ---- calling ------------------------------------------------------------------------------------------- */
 
-static _Thread_local nn_module *running;
-
-static const char *running_path(void)
+static const char *path_of(const void *module)
 {
     static _Thread_local char path[1024];
-    return running ? ag_nn_path(running, path, sizeof path) : NULL;
+    return ag_nn_path(module, path, sizeof path);
 }
 
 static void restore_running(void *before)
 {
-    running = before;
+    ag_running = before;
 }
 
 ag_tensor *ag_nn_call(nn_module *m, ag_tensor *x)
 {
     AG_SCOPE;
-    ag_path_hook = running_path;
-    ag_defer(restore_running, running);
-    running = m;
+    ag_path_hook = path_of;
+    ag_defer(restore_running, (void *)(uintptr_t)ag_running);
+    ag_running = m;
     ag_tensor *y = ag_keep(m->forward(m, x));
     if (ag_nn_observer) ag_nn_observer(ag_nn_observer_arg, m, y);
     return y;

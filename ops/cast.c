@@ -26,14 +26,14 @@ static ag_tensor *cast_int_check(ag_tensor **in) { return ag_cast(ag_scale(in[0]
 static ag_tensor *contiguous_check(ag_tensor **in) { return ag_contiguous(ag_transpose(in[0], 0, 1)); }
 
 const ag_op ag_op_cast = {
-    .name = "cast", .inputs = "x", .infer = cast_infer, .strided = true,
+    .name = "cast", .inputs = "x", .infer = cast_infer, .strided = true, .bf16 = 1,
     .forward = { copy_forward, copy_forward }, .backward = { copy_backward, copy_backward },
     .check = { { "x[3,5]", cast_check } },
 };
 
 /* Rounding has no gradient worth the name of one; f32 to bf16 is the exception: passed on as it is. */
 const ag_op ag_op_cast_int = {
-    .name = "cast_int", .inputs = "x", .infer = cast_infer, .strided = true, .no_grad = "integers",
+    .name = "cast_int", .inputs = "x", .infer = cast_infer, .strided = true, .bf16 = 1, .no_grad = "integers",
     .forward = { copy_forward, copy_forward },
     .check = { { "x[3,5]:const", cast_int_check }, { "x[3,5]:const", cast_bf16_check } },
 };
@@ -45,13 +45,18 @@ ag_tensor *ag_cast_(const char *at, ag_tensor *x, ag_dtype dtype)
     return ag_apply_(at, smooth ? &ag_op_cast : &ag_op_cast_int, 1, &x, &dtype, sizeof dtype);
 }
 
+ag_tensor *ag_autocast_input(const char *at, ag_tensor *x)
+{
+    return x->dtype == AG_F32 && ag_autocast() == AG_BF16 ? ag_cast_(at, x, AG_BF16) : x;
+}
+
 static void contiguous_infer(ag_node *n)
 {
     ag_node_out_like(n, n->in[0]);
 }
 
 const ag_op ag_op_contiguous = {
-    .name = "contiguous", .inputs = "x", .infer = contiguous_infer, .strided = true,
+    .name = "contiguous", .inputs = "x", .infer = contiguous_infer, .strided = true, .bf16 = 1,
     .forward = { copy_forward, copy_forward }, .backward = { copy_backward, copy_backward },
     .check = { { "x[3,5]", contiguous_check } },
 };

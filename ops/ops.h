@@ -51,9 +51,6 @@ AG_BEGIN_DECLS
 /* where(u8 mask, a, b), all three broadcast. */
 ag_tensor *ag_where_(const char *at, ag_tensor *mask, ag_tensor *a, ag_tensor *b) AG_PURE;
 #define ag_where(mask, a, b) ag_where_(AG_HERE, mask, a, b)
-/* To another dtype; f32 <-> bf16 differentiable; to integers rounds toward zero. */
-ag_tensor *ag_cast_(const char *at, ag_tensor *x, ag_dtype dtype) AG_PURE;
-#define ag_cast(x, dtype) ag_cast_(AG_HERE, x, dtype)
 
 /* ---- reductions over .axes = AG_AXES(...) (default all), .keepdim -------------------------------------- */
 typedef struct { AG_NAMED_OPTIONS; uint32_t axes; bool keepdim; int correction; } ag_reduce_opts;

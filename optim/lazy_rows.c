@@ -34,7 +34,7 @@ static void catch_up(const optim_param *p, int64_t id, int32_t from, int64_t wid
     const real *restrict v = (const real *)p->slot[1]->data + id * width;
 #pragma omp simd
     for (int64_t i = 0; i < width; i++) {
-        const real x = SQRT(v[i]) * k.q, over = 1 / (x + eps), rho = x * over;
+        const real x = OPTIM_ROOT(v[i]) * k.q, over = 1 / (x + eps), rho = x * over;
         const real sum = k.c[0] + rho * (k.c[1] + rho * (k.c[2] + rho * (k.c[3] + rho * k.c[4])));
         w[i] = k.decay * (w[i] - m[i] * (sum * over));
     }

@@ -1,6 +1,7 @@
 /* optim/optim.c - one step: which parameters take part, the dense ones in one pass over all of them, rows, clocks. */
 #include <math.h>
 #include <string.h>
+#include "core/profile.h"
 #include "ops/ops.h"
 #include "optim/state.h"
 
@@ -208,6 +209,7 @@ static void require_kernel(const char *at, const optim *o)
 
 void ag_optim_step_(const char *at, optim *o)
 {
+    const double start = ag_profiling ? ag_profile_now() : 0;
     require_kernel(at, o);
     o->n_gathers = 0;
     if (o->n_clocks) prepare_lazy(o);
@@ -217,9 +219,13 @@ void ag_optim_step_(const char *at, optim *o)
     dense_step_on(at, o, AG_CUDA);
     if (o->n_clocks) advance_clocks(o);
     for (int i = 0; i < o->n_params; i++)
-        if (takes_part(&o->param[i])) ++*steps_of(&o->param[i]);
+        if (takes_part(&o->param[i])) {
+            ++*steps_of(&o->param[i]);
+            ag_touched(o->param[i].t);
+        }
     ag_optim_zero_grad(o);
     o->steps++;
+    if (ag_profiling) ag_profile_other("optimizer step", start, 0);
 }
 
 void ag_optim_zero_grad(optim *o)

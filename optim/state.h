@@ -15,6 +15,10 @@ AG_BEGIN_DECLS
 #define OPTIM_NEWTON
 #endif
 
+/* sqrt(v) of a second moment. The approximation takes denormal numbers for zero and then gives NaN; what is added lies far
+ * below any eps. */
+#define OPTIM_ROOT(v) SQRT((v) + (real)1e-36)
+
 enum { OPTIM_SLOTS = 2 };
 
 /* Everything an elementwise step needs, ready to multiply with; the GPU's kernels take the same struct. */

@@ -141,6 +141,60 @@ static void test_gradients_are_added(void **state)
     each_check(added);
 }
 
+/* ---- bf16 ---------------------------------------------------------------------------------------------- */
+
+/* Every op that takes bf16, on such inputs: near the values and gradients in f32, relative to the largest. */
+static void assert_near(const char *what, const ag_op *op, int k, const ag_tensor *got, const double *want)
+{
+    double *v = doubles(got), most = 1e-3;
+    for (int64_t i = 0; i < ag_numel(got); i++) most = fmax(most, fabs(want[i]));
+    for (int64_t i = 0; i < ag_numel(got); i++)
+        if (!(fabs(v[i] - want[i]) <= 0.03 * most))
+            fail_msg("%s case %d in bf16, %s[%lld]: got %.9g, want %.9g", op->name, k, what, (long long)i, v[i], want[i]);
+    free(v);
+}
+
+static void bf16(const ag_op *op, int k, const ag_check *c)
+{
+    input spec[MAX_INPUTS] = { 0 };
+    ag_tensor *in[MAX_INPUTS], *narrow[MAX_INPUTS] = { 0 }, *out, *out_narrow, *g[MAX_INPUTS] = { 0 }, *gn[MAX_INPUTS] = { 0 };
+    if (!op->bf16) return;
+    const int n = make_all(c, spec, in);
+    for (int i = 0; i < n; i++) {
+        if (in[i]->dtype != AG_F32) { narrow[i] = in[i]; continue; }
+        AG_NO_GRAD;
+        ag_copy(in[i], ag_cast(ag_cast(in[i], AG_BF16), AG_F32));       /* both start from the same values */
+    }
+    for (int i = 0; i < n; i++)
+        if (in[i]->dtype == AG_F32) narrow[i] = op->bf16 >> i & 1 ? ag_cast(in[i], AG_BF16) : in[i];
+    weighed_gradients(c, n, spec, in, &out, g);
+    out_narrow = c->fn(narrow);
+    if (out->requires_grad) {
+        ag_tensor *wanted[MAX_INPUTS], *got[MAX_INPUTS], *w = ag_empty_(AG_HERE, AG_F32, ag_shape_of(out));
+        int m = 0;
+        ag_fill_uniform(ag_real(w), ag_numel(w), 5);
+        for (int i = 0; i < n; i++) if (differentiable(&spec[i])) wanted[m++] = in[i];
+        ag_grad(ag_sum(ag_mul(ag_cast(out_narrow, AG_F32), w)), m, wanted, got);
+        m = 0;
+        for (int i = 0; i < n; i++) gn[i] = differentiable(&spec[i]) ? got[m++] : NULL;
+    }
+    double *want = doubles(out);
+    assert_near("output", op, k, out_narrow, want);
+    free(want);
+    for (int i = 0; i < n; i++) {
+        if (!g[i]) continue;
+        want = doubles(g[i]);
+        assert_near(spec[i].name, op, k, gn[i], want);
+        free(want);
+    }
+}
+
+static void test_bf16_is_near_f32(void **state)
+{
+    (void)state;
+    each_check(bf16);
+}
+
 /* ---- PyTorch ------------------------------------------------------------------------------------------- */
 
 static int fixtures;
@@ -209,6 +263,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_gradients_are_those_of_central_differences),
         cmocka_unit_test(test_strided_inputs_give_the_same),
         cmocka_unit_test(test_gradients_are_added),
+        cmocka_unit_test(test_bf16_is_near_f32),
         cmocka_unit_test(test_values_are_pytorchs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -98,6 +98,22 @@ static void clipped(void **state)
     compare(net, clipped_expected, 3e-6);
 }
 
+/* A gradient that stops coming: moments decay through the denormal numbers to zero. */
+static void moments_may_vanish(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    nn_module *net = nn_embedding(8, 16);
+    ag_tensor *w = nn_param_at(net, 0);
+    optim *opt = optim_adamw(net, 1e-2, .beta2 = 0.9, .eps = 1e-3);
+    for (int t = 0; t < 2000; t++) {
+        AG_SCOPE;
+        ag_backward(ag_sum(ag_scale(ag_mul(w, ag_reshape(ag_cast(ag_arange(8 * 16), AG_F32), 8, 16)), t ? 0 : 1e-3)));
+        optim_step(opt);
+    }
+    for (int64_t i = 0; i < ag_numel(w); i++) assert_true(isfinite((double)values(w)[i]));
+}
+
 /* ---- lazy rows ----------------------------------------------------------------------------------------- */
 
 enum { ROWS = 400, WIDTH = 19, BATCH = 6 };
@@ -352,7 +368,7 @@ int main(void)
         cmocka_unit_test(adam), cmocka_unit_test(adamw), cmocka_unit_test(adam_fastai), cmocka_unit_test(rmsprop),
         cmocka_unit_test(rmsprop_momentum), cmocka_unit_test(rmsprop_fastai), cmocka_unit_test(radam),
         cmocka_unit_test(radam_fastai), cmocka_unit_test(lamb), cmocka_unit_test(clipped),
-        cmocka_unit_test(lazy_equals_dense), cmocka_unit_test(lazy_waits), cmocka_unit_test(rows_accumulate),
+        cmocka_unit_test(moments_may_vanish), cmocka_unit_test(lazy_equals_dense), cmocka_unit_test(lazy_waits), cmocka_unit_test(rows_accumulate),
         cmocka_unit_test(sparse_adam), cmocka_unit_test(biases_do_not_decay), cmocka_unit_test(groups_have_rates),
         cmocka_unit_test(frozen_stays), cmocka_unit_test(errors_say_why), cmocka_unit_test(state_continues),
         cmocka_unit_test(large_parameters),

@@ -1,0 +1,52 @@
+/* core/packed.c - other forms of a parameter's values (a layout a library likes, bf16), kept with its memory.
+ *
+ * P1  A form is valid for one version of the storage; who writes to a parameter raises the version (ag_touched).
+ * P2  Forms end with the storage. They are counted as AG_MEM_PACKED. */
+#include "core/engine.h"
+
+typedef struct ag_packed_form {
+    struct ag_packed_form *next;
+    uint64_t key;
+    uint32_t version;
+    ag_storage *memory;
+} form;
+
+/* A view of a parameter is another matrix in the same memory. */
+static uint64_t key_of(const ag_tensor *t, uint64_t key)
+{
+    const uint64_t offset = (uint64_t)((const char *)t->data - (const char *)t->storage->data);
+    return (key ^ offset) * 0x9E3779B97F4A7C15u + t->dtype;
+}
+
+static form *find(const ag_node *n, const ag_tensor *t, uint64_t key, int64_t bytes)
+{
+    ag_storage *s = t->storage;
+    for (form *f = s->packed; f; f = f->next)
+        if (f->key == key) return f;
+    int64_t capacity;
+    form *f = ag_block_get(sizeof *f, &capacity);
+    *f = (form){ .next = s->packed, .key = key, .version = s->version - 1 };
+    s->packed = f;
+    f->memory = ag_storage_new(n->at, t->device, AG_MEM_PACKED, bytes);
+    return f;
+}
+
+const void *ag_packed(const ag_node *n, const ag_tensor *t, uint64_t key, int64_t bytes, ag_pack_fn pack, const void *arg)
+{
+    form *f = find(n, t, key_of(t, key), bytes);
+    if (f->version != t->storage->version) {
+        pack(t, f->memory->data, arg);
+        f->version = t->storage->version;
+    }
+    return f->memory->data;
+}
+
+void ag_packed_release(ag_storage *s)
+{
+    while (s->packed) {
+        form *f = s->packed;
+        s->packed = f->next;
+        if (f->memory) ag_storage_release(f->memory);
+        ag_block_put(f, 64);
+    }
+}
