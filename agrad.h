@@ -13,4 +13,5 @@
 #include "optim/schedule.h"
 #include "optim/learner.h"
 #include "models/models.h"
+#include "models/vision.h"
 #endif

@@ -33,7 +33,6 @@ ag_mem_kind ag_memory_kind(ag_mem_kind kind);
 /* A tensor with refs = 1 that no scope holds; contiguous, data NULL on AG_META. */
 ag_tensor *ag_tensor_new(const char *at, ag_device device, ag_mem_kind kind, ag_dtype dtype, ag_shape shape);
 ag_tensor *ag_tensor_view(const char *at, const ag_tensor *base, ag_shape shape, const int64_t *stride, int64_t offset);
-ag_tensor *ag_scoped(ag_tensor *t);         /* gives the count to the innermost scope */
 int64_t ag_shape_numel(const char *at, ag_shape shape);     /* checked: ndim, negative sizes, overflow */
 
 void ag_node_free(ag_node *n);

@@ -94,6 +94,7 @@ ag_tensor *ag_cast_(const char *at, ag_tensor *x, ag_dtype dtype) AG_PURE;
 /* Counts for holders outside any scope (the library itself; scripts never need them). */
 ag_tensor *ag_retain(ag_tensor *t);
 void ag_release(ag_tensor *t);
+ag_tensor *ag_scoped(ag_tensor *t);         /* gives the caller's count to the innermost scope */
 
 /* ---- looking ------------------------------------------------------------------------------------------- */
 

@@ -131,8 +131,13 @@ typedef struct { nn_module base; } sequential;
 
 static ag_tensor *sequential_forward(nn_module *m, ag_tensor *x)
 {
-    for (int i = 0; i < m->n_slots; i++) x = ag_nn_call(m->slots[i].child, x);
-    return x;
+    ag_retain(x);
+    for (int i = 0; i < m->n_slots; i++) {
+        AG_SCOPE;
+        ag_scoped(x);
+        x = ag_retain(ag_nn_call(m->slots[i].child, x));
+    }
+    return ag_scoped(x);
 }
 
 nn_module *ag_nn_append_(const char *at, nn_module *m, nn_module *module)

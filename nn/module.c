@@ -103,6 +103,37 @@ nn_module *ag_nn_child_(const char *at, nn_module *parent, const char *name, int
     return child;
 }
 
+void ag_nn_replace_(const char *at, nn_module *parent, const char *name, nn_module *child)
+{
+    int i = 0;
+    while (i < parent->n_slots && (!parent->slots[i].child || strcmp(parent->slots[i].name, name))) i++;
+    if (i < parent->n_slots) {
+        struct nn_slot old = parent->slots[i];
+        memmove(&parent->slots[i], &parent->slots[i + 1], (size_t)(--parent->n_slots - i) * sizeof old);
+        old.child->parent = NULL;
+        release(old.child);
+        ag_free(old.name);
+    }
+    if (!child) return;
+    ag_nn_child_(at, parent, name, -1, child);
+    const struct nn_slot added = parent->slots[parent->n_slots - 1];
+    memmove(&parent->slots[i + 1], &parent->slots[i], (size_t)(parent->n_slots - 1 - i) * sizeof added);
+    parent->slots[i] = added;
+}
+
+nn_module *ag_nn_at(nn_module *m, const char *path)
+{
+    if (!*path) return m;
+    for (int i = 0; i < m->n_slots; i++) {
+        const struct nn_slot *s = &m->slots[i];
+        const size_t n = strlen(s->name);
+        nn_module *found = NULL;
+        if (s->child && !strncmp(s->name, path, n) && (path[n] == '.' || !path[n])) found = ag_nn_at(s->child, path + n + !!path[n]);
+        if (found) return found;
+    }
+    return NULL;
+}
+
 static ag_tensor *add_tensor(const char *at, nn_module *m, nn_slot_kind kind, const char *name, ag_tensor *t)
 {
     add_slot(at, m, kind, ag_strdup(name))->tensor = ag_retain(t);

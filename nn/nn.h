@@ -55,6 +55,13 @@ nn_module *ag_nn_child_(const char *at, nn_module *parent, const char *name, int
 ag_tensor *ag_nn_param_(const char *at, nn_module *m, const char *name, ag_tensor *t);
 ag_tensor *ag_nn_buffer_(const char *at, nn_module *m, const char *name, ag_tensor *t);
 
+/* The child `name` of parent becomes another module (NULL: none), in its place. Pointers in parent's struct are the caller's. */
+#define nn_replace(parent, name, child) ag_nn_replace_(AG_HERE, parent, name, child)
+void ag_nn_replace_(const char *at, nn_module *parent, const char *name, nn_module *child);
+/* The module below m at "stages.0.blocks.1"; m itself for ""; NULL if there is none. */
+#define nn_at ag_nn_at
+nn_module *ag_nn_at(nn_module *m, const char *path);
+
 /* ---- using one ----------------------------------------------------------------------------------------- */
 
 /* m's function of x, in a scope of its own that hands out the result. Messages of ops inside name the module's path. */
@@ -142,7 +149,7 @@ nn_module *ag_nn_layer_norm_(const char *at, int64_t channels, nn_norm_opts opts
 #define nn_dropout(p) ag_nn_dropout_(AG_HERE, p)
 nn_module *ag_nn_dropout_(const char *at, double p) AG_PURE;
 
-/* One after another; "0", "1", ... (nn.Sequential) */
+/* One after another; "0", "1", ...; each result is let go of when the next one is there. (nn.Sequential) */
 #define nn_sequential(...) ag_nn_sequential_(AG_HERE, (nn_module *[]){ __VA_ARGS__, NULL })
 nn_module *ag_nn_sequential_(const char *at, nn_module **modules) AG_PURE;
 /* Adds one to the end of a sequential; returns it. */
