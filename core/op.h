@@ -35,8 +35,8 @@ struct ag_node {
 
 typedef void (*ag_node_fn)(ag_node *n);
 
-/* One test case. `inputs` describes leaves: "x[4,8] w[8]:pos ids[5]:i64<7 y[4]:01". Kinds: (none) N(0,1) f32; :pos
- * U(0.5,1.5); :01 U(0,1); :i64<K integers below K; :u8 zeros and ones; without gradient :const N(0,1), :cpos as :pos,
+/* One test case. `inputs` describes leaves: "x[4,8] w[8]:pos ids[5]:i64<7 y[4]:01". Kinds: (none) N(0,1) f32; :far N(0,9);
+ * :pos U(0.5,1.5); :01 U(0,1); :i64<K integers below K; :u8 zeros and ones; without gradient :const N(0,1), :cpos as :pos,
  * :u01 as :01. fn calls the public function on them. */
 typedef struct { const char *inputs; ag_tensor *(*fn)(ag_tensor **in); } ag_check;
 

@@ -168,6 +168,7 @@ nn_module *ag_nn_activation_(const char *at, const char *name)
 {
     static const struct { const char *name; activation_fn fn; } known[] = {
         { "relu", ag_relu_ }, { "gelu", ag_gelu_ }, { "silu", ag_silu_ }, { "tanh", ag_tanh_ }, { "sigmoid", ag_sigmoid_ },
+        { "relu6", ag_relu6_ }, { "hardswish", ag_hardswish_ }, { "hardsigmoid", ag_hardsigmoid_ },
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (strcmp(known[i].name, name)) continue;

@@ -107,7 +107,46 @@ AG_FORMULA real ag_gelu_tanh_grad_real(real x)
     return R(0.5) * (1 + t) + R(0.5) * x * (1 - t * t) * du;
 }
 
+/* x sigmoid(x) */
+AG_FORMULA real ag_silu_real(real x)
+{
+    return x * ag_sigmoid_real(x);
+}
+
+AG_FORMULA real ag_silu_grad_real(real x)
+{
+    const real s = ag_sigmoid_real(x);
+    return s * (1 + x * (1 - s));
+}
+
+AG_FORMULA real ag_relu6_real(real x)
+{
+    return x < 0 ? 0 : x > 6 ? 6 : x;
+}
+
+/* The sigmoid of MobileNetV3, relu6(x + 3) / 6, and x times it. (Howard et al. 2019) */
+AG_FORMULA real ag_hardsigmoid_real(real x)
+{
+    return ag_relu6_real(x + 3) * R(1.0 / 6);
+}
+
+AG_FORMULA real ag_hardswish_real(real x)
+{
+    return x * ag_hardsigmoid_real(x);
+}
+
+AG_FORMULA real ag_hardswish_grad_real(real x)
+{
+    return x < -3 ? 0 : x > 3 ? 1 : x * R(1.0 / 3) + R(0.5);
+}
+
 #define SIGMOID ag_sigmoid_real
+#define SILU ag_silu_real
+#define SILU_GRAD ag_silu_grad_real
+#define RELU6 ag_relu6_real
+#define HARDSIGMOID ag_hardsigmoid_real
+#define HARDSWISH ag_hardswish_real
+#define HARDSWISH_GRAD ag_hardswish_grad_real
 #define GELU ag_gelu_real
 #define GELU_GRAD ag_gelu_grad_real
 #define GELU_TANH ag_gelu_tanh_real

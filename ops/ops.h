@@ -28,6 +28,9 @@ AG_BEGIN_DECLS
 #define ag_gelu(x) ag_gelu_(AG_HERE, x)                     /* exact: x Phi(x) */
 #define ag_gelu_tanh(x) ag_gelu_tanh_(AG_HERE, x)           /* F.gelu(approximate="tanh") */
 #define ag_silu(x) ag_silu_(AG_HERE, x)
+#define ag_relu6(x) ag_relu6_(AG_HERE, x)                   /* clamp(x, 0, 6), gradient 0 on the bounds */
+#define ag_hardsigmoid(x) ag_hardsigmoid_(AG_HERE, x)       /* relu6(x + 3) / 6 */
+#define ag_hardswish(x) ag_hardswish_(AG_HERE, x)           /* x hardsigmoid(x) */
 #define ag_add_scalar(x, a) ag_add_scalar_(AG_HERE, x, a)
 #define ag_scale(x, a) ag_scale_(AG_HERE, x, a)             /* a x */
 #define ag_pow(x, a) ag_pow_(AG_HERE, x, a)                 /* x^a, a constant */
@@ -72,7 +75,10 @@ ag_tensor *ag_argmax_(const char *at, ag_tensor *x, int axis) AG_PURE;      /* i
  * two or more axes. f32 or bf16 (f32 accumulation). */
 ag_tensor *ag_matmul_(const char *at, ag_tensor *a, ag_tensor *b) AG_PURE;
 #define ag_matmul(a, b) ag_matmul_(AG_HERE, a, b)
-typedef enum { AG_LINEAR_PLAIN, AG_LINEAR_GELU, AG_LINEAR_RELU } ag_activation;
+/* What an op can apply to its result in the same pass. */
+typedef enum {
+    AG_LINEAR_PLAIN, AG_LINEAR_GELU, AG_LINEAR_RELU, AG_LINEAR_RELU6, AG_LINEAR_HARDSWISH, AG_LINEAR_SILU, AG_ACTIVATIONS
+} ag_activation;
 typedef struct { AG_NAMED_OPTIONS; ag_tensor *bias; ag_activation activation; } ag_linear_opts;
 /* x [..., K] weight [M, K] .bias [M] -> [..., M], with .activation fused. F.linear */
 ag_tensor *ag_linear_(const char *at, ag_tensor *x, ag_tensor *weight, ag_linear_opts opts) AG_PURE;

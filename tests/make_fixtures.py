@@ -40,8 +40,8 @@ def make_inputs(spec, seed):
         elif kind in ("pos", "01", "cpos", "u01"):
             x = torch.rand(shape, generator=random) + (0.5 if kind.endswith("pos") else 0)
         else:
-            x = torch.randn(shape, generator=random)
-        inputs.append((x, kind in ("", "pos", "01")))
+            x = torch.randn(shape, generator=random) * (3 if kind == "far" else 1)
+        inputs.append((x, kind in ("", "pos", "01", "far")))
     return inputs
 
 

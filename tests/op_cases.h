@@ -34,7 +34,7 @@ static inline int parse(const char *spec, input *in)
 
 static inline bool differentiable(const input *i)
 {
-    return !i->kind[0] || !strcmp(i->kind, "pos") || !strcmp(i->kind, "01");
+    return !i->kind[0] || !strcmp(i->kind, "pos") || !strcmp(i->kind, "01") || !strcmp(i->kind, "far");
 }
 
 static inline ag_tensor *make(const input *i, uint64_t key)
@@ -47,7 +47,7 @@ static inline ag_tensor *make(const input *i, uint64_t key)
         else if (u8) ((uint8_t *)t->data)[k] = (uint8_t)ag_rng_below(&r, 2);
         else if (!strcmp(i->kind, "pos") || !strcmp(i->kind, "cpos")) ag_real(t)[k] = (real)(0.5 + ag_rng_uniform(&r));
         else if (!strcmp(i->kind, "01") || !strcmp(i->kind, "u01")) ag_real(t)[k] = (real)ag_rng_uniform(&r);
-        else ag_real(t)[k] = (real)ag_rng_normal(&r);
+        else ag_real(t)[k] = (real)(ag_rng_normal(&r) * (strcmp(i->kind, "far") ? 1 : 3));
     }
     return differentiable(i) ? ag_param(t) : t;
 }

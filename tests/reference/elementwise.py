@@ -9,6 +9,7 @@ REFERENCE = {name: same(f, 3) for name, f in {
     "neg": torch.neg, "abs": torch.abs, "exp": torch.exp, "log": torch.log, "sqrt": torch.sqrt, "rsqrt": torch.rsqrt,
     "square": torch.square, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu, "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "silu": F.silu,
+    "relu6": F.relu6, "hardswish": F.hardswish, "hardsigmoid": F.hardsigmoid,
     "add_scalar": lambda x: x + 1.7, "scale": lambda x: x * 1.7, "pow": lambda x: x ** 1.7,
     "clamp": lambda x: torch.clamp(x, -0.4, 0.9),
     "sigmoid_range": lambda x: torch.sigmoid(x) * (0.9 + 0.4) - 0.4,

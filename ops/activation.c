@@ -1,0 +1,48 @@
+#include "ops/activation.h"
+#include <string.h>
+#include "ops/formulas.h"
+
+#define ROWS(id, value, derivative)                                                                              \
+    static void id##_row(int64_t n, real *y)                                                                     \
+    {                                                                                                            \
+        _Pragma("omp simd")                                                                                      \
+        for (int64_t i = 0; i < n; i++) { const real z = y[i]; y[i] = (value); }                                 \
+    }                                                                                                            \
+    static void id##_grad_row(int64_t n, const real *zs, const real *g, real *d)                                 \
+    {                                                                                                            \
+        _Pragma("omp simd")                                                                                      \
+        for (int64_t i = 0; i < n; i++) { const real z = zs[i]; d[i] = g[i] * (derivative); }                    \
+    }
+ROWS(gelu, GELU(z), GELU_GRAD(z))
+ROWS(relu, z > 0 ? z : 0, z > 0 ? R(1) : 0)
+ROWS(relu6, RELU6(z), z > 0 && z < 6 ? R(1) : 0)
+ROWS(hardswish, HARDSWISH(z), HARDSWISH_GRAD(z))
+ROWS(silu, SILU(z), SILU_GRAD(z))
+
+typedef struct { void (*row)(int64_t n, real *y), (*grad)(int64_t n, const real *z, const real *g, real *d); } loops;
+static const loops table[AG_ACTIVATIONS] = {
+    [AG_LINEAR_GELU] = { gelu_row, gelu_grad_row }, [AG_LINEAR_RELU] = { relu_row, relu_grad_row },
+    [AG_LINEAR_RELU6] = { relu6_row, relu6_grad_row }, [AG_LINEAR_HARDSWISH] = { hardswish_row, hardswish_grad_row },
+    [AG_LINEAR_SILU] = { silu_row, silu_grad_row },
+};
+
+void ag_activate(ag_activation activation, int64_t n, real *y)
+{
+    if (activation) table[activation].row(n, y);
+}
+
+void ag_activate_grad(ag_activation activation, int64_t n, const real *z, const real *g, real *d)
+{
+    if (activation) table[activation].grad(n, z, g, d);
+    else if (d != g) memcpy(d, g, (size_t)n * sizeof *d);
+}
+
+bool ag_activation_by_output(ag_activation activation)
+{
+    return activation == AG_LINEAR_PLAIN || activation == AG_LINEAR_RELU || activation == AG_LINEAR_RELU6;
+}
+
+void ag_node_require_activation(const ag_node *n, ag_activation activation)
+{
+    AG_REQUIRE(n, (unsigned)activation < AG_ACTIVATIONS, ".activation = %d is none of ag_activation", (int)activation);
+}

@@ -1,0 +1,16 @@
+/* ops/activation.h - the activations of ag_activation over rows that lie in the nearest cache: for ops that fuse them. */
+#ifndef AG_ACTIVATION_H
+#define AG_ACTIVATION_H
+#include "core/op.h"
+#include "ops/ops.h"
+
+/* y[i] = activation(y[i]) */
+void ag_activate(ag_activation activation, int64_t n, real *y);
+/* d[i] = g[i] activation'(z[i]); z: what went into it. d may be g. */
+void ag_activate_grad(ag_activation activation, int64_t n, const real *z, const real *g, real *d);
+/* Whether the derivative can be told from the output: ag_activate_grad then takes y for z (ReLU, ReLU6, none). */
+bool ag_activation_by_output(ag_activation activation);
+/* For infer. */
+void ag_node_require_activation(const ag_node *n, ag_activation activation);
+
+#endif
