@@ -1,16 +1,21 @@
-/* core/thread.c - a team of threads that sleep between jobs.
+/* core/thread.c - a team of threads that sleep when there is no work.
  *
  * T1  One job at a time: who finds the team busy, or is part of it, does the work alone.
- * T2  Idle threads sleep; the caller spins briefly for the last of them. Where other processes want the cores this costs
- *     little, while a team that spins between jobs (OpenMP's default) waits for time slices at every join. */
+ * T2  A thread without work looks for some for PATIENCE, then sleeps; so does the caller that waits for the last of them.
+ *     The jobs of a training step follow each other within that time and cost no wake-up; where other processes want the
+ *     cores little is lost, while a team that spins for long (OpenMP's default) waits for time slices at every join.
+ * T3  A job is cut into as many parts as there are threads; who is awake takes the next one. A thread that gets no core
+ *     holds nobody up: the caller does its part as well. */
 #include "core/thread.h"
 #include <pthread.h>
 #include <stdatomic.h>
+#include <time.h>
 #include "core/tensor.h"
 
-enum { MOST = 256, SPINS = 2000 };
-/* ns of work below which waking a thread costs more than it saves */
-enum { WORTH_WAKING = 150000 };
+enum { MOST = 256, PART_BITS = 16, MOST_PARTS = (1 << PART_BITS) - 1 };
+enum { PATIENCE = 60000 };      /* ns; about twice what falling asleep and waking take */
+/* ns of work below which a second thread costs more than it saves, when it is asleep and when it is looking for work */
+enum { WORTH_WAKING = 150000, WORTH_SHARING = 12000 };
 
 typedef void (*piece_fn)(int64_t begin, int64_t end, void *arg);
 typedef struct { piece_fn body; void *arg; int64_t n, grain, pieces, team; } job;
@@ -19,9 +24,9 @@ static struct {
     pthread_mutex_t busy, lock;
     pthread_cond_t start, done;
     job job;
-    uint64_t round;
-    int workers;                        /* started so far; worker k does part k + 1 */
-    atomic_int pending;
+    _Atomic uint64_t round, claim;      /* claim: the round and, in its low bits, the next part that nobody has begun */
+    int workers;                        /* started so far */
+    atomic_int pending, asleep;
 } team = { .busy = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER, .start = PTHREAD_COND_INITIALIZER,
            .done = PTHREAD_COND_INITIALIZER };
 static _Thread_local bool inside;
@@ -33,26 +38,58 @@ static void run_part(const job *j, int64_t k)
     if (begin < j->n) j->body(begin, end < j->n ? end : j->n, j->arg);
 }
 
+static int64_t now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void pause_briefly(void)
+{
+    for (int i = 0; i < 16; i++) {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#else
+        __asm__ volatile("" ::: "memory");
+#endif
+    }
+}
+
+/* Does the parts of round `round` that nobody has begun. */
+static void take_parts(const job *j, uint64_t round)
+{
+    uint64_t c = atomic_load(&team.claim);
+    while (c >> PART_BITS == round && (int64_t)(c & MOST_PARTS) < j->team)
+        if (atomic_compare_exchange_weak(&team.claim, &c, c + 1)) {
+            run_part(j, (int64_t)(c & MOST_PARTS));
+            if (atomic_fetch_sub(&team.pending, 1) == 1) {
+                pthread_mutex_lock(&team.lock);
+                pthread_cond_signal(&team.done);
+                pthread_mutex_unlock(&team.lock);
+            }
+            c = atomic_load(&team.claim);
+        }
+}
+
 static void *worker(void *p)
 {
-    const int64_t part = (int64_t)(intptr_t)p + 1;
     uint64_t seen = 0;
     inside = true;
-    id = (int)part;
+    id = (int)(intptr_t)p + 1;
     for (;;) {
+        const int64_t tired = now() + PATIENCE;
+        while (atomic_load_explicit(&team.round, memory_order_relaxed) == seen && now() < tired) pause_briefly();
         pthread_mutex_lock(&team.lock);
-        while (team.round == seen || part >= team.job.team) {
-            seen = team.round;
+        while (team.round == seen) {
+            atomic_fetch_add(&team.asleep, 1);
             pthread_cond_wait(&team.start, &team.lock);
+            atomic_fetch_sub(&team.asleep, 1);
         }
         seen = team.round;
         const job j = team.job;
         pthread_mutex_unlock(&team.lock);
-        run_part(&j, part);
-        if (atomic_fetch_sub(&team.pending, 1) > 1) continue;
-        pthread_mutex_lock(&team.lock);
-        pthread_cond_signal(&team.done);
-        pthread_mutex_unlock(&team.lock);
+        if (id < ag_threads()) take_parts(&j, seen);      /* else ag_init asked for fewer meanwhile */
     }
     return NULL;
 }
@@ -73,18 +110,25 @@ static void run_together(job j)
 {
     inside = true;
     pthread_mutex_lock(&team.lock);
+    const uint64_t round = team.round + 1;
     team.job = j;
-    team.round++;
-    atomic_store(&team.pending, (int)j.team - 1);
+    atomic_store(&team.pending, (int)j.team);
+    atomic_store(&team.claim, round << PART_BITS);
+    atomic_store(&team.round, round);
     pthread_cond_broadcast(&team.start);
     pthread_mutex_unlock(&team.lock);
-    run_part(&j, 0);
-    for (int i = 0; i < SPINS && atomic_load(&team.pending); i++) __asm__ volatile("" ::: "memory");
+    take_parts(&j, round);
+    const int64_t tired = now() + PATIENCE;
+    while (atomic_load(&team.pending) && now() < tired) pause_briefly();
     pthread_mutex_lock(&team.lock);
     while (atomic_load(&team.pending)) pthread_cond_wait(&team.done, &team.lock);
-    team.job.team = 0;
     pthread_mutex_unlock(&team.lock);
     inside = false;
+}
+
+static double worth_it(void)
+{
+    return team.workers && !atomic_load_explicit(&team.asleep, memory_order_relaxed) ? WORTH_SHARING : WORTH_WAKING;
 }
 
 int ag_thread_id(void)
@@ -97,7 +141,7 @@ void ag_parallel(int64_t n, int64_t grain, double cost, piece_fn body, void *arg
     if (n <= 0) return;
     job j = { body, arg, n, grain, (n + grain - 1) / grain, ag_threads() };
     if (j.team > j.pieces) j.team = j.pieces;
-    if (j.team < 2 || (double)n * cost < WORTH_WAKING || inside || pthread_mutex_trylock(&team.busy)) {
+    if (j.team < 2 || (double)n * cost < worth_it() || inside || pthread_mutex_trylock(&team.busy)) {
         body(0, n, arg);
         return;
     }
