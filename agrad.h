@@ -8,6 +8,7 @@
 #include "ops/ops.h"
 #include "ops/vision.h"
 #include "nn/nn.h"
+#include "nn/vision.h"
 #include "data/data.h"
 #include "optim/optim.h"
 #include "optim/schedule.h"

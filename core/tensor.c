@@ -368,6 +368,11 @@ void ag_touched(ag_tensor *t)
     t->storage->version++;
 }
 
+uint32_t ag_version(const ag_tensor *t)
+{
+    return t->storage->version;
+}
+
 void ag_fill_(const char *at, ag_tensor *dst, double value)
 {
     (void)at;

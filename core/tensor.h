@@ -127,6 +127,7 @@ void ag_fill_(const char *at, ag_tensor *dst, double value);
 
 /* To be called after t's memory was written to by other means: what was derived from it is made anew. */
 void ag_touched(ag_tensor *t);
+uint32_t ag_version(const ag_tensor *t);    /* how often that was so; ag_copy and ag_fill count as well */
 
 /* ---- differentiating ----------------------------------------------------------------------------------- */
 

@@ -3,6 +3,7 @@
 #include <string.h>
 #include "core/memory.h"
 #include "core/random.h"
+#include "nn/layers.h"
 #include "nn/module.h"
 #include "ops/ops.h"
 
@@ -59,15 +60,9 @@ nn_module *ag_nn_embedding_(const char *at, int64_t n, int64_t width, nn_embeddi
 
 /* ---- norms --------------------------------------------------------------------------------------------- */
 
-typedef struct {
-    nn_module base;
-    ag_tensor *weight, *bias, *running_mean, *running_var, *num_batches_tracked;
-    double eps, momentum;
-} norm;
-
 static ag_tensor *batch_norm_forward(nn_module *m, ag_tensor *x)
 {
-    const norm *s = NN_SELF(norm, m);
+    const ag_norm_layer *s = NN_SELF(ag_norm_layer, m);
     if (m->training) *(int64_t *)s->num_batches_tracked->data += 1;
     return ag_batch_norm_(m->at, x, s->running_mean, s->running_var,
                           (ag_batch_norm_opts){ .weight = s->weight, .bias = s->bias, .training = m->training,
@@ -76,14 +71,14 @@ static ag_tensor *batch_norm_forward(nn_module *m, ag_tensor *x)
 
 static ag_tensor *layer_norm_forward(nn_module *m, ag_tensor *x)
 {
-    const norm *s = NN_SELF(norm, m);
+    const ag_norm_layer *s = NN_SELF(ag_norm_layer, m);
     return ag_layer_norm_(m->at, x, (ag_layer_norm_opts){ .weight = s->weight, .bias = s->bias, .eps = s->eps });
 }
 
-static norm *norm_new(const char *at, const char *type, nn_forward_fn forward, int64_t channels, nn_norm_opts opts)
+ag_norm_layer *ag_norm_layer_new(const char *at, const char *type, nn_forward_fn forward, int64_t channels, nn_norm_opts opts)
 {
     require_sizes(at, type, channels, 1);
-    norm *s = (norm *)(void *)ag_nn_new_(at, sizeof *s, type, forward);
+    ag_norm_layer *s = (ag_norm_layer *)(void *)ag_nn_new_(at, sizeof *s, type, forward);
     s->eps = opts.eps, s->momentum = opts.momentum;
     AG_SCOPE;
     NN_PARAM(s, weight, ag_ones(channels));
@@ -91,9 +86,9 @@ static norm *norm_new(const char *at, const char *type, nn_forward_fn forward, i
     return s;
 }
 
-nn_module *ag_nn_batch_norm1d_(const char *at, int64_t channels, nn_norm_opts opts)
+static nn_module *batch_norm_new(const char *at, const char *type, int64_t channels, nn_norm_opts opts)
 {
-    norm *s = norm_new(at, "batch_norm1d", batch_norm_forward, channels, opts);
+    ag_norm_layer *s = ag_norm_layer_new(at, type, batch_norm_forward, channels, opts);
     int64_t none = 0;
     AG_SCOPE;
     NN_BUFFER(s, running_mean, ag_zeros(channels));
@@ -102,9 +97,19 @@ nn_module *ag_nn_batch_norm1d_(const char *at, int64_t channels, nn_norm_opts op
     return &s->base;
 }
 
+nn_module *ag_nn_batch_norm1d_(const char *at, int64_t channels, nn_norm_opts opts)
+{
+    return batch_norm_new(at, "batch_norm1d", channels, opts);
+}
+
+nn_module *ag_nn_batch_norm2d_(const char *at, int64_t channels, nn_norm_opts opts)
+{
+    return batch_norm_new(at, "batch_norm2d", channels, opts);
+}
+
 nn_module *ag_nn_layer_norm_(const char *at, int64_t channels, nn_norm_opts opts)
 {
-    return &norm_new(at, "layer_norm", layer_norm_forward, channels, opts)->base;
+    return &ag_norm_layer_new(at, "layer_norm", layer_norm_forward, channels, opts)->base;
 }
 
 /* ---- dropout ------------------------------------------------------------------------------------------- */

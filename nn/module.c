@@ -151,6 +151,11 @@ ag_tensor *ag_nn_buffer_(const char *at, nn_module *m, const char *name, ag_tens
     return add_tensor(at, m, NN_SLOT_BUFFER, name, t);
 }
 
+ag_tensor *ag_nn_hidden_(const char *at, nn_module *m, const char *name, ag_tensor *t)
+{
+    return add_tensor(at, m, NN_SLOT_HIDDEN, name, t);
+}
+
 /* ---- calling ------------------------------------------------------------------------------------------- */
 
 static const char *path_of(const void *module)
@@ -164,15 +169,26 @@ static void restore_running(void *before)
     ag_running = before;
 }
 
-ag_tensor *ag_nn_call(nn_module *m, ag_tensor *x)
+ag_tensor *ag_nn_run(nn_module *m, ag_tensor *x, nn_run_fn fn, const void *arg)
 {
     AG_SCOPE;
     ag_path_hook = path_of;
     ag_defer(restore_running, (void *)(uintptr_t)ag_running);
     ag_running = m;
-    ag_tensor *y = ag_keep(m->forward(m, x));
+    ag_tensor *y = ag_keep(fn(m, x, arg));
     if (ag_nn_observer) ag_nn_observer(ag_nn_observer_arg, m, y);
     return y;
+}
+
+static ag_tensor *own_forward(nn_module *m, ag_tensor *x, const void *unused)
+{
+    (void)unused;
+    return m->forward(m, x);
+}
+
+ag_tensor *ag_nn_call(nn_module *m, ag_tensor *x)
+{
+    return ag_nn_run(m, x, own_forward, NULL);
 }
 
 void ag_nn_train(nn_module *m, bool training)

@@ -3,7 +3,8 @@
 #define AG_NN_MODULE_H
 #include "nn/nn.h"
 
-typedef enum { NN_SLOT_CHILD, NN_SLOT_PARAM, NN_SLOT_BUFFER } nn_slot_kind;
+/* Hidden: a tensor that ends with the module and is no part of its state. */
+typedef enum { NN_SLOT_CHILD, NN_SLOT_PARAM, NN_SLOT_BUFFER, NN_SLOT_HIDDEN } nn_slot_kind;
 struct nn_slot {
     nn_slot_kind kind;
     char *name, *path;          /* path: of a tensor, from the root; it is t->name */
@@ -17,6 +18,12 @@ bool ag_nn_each(const nn_module *m, nn_slot_kind kind, nn_visit_fn visit, void *
 
 /* "blocks.0.fc1" of a module into buf; "" for a root. */
 char *ag_nn_path(const nn_module *m, char *buf, size_t size);
+
+ag_tensor *ag_nn_hidden_(const char *at, nn_module *m, const char *name, ag_tensor *t);
+
+/* nn_call with another function than m's own: for layers that do more than theirs in one op. */
+typedef ag_tensor *(*nn_run_fn)(nn_module *m, ag_tensor *x, const void *arg);
+ag_tensor *ag_nn_run(nn_module *m, ag_tensor *x, nn_run_fn fn, const void *arg);
 
 /* While set, nn_call tells it every module's result. */
 extern _Thread_local void (*ag_nn_observer)(void *arg, const nn_module *m, const ag_tensor *y);
