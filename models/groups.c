@@ -8,16 +8,18 @@
 #include "models/vision.h"
 
 enum { LONGEST = 64, MAX_UNITS = 256 };
-typedef struct { char name[LONGEST]; bool whole; } unit;        /* whole: a parameter, not a prefix */
+typedef struct { char name[LONGEST]; const char *rest; } unit;      /* rest: ".*"; "" for a parameter, "*" for the head */
 typedef struct { unit unit[MAX_UNITS]; int n, head_length; const char *head; } units;
 
 static unit unit_of(const units *u, const char *path)
 {
-    unit one = { .whole = false };
-    size_t n = strcspn(path, ".");
-    if (!(n == (size_t)u->head_length && !strncmp(path, u->head, n)) && path[n] && strchr("0123456789", path[n + 1]))
-        n += 1 + strcspn(path + n + 1, ".");
-    one.whole = !path[n];
+    unit one = { .rest = "*" };
+    size_t n = (size_t)u->head_length;
+    if (strncmp(path, u->head, n)) {        /* also "head_dist" belongs to "head" */
+        n = strcspn(path, ".");
+        if (path[n] && strchr("0123456789", path[n + 1])) n += 1 + strcspn(path + n + 1, ".");
+        one.rest = path[n] ? ".*" : "";
+    }
     if (n >= LONGEST) n = LONGEST - 1;
     memcpy(one.name, path, n);
     return one;
@@ -50,7 +52,7 @@ static const char *patterns(const units *u, int begin, int end)
     char *text = ag_alloc((int64_t)(end - begin) * (LONGEST + 3) + 1, 1), *to = text;
     for (int i = begin; i < end; i++) {
         if (i > begin) *to++ = ' ';
-        to = stpcpy(stpcpy(to, u->unit[i].name), u->unit[i].whole ? "" : ".*");
+        to = stpcpy(stpcpy(to, u->unit[i].name), u->unit[i].rest);
     }
     return text;
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 #include "core/memory.h"
 #include "core/nearest.h"
+#include "core/random.h"
 #include "nn/module.h"
 #include "ops/ops.h"
 
@@ -98,8 +99,15 @@ nn_module *ag_model_create_(const char *at, const char *name, model_opts opts)
 static ag_tensor *forward(nn_module *m, ag_tensor *x)
 {
     const model_vision *s = NN_SELF(model_vision, m);
-    ag_tensor *f = ag_model_features_(m->at, m, x);
+    if (s->classifier && s->logits) return s->logits(m, ag_model_forward_features_(m->at, m, x));
+    ag_tensor *f = ag_model_dropout(s, ag_model_features_(m->at, m, x));
     return s->classifier ? nn_call(s->classifier, f) : f;
+}
+
+ag_tensor *ag_model_dropout(const model_vision *s, ag_tensor *f)
+{
+    const double p = s->base.training ? s->opts.dropout : 0;
+    return p > 0 ? ag_dropout_(s->base.at, f, p, ag_rng_draw()) : f;
 }
 
 model_vision *ag_model_new_(const char *at, size_t size, const model_info *info, model_opts opts,
@@ -175,6 +183,7 @@ void ag_nn_reset_classifier_(const char *at, nn_module *net, int64_t classes)
     if (fc) ag_nn_train(fc, net->training);
     ag_nn_replace_(at, parent, name, fc);
     s->classifier = fc;
+    if (s->reset) s->reset(net);
 }
 
 /* ---- files --------------------------------------------------------------------------------------------- */
@@ -227,7 +236,7 @@ void ag_model_load_(const char *at, nn_module *net, const char *path, nn_load_op
     ag_defer(ag_free, own);
     ag_defer(ag_free, adapted);
     ag_nn_to_named(net, own);
-    size_t used = (size_t)snprintf(skip, sizeof skip, "%s", opts.skip ? opts.skip : "");
+    size_t used = (size_t)snprintf(skip, sizeof skip, "%s %s", opts.skip ? opts.skip : "", s->ignored ? s->ignored : "");
     for (int64_t i = 0; i < n; i++) {
         const char *name = own[i].name;
         if ((opts.skip && nn_match(opts.skip, name)) || !ag_safetensors_has(f, name)) continue;

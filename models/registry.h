@@ -30,6 +30,10 @@ typedef struct {
     ag_tensor *(*pool)(nn_module *net, ag_tensor *features);    /* -> [N, width] */
     /* t of a file, fitted to the net's tensor of this name; NULL where that cannot be. May be NULL itself. */
     ag_tensor *(*adapt)(nn_module *net, const char *name, ag_tensor *t);
+    /* Where there are two classifiers: map or tokens -> [N, classes], and new ones. NULL for all others. */
+    ag_tensor *(*logits)(nn_module *net, ag_tensor *features);
+    void (*reset)(nn_module *net);
+    const char *ignored;            /* patterns of tensors in files that the net computes by itself, or NULL */
     nn_module *classifier;          /* the child at info->head, or NULL */
     int64_t width;                  /* of what the classifier takes */
 } model_vision;
@@ -41,6 +45,8 @@ model_vision *ag_model_new_(const char *at, size_t size, const model_info *info,
                             ag_tensor *(*features)(nn_module *, ag_tensor *), ag_tensor *(*pool)(nn_module *, ag_tensor *)) AG_PURE;
 /* s->classifier = a linear layer from width to classes, child `name` of parent; NULL where no classes are wanted. */
 nn_module *ag_model_add_classifier_(const char *at, model_vision *s, nn_module *parent, const char *name, int64_t width);
+/* f with the dropout before the classifier, in training. */
+ag_tensor *ag_model_dropout(const model_vision *s, ag_tensor *f) AG_PURE;
 /* Rate of block i of n. */
 double ag_model_drop_path(const model_vision *s, int i, int n);
 

@@ -55,7 +55,9 @@ static real inverse_cdf(real v, const double *p)
 
 void ag_nn_init_trunc_normal(ag_tensor *t, double mean, double std, double lo, double hi)
 {
-    fill(t, ag_fill_uniform, inverse_cdf, (const double[]){ mean, std, (lo - mean) / std, (hi - mean) / std });
+    const double below = (lo - mean) / std, above = (hi - mean) / std;
+    if (below < -8 && above > 8) ag_nn_init_normal(t, mean, std);       /* one in 1e15 lies outside */
+    else fill(t, ag_fill_uniform, inverse_cdf, (const double[]){ mean, std, below, above });
 }
 
 static double fan(const ag_tensor *t, int axis)
