@@ -88,10 +88,15 @@ static void no_memory(int64_t bytes)
 
 /* ---- general memory ------------------------------------------------------------------------------------ */
 
+void *ag_try_alloc(int64_t n, size_t size)
+{
+    return injected_failure() ? NULL : calloc(n ? (size_t)n : 1, size);
+}
+
 void *ag_alloc(int64_t n, size_t size)
 {
     const int64_t bytes = ag_mul_size(NULL, n, (int64_t)size);
-    void *p = injected_failure() ? NULL : calloc(1, bytes ? (size_t)bytes : 1);
+    void *p = ag_try_alloc(bytes, 1);
     if (!p) no_memory(bytes);
     return p;
 }

@@ -8,6 +8,7 @@ AG_BEGIN_DECLS
 /* Host memory for everything that is not tensor data: never NULL, fails with the size wanted. Zeroed. Sizes are
  * checked products. No other file calls malloc, calloc, realloc, strdup or free (make check). */
 void *ag_alloc(int64_t n, size_t size);
+void *ag_try_alloc(int64_t n, size_t size);         /* NULL instead: for what runs inside ag_parallel and can do without */
 void *ag_realloc(void *p, int64_t n, size_t size);
 void ag_free(void *p);                              /* NULL is fine */
 char *ag_strdup(const char *s);

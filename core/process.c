@@ -1,5 +1,4 @@
 /* core/process.c - what holds for the whole process: device, threads, moving tensors between devices. */
-#include <omp.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -39,7 +38,6 @@ void ag_init_(const char *at, ag_init_opts opts)
         ag_fail(at, "ag_init: .threads = %d; it is 1 to 4096, or 0 for the cores of this process", opts.threads);
     if (opts.device) set_device(at, opts.device);
     atomic_store(&threads, opts.threads ? opts.threads : cores());
-    omp_set_num_threads(atomic_load(&threads));         /* of the libraries underneath */
     ag_manual_seed(opts.seed);
 }
 

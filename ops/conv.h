@@ -18,8 +18,8 @@ static inline int64_t ag_conv_out_size(int64_t size, int64_t kernel, int64_t str
     return (size + pad - dilation * (kernel - 1) - 1) / stride + 1;
 }
 
-/* x [N, H, W, I] weight [O, I / groups, kh, kw] bias [O] or NULL -> out [N, H', W', O] of x's dtype. With GELU, where
- * something trains, saved[0] is what it was taken of (the sum), like out. */
+/* x [N, H, W, I] weight [O, I / groups, kh, kw] bias [O] or NULL -> out [N, H', W', O] of x's dtype. Where something trains
+ * and the activation's derivative needs it (ops/activation.h), saved[0] is for what the activation takes, like out. */
 void ag_conv_infer(ag_node *n);
 
 /* groups == I == O; the same inputs, argument and rules. ag_conv2d_ sends it there. (ops/conv_depthwise.c) */

@@ -1,25 +1,130 @@
-/* ops/gemm.c - the portable matrix product: packed panels and a block of sums that stays in registers. */
+/* ops/gemm.c - how a matrix product is shared by the team, and the portable one. */
 #include "ops/gemm.h"
+#include <stdatomic.h>
 #include <string.h>
-#include "core/memory.h"
+#include "core/bf16.h"
 #include "core/thread.h"
-#include "ops/formulas.h"
+#include "ops/activation.h"
 
-enum { ROWS = 6, COLS = 32, DEPTH = 256 };      /* the register block; the depth of a packed panel */
 enum { SMALL = 10 * 10 * 10 };                  /* below this many products a call into oneDNN costs more than it saves */
+
+/* ---- sharing: the team gets runs of rows, of columns or of batch entries; the sums over k stay whole ----- */
+
+typedef enum { BY_ROWS, BY_COLUMNS, BY_BATCH } direction;
+typedef struct { const ag_gemm *g; direction by; } job;
+
+static void alone(const ag_gemm *g)
+{
+    if (!ag_gemm_onednn(g)) ag_gemm_portable(g);
+}
+
+static void part(int64_t begin, int64_t end, void *arg)
+{
+    const job *j = arg;
+    ag_gemm g = *j->g;
+    if (j->by == BY_COLUMNS) {
+        g.m = end - begin;
+        g.b = ag_element(g.b, g.b_type, begin * g.b_col), g.c = ag_element(g.c, g.c_type, begin);
+        if (g.bias) g.bias += begin;
+        if (g.packed) g.packed = ag_gemm_panel(j->g, begin / AG_GEMM_PANEL);
+    } else {
+        const bool rows = j->by == BY_ROWS;
+        *(rows ? &g.n : &g.batch) = end - begin;
+        g.a = ag_element(g.a, g.a_type, begin * (rows ? g.a_row : g.a_batch));
+        g.c = ag_element(g.c, g.c_type, begin * (rows ? g.c_row : g.c_batch));
+        if (!rows) g.b = ag_element(g.b, g.b_type, begin * g.b_batch);
+    }
+    alone(&g);
+}
+
+/* Along the longer side, so that little is read twice; a packed b is read in place, so rows are better where they suffice. */
+static direction choose(const ag_gemm *g)
+{
+    const int64_t threads = ag_threads();
+    if (g->batch >= 4 * threads || (g->batch > 1 && g->n < 16 * threads)) return BY_BATCH;
+    if (g->packed) return g->n >= 16 * threads ? BY_ROWS : BY_COLUMNS;
+    return g->n >= g->m ? BY_ROWS : BY_COLUMNS;
+}
 
 void ag_gemm_run(const ag_gemm *g)
 {
     if (!g->batch || !g->n || !g->m) return;
-    if (g->n * g->m * g->k <= SMALL && g->batch == 1) ag_gemm_portable(g);
-    else if (!ag_gemm_onednn(g)) ag_gemm_portable(g);
+    if (g->n * g->m * g->k <= SMALL && g->batch == 1) {
+        ag_gemm_portable(g);
+        return;
+    }
+    const double ns = (double)g->batch * (double)g->n * (double)g->m * (double)g->k / (g->a_type == AG_BF16 ? 300 : 60);
+    job j = { g, choose(g) };
+    const int64_t items = j.by == BY_ROWS ? g->n : j.by == BY_COLUMNS ? g->m : g->batch;
+    const int64_t grain = j.by == BY_ROWS ? 16 : j.by == BY_BATCH ? 1 : g->packed ? AG_GEMM_PANEL : 64;
+    ag_parallel(items, grain, ns / (double)items, part, &j);
 }
 
+/* ---- the packed form of a parameter -------------------------------------------------------------------- */
+
+typedef struct { ag_gemm g; atomic_bool failed; } pack_job;
+
+static void pack_panels(int64_t begin, int64_t end, void *arg)
+{
+    pack_job *j = arg;
+    for (int64_t p = begin; p < end; p++)
+        if (!ag_gemm_pack(&j->g, p)) atomic_store(&j->failed, true);
+}
+
+static void pack(const ag_tensor *param, void *to, const void *arg)
+{
+    pack_job j = { .g = *(const ag_gemm *)arg };
+    j.g.packed = to;
+    ag_parallel((j.g.m + AG_GEMM_PANEL - 1) / AG_GEMM_PANEL, 1, 0.2 * AG_GEMM_PANEL * (double)j.g.k, pack_panels, &j);
+    if (atomic_load(&j.failed)) ag_fail(param->at, "no memory to rearrange a parameter");
+}
+
+/* bf16 needs a copy in any case. In f32 packing a matrix costs as much time as it saves for some hundred rows, and memory:
+ * in training, where it is to be done in every step, worth it only for matrices that are used for many rows. */
+static bool worth_packing(const ag_node *n, const ag_gemm *g)
+{
+    if (g->a_type == AG_BF16) return true;
+    return g->n >= (n->recorded || ag_node_trains(n) ? 1024 : 16) && g->m >= 16 && g->k >= 16;
+}
+
+void ag_gemm_prepare(const ag_node *n, ag_gemm *g)
+{
+    const ag_tensor *w = g->b_param;
+    if (!w || g->batch != 1 || g->b_type != AG_F32 || !worth_packing(n, g)) return;
+    const int64_t bytes = ag_gemm_packed_bytes(g), offset = (const real *)g->b - ag_real(w);
+    if (!bytes) return;
+    const int64_t form[] = { g->m, g->k, g->b_row, g->b_col, offset, g->a_type };
+    uint64_t key = 1;
+    for (size_t i = 0; i < sizeof form / sizeof *form; i++) key = (key ^ (uint64_t)form[i]) * 0x9E3779B97F4A7C15u, key ^= key >> 29;
+    g->packed = ag_packed(n, w, key, bytes, pack, g);
+}
+
+/* ---- the portable product: packed panels and a block of sums that stays in registers --------------------- */
+
+enum { ROWS = 6, COLS = 32, DEPTH = 256, STRIP = 16 * ROWS };   /* the register block; a panel's depth; rows at a time */
+
 /* rows of b, [depth, COLS], zeros behind the last column */
-static void pack_b(const ag_gemm *g, const real *b, int64_t depth, int64_t width, real *restrict panel)
+static void fill_panel(const ag_gemm *g, const void *b, int64_t depth, int64_t width, real *restrict panel)
 {
     for (int64_t k = 0; k < depth; k++)
-        for (int64_t j = 0; j < COLS; j++) panel[k * COLS + j] = j < width ? b[k * g->b_row + j * g->b_col] : 0;
+        for (int64_t j = 0; j < COLS; j++) {
+            const int64_t i = k * g->b_row + j * g->b_col;
+            panel[k * COLS + j] = j >= width ? 0 : g->b_type == AG_BF16 ? ag_bf16_to_real(((const uint16_t *)b)[i])
+                                                                        : ((const real *)b)[i];
+        }
+}
+
+/* height rows of a, [height, depth], from where they lie (f32) or widened */
+static const real *rows_of_a(const ag_gemm *g, const void *a, int64_t height, int64_t depth, int64_t *row, int64_t *col,
+                             real *restrict wide)
+{
+    *row = g->a_row, *col = g->a_col;
+    if (g->a_type != AG_BF16) return a;
+    for (int64_t i = 0; i < height; i++)
+        for (int64_t k = 0; k < depth; k++)
+            wide[i * DEPTH + k] = ag_bf16_to_real(((const uint16_t *)a)[i * g->a_row + k * g->a_col]);
+    *row = DEPTH, *col = 1;
+    return wide;
 }
 
 static void block(int64_t depth, const real *restrict a, int64_t row, int64_t col, const real *restrict panel,
@@ -41,47 +146,51 @@ static void edge(int64_t height, int64_t depth, const real *a, int64_t row, int6
             for (int64_t j = 0; j < COLS; j++) sums[i][j] += a[i * row + k * col] * panel[k * COLS + j];
 }
 
-static real activated(real v, ag_activation activation)
+static void finish_row(const ag_gemm *g, int64_t offset, const real *bias, int64_t width, real *sums)
 {
-    if (activation == AG_LINEAR_RELU) return v > 0 ? v : 0;
-    return activation == AG_LINEAR_GELU ? GELU(v) : v;
+    real buf[COLS];
+    real *c = ag_narrow_to(g->c, g->c_type, offset, buf);
+    const real *before = g->add ? ag_widen(g->c, g->c_type, offset, width, buf) : NULL;
+    for (int64_t j = 0; j < width; j++) sums[j] += (before ? before[j] : 0) + (bias ? bias[j] : 0);
+    ag_activate(g->activation, width, sums);
+    for (int64_t j = 0; j < width; j++) c[j] = sums[j];
+    ag_narrow(g->c, g->c_type, offset, width, c);
 }
 
-/* One column panel of c for one batch entry, depth by depth. */
-static void column_panel(const ag_gemm *g, int64_t batch, int64_t first)
+/* Up to STRIP rows of COLS columns of one batch entry. */
+static void strip(const ag_gemm *g, int64_t batch, int64_t first_row, int64_t first)
 {
-    real panel[DEPTH * COLS];
-    const int64_t width = g->m - first < COLS ? g->m - first : COLS;
-    const real *a = g->a + batch * g->a_batch, *b = g->b + batch * g->b_batch + first * g->b_col;
-    real *c = g->c + batch * g->c_batch + first;
-    for (int64_t k = 0; k == 0 || k < g->k; k += DEPTH) {
+    real panel[DEPTH * COLS], wide[ROWS * DEPTH], sums[STRIP][COLS];
+    const int64_t width = g->m - first < COLS ? g->m - first : COLS, rows = g->n - first_row < STRIP ? g->n - first_row : STRIP;
+    const void *b = ag_element(g->b, g->b_type, batch * g->b_batch + first * g->b_col);
+    const void *a = ag_element(g->a, g->a_type, batch * g->a_batch + first_row * g->a_row);
+    memset(sums, 0, (size_t)rows * sizeof *sums);
+    for (int64_t k = 0; k < g->k; k += DEPTH) {
         const int64_t depth = g->k - k < DEPTH ? g->k - k : DEPTH;
-        pack_b(g, b + k * g->b_row, depth, width, panel);
-        for (int64_t i = 0; i < g->n; i += ROWS) {
-            real sums[ROWS][COLS] = { { 0 } };
-            const int64_t height = g->n - i < ROWS ? g->n - i : ROWS;
-            const real *rows = a + i * g->a_row + k * g->a_col;
-            if (height == ROWS) block(depth, rows, g->a_row, g->a_col, panel, sums);
-            else edge(height, depth, rows, g->a_row, g->a_col, panel, sums);
-            for (int64_t r = 0; r < height; r++)
-                for (int64_t j = 0; j < width; j++) {
-                    real *to = &c[(i + r) * g->c_row + j];
-                    const real before = k ? *to : (g->add ? *to : 0) + (g->bias ? g->bias[first + j] : 0);
-                    *to = activated(before + sums[r][j], k + DEPTH >= g->k ? g->activation : AG_LINEAR_PLAIN);
-                }
+        fill_panel(g, ag_element(b, g->b_type, k * g->b_row), depth, width, panel);
+        for (int64_t i = 0; i < rows; i += ROWS) {
+            int64_t row, col;
+            const int64_t height = rows - i < ROWS ? rows - i : ROWS;
+            const real *from = rows_of_a(g, ag_element(a, g->a_type, i * g->a_row + k * g->a_col), height, depth, &row, &col,
+                                         wide);
+            if (height == ROWS) block(depth, from, row, col, panel, sums + i);
+            else edge(height, depth, from, row, col, panel, sums + i);
         }
     }
+    for (int64_t i = 0; i < rows; i++)
+        finish_row(g, batch * g->c_batch + (first_row + i) * g->c_row + first, g->bias ? g->bias + first : NULL, width, sums[i]);
 }
 
-static void panels(int64_t begin, int64_t end, void *arg)
+static void strips(int64_t begin, int64_t end, void *arg)
 {
     const ag_gemm *g = arg;
     const int64_t per_batch = (g->m + COLS - 1) / COLS;
-    for (int64_t p = begin; p < end; p++) column_panel(g, p / per_batch, p % per_batch * COLS);
+    for (int64_t p = begin; p < end; p++)
+        for (int64_t row = 0; row < g->n; row += STRIP) strip(g, p / per_batch, row, p % per_batch * COLS);
 }
 
 void ag_gemm_portable(const ag_gemm *g)
 {
     ag_gemm copy = *g;
-    ag_parallel(g->batch * ((g->m + COLS - 1) / COLS), 1, 0.05 * (double)g->n * (double)g->k * COLS, panels, &copy);
+    ag_parallel(g->batch * ((g->m + COLS - 1) / COLS), 1, 0.05 * (double)g->n * (double)g->k * COLS, strips, &copy);
 }

@@ -1,174 +1,316 @@
-/* ops/onednn.c - the one file that knows oneDNN (versions 2 and 3). Primitives are made once per thread and description
- * and found again by comparing it; a call sets four pointers and executes. */
-#include "ops/gemm.h"
-#if !defined(AG_HAVE_ONEDNN) || defined(AG_F64)
-
-bool ag_gemm_onednn(const ag_gemm *g)
-{
-    (void)g;
-    return false;
-}
-
-#else
-#include <dnnl.h>
+/* ops/onednn.c - oneDNN 2 and 3: threads, layouts, plans, and each thread's store of primitives. */
+#include "ops/onednn.h"
+#ifdef AG_ONEDNN
 #include <omp.h>
+#include <pthread.h>
 #include <string.h>
 #include "core/memory.h"
 
-enum { SLOTS = 256, ARGS = 4 };
-static const double worth_waking = 6e6;     /* operations: about the time that core/thread.c takes for worth it */
+enum { BUCKETS = 1024, MOST = 4096, ALIGNMENT = 64 };
 
-typedef struct {        /* all that a primitive depends on; no padding: compared as bytes */
-    int64_t batch, n, m, k, a_batch, a_row, a_col, b_batch, b_row, b_col, c_batch, c_row;
-    int64_t bias, add, activation, threads;
-} description;
+typedef struct entry {
+    struct entry *next;
+    ag_dnnl_key key;
+    ag_dnnl primitive;
+} entry;
 
 typedef struct {
-    description of;
-    dnnl_primitive_t primitive;
-    dnnl_memory_t memory[ARGS];     /* a, b, bias, c */
-    bool used;
-} slot;
+    dnnl_engine_t engine;
+    dnnl_stream_t stream;
+    entry *bucket[BUCKETS];
+    int entries;
+    char *scratch, *aligned;
+    int64_t scratch_bytes;
+} store;
 
-static _Thread_local struct { dnnl_engine_t engine; dnnl_stream_t stream; slot slots[SLOTS]; } *mine;
+static _Thread_local store *mine;
+static pthread_key_t at_thread_end;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-static void check(dnnl_status_t status, const char *what)
+/* ---- a thread's store ---------------------------------------------------------------------------------- */
+
+static void drop(ag_dnnl *p)
 {
-    if (status != dnnl_success) ag_fail(NULL, "oneDNN: %s failed with status %d", what, (int)status);
+    for (int i = 0; i <= p->operands; i++)
+        if (p->arg[i].memory) dnnl_memory_destroy(p->arg[i].memory);
+    if (p->run) dnnl_primitive_destroy(p->run);
 }
 
-static void start(void)
+static void drop_all(store *s)
 {
-    mine = ag_alloc(1, sizeof *mine);       /* lives as long as its thread */
-    check(dnnl_engine_create(&mine->engine, dnnl_cpu, 0), "the engine");
-    check(dnnl_stream_create(&mine->stream, mine->engine, dnnl_stream_default_flags), "the stream");
+    for (int b = 0; b < BUCKETS; b++)
+        while (s->bucket[b]) {
+            entry *e = s->bucket[b];
+            s->bucket[b] = e->next;
+            drop(&e->primitive);
+            ag_free(e);
+        }
+    s->entries = 0;
 }
 
-#if DNNL_VERSION_MAJOR >= 3
-typedef dnnl_memory_desc_t layout;
-#else
-typedef dnnl_memory_desc_t layout;
-#define dnnl_memory_desc_destroy(d) ((void)(d))
-#endif
-
-static layout describe(int64_t batch, int64_t rows, int64_t cols, int64_t s_batch, int64_t s_row, int64_t s_col)
+static void close_thread(void *p)
 {
-    const int axes = batch == 1 ? 2 : 3;
-    const dnnl_dims_t dims2 = { rows, cols }, strides2 = { s_row, s_col };
-    const dnnl_dims_t dims3 = { batch, rows, cols }, strides3 = { s_batch, s_row, s_col };
-    const int64_t *dims = axes == 2 ? dims2 : dims3, *strides = axes == 2 ? strides2 : strides3;
-    layout d;
-#if DNNL_VERSION_MAJOR >= 3
-    check(dnnl_memory_desc_create_with_strides(&d, axes, dims, dnnl_f32, strides), "a layout");
-#else
-    check(dnnl_memory_desc_init_by_strides(&d, axes, dims, dnnl_f32, strides), "a layout");
-#endif
-    return d;
+    store *s = p;
+    drop_all(s);
+    if (s->stream) dnnl_stream_destroy(s->stream);
+    if (s->engine) dnnl_engine_destroy(s->engine);
+    ag_free(s->scratch);
+    ag_free(s);
 }
 
-static dnnl_status_t plan(const layout d[ARGS], bool bias, dnnl_primitive_attr_t attr, dnnl_primitive_desc_t *pd)
+static void make_key(void)
 {
-#if DNNL_VERSION_MAJOR >= 3
-    return dnnl_matmul_primitive_desc_create(pd, mine->engine, d[0], d[1], bias ? d[2] : NULL, d[3], attr);
-#else
-    dnnl_matmul_desc_t op;
-    const dnnl_status_t status = dnnl_matmul_desc_init(&op, &d[0], &d[1], bias ? &d[2] : NULL, &d[3]);
-    return status == dnnl_success ? dnnl_primitive_desc_create(pd, &op, attr, mine->engine, NULL) : status;
-#endif
+    pthread_key_create(&at_thread_end, close_thread);
 }
 
-static void append_eltwise(dnnl_post_ops_t ops, int64_t activation)
+static bool start(void)
 {
-    const dnnl_alg_kind_t kind = activation == AG_LINEAR_RELU ? dnnl_eltwise_relu : dnnl_eltwise_gelu_erf;
-#if DNNL_VERSION_MAJOR >= 3
-    check(dnnl_post_ops_append_eltwise(ops, kind, 0, 0), "a post-op");
-#else
-    check(dnnl_post_ops_append_eltwise(ops, 1, kind, 0, 0), "a post-op");
-#endif
-}
-
-static void fill(slot *s, const description *of)
-{
-    const layout d[ARGS] = {
-        describe(of->batch, of->n, of->k, of->a_batch, of->a_row, of->a_col),
-        describe(of->batch, of->k, of->m, of->b_batch, of->b_row, of->b_col),
-        describe(1, 1, of->m, of->m, of->m, 1),
-        describe(of->batch, of->n, of->m, of->c_batch, of->c_row, 1),
-    };
-    dnnl_primitive_attr_t attr;
-    dnnl_post_ops_t ops;
-    dnnl_primitive_desc_t pd;
-    check(dnnl_primitive_attr_create(&attr), "attributes");
-    check(dnnl_post_ops_create(&ops), "post-ops");
-#if DNNL_VERSION_MAJOR >= 3
-    if (of->add) check(dnnl_post_ops_append_sum(ops, 1, 0, dnnl_data_type_undef), "a post-op");
-#else
-    if (of->add) check(dnnl_post_ops_append_sum(ops, 1), "a post-op");
-#endif
-    if (of->activation) append_eltwise(ops, of->activation);
-    check(dnnl_primitive_attr_set_post_ops(attr, ops), "post-ops");
-    check(plan(d, of->bias != 0, attr, &pd), "planning a matrix product");
-    check(dnnl_primitive_create(&s->primitive, pd), "a matrix product");
-    for (int i = 0; i < ARGS; i++) {
-#if DNNL_VERSION_MAJOR >= 3
-        check(dnnl_memory_create(&s->memory[i], d[i], mine->engine, DNNL_MEMORY_NONE), "memory");
-        dnnl_memory_desc_destroy(d[i]);
-#else
-        check(dnnl_memory_create(&s->memory[i], &d[i], mine->engine, DNNL_MEMORY_NONE), "memory");
-#endif
-    }
-    dnnl_primitive_desc_destroy(pd);
-    dnnl_post_ops_destroy(ops);
-    dnnl_primitive_attr_destroy(attr);
-    s->of = *of;
-    s->used = true;
-}
-
-static void empty(slot *s)
-{
-    for (int i = 0; i < ARGS; i++) dnnl_memory_destroy(s->memory[i]);
-    dnnl_primitive_destroy(s->primitive);
-    s->used = false;
-}
-
-static slot *find(const description *of)
-{
-    if (!mine) start();
-    uint64_t h = 0;
-    int64_t word[sizeof *of / sizeof(int64_t)];
-    memcpy(word, of, sizeof word);
-    for (size_t i = 0; i < sizeof word / sizeof *word; i++) h = (h ^ (uint64_t)word[i]) * 0x9E3779B97F4A7C15u, h ^= h >> 29;
-    slot *s = &mine->slots[h % SLOTS];
-    if (s->used && !memcmp(&s->of, of, sizeof *of)) return s;
-    if (s->used) empty(s);
-    fill(s, of);
-    return s;
-}
-
-/* oneDNN's fast kernels take matrices that are dense along one of their two axes. */
-static bool dense_along_one(int64_t rows, int64_t cols, int64_t row, int64_t col)
-{
-    return (col == 1 && row >= cols) || (row == 1 && col >= rows);
-}
-
-bool ag_gemm_onednn(const ag_gemm *g)
-{
-    if (!g->k || !dense_along_one(g->n, g->k, g->a_row, g->a_col) || !dense_along_one(g->k, g->m, g->b_row, g->b_col))
+    pthread_once(&once, make_key);
+    store *s = ag_try_alloc(1, sizeof *s);
+    if (!s) return false;
+    if (dnnl_engine_create(&s->engine, dnnl_cpu, 0) || dnnl_stream_create(&s->stream, s->engine, dnnl_stream_default_flags)) {
+        close_thread(s);
         return false;
-    if (g->batch > 1 && (!g->a_batch || !g->b_batch || g->bias)) return false;
-    const double flops = 2 * (double)g->batch * (double)g->n * (double)g->m * (double)g->k;
-    const int all = ag_threads(), threads = flops < worth_waking ? 1 : all;
-    const description of = { g->batch, g->n, g->m, g->k, g->a_batch, g->a_row, g->a_col, g->b_batch, g->b_row, g->b_col,
-                             g->c_batch, g->c_row, g->bias != NULL, g->add, (int64_t)g->activation, threads };
-    if (threads != all) omp_set_num_threads(threads);
-    slot *s = find(&of);
-    void *const data[ARGS] = { (void *)(uintptr_t)g->a, (void *)(uintptr_t)g->b, (void *)(uintptr_t)g->bias, g->c };
-    for (int i = 0; i < ARGS; i++) if (data[i]) dnnl_memory_set_data_handle(s->memory[i], data[i]);
-    const dnnl_exec_arg_t args[ARGS] = { { DNNL_ARG_SRC, s->memory[0] }, { DNNL_ARG_WEIGHTS, s->memory[1] },
-                                         { DNNL_ARG_DST, s->memory[3] }, { DNNL_ARG_BIAS, s->memory[2] } };
-    check(dnnl_primitive_execute(s->primitive, mine->stream, g->bias ? 4 : 3, args), "a matrix product");
-    check(dnnl_stream_wait(mine->stream), "a matrix product");
-    if (threads != all) omp_set_num_threads(all);
+    }
+    pthread_setspecific(at_thread_end, s);
+    mine = s;
     return true;
+}
+
+/* O1, without a lasting effect on a caller who uses OpenMP. */
+static int set_threads(int n)
+{
+    const int before = omp_get_max_threads();
+    if (before != n) omp_set_num_threads(n);
+    return before;
+}
+
+static uint64_t hash_of(const ag_dnnl_key *key)
+{
+    uint64_t h = 0;
+    for (int i = 0; i < AG_DNNL_WORDS; i++) h = (h ^ (uint64_t)key->word[i]) * 0x9E3779B97F4A7C15u, h ^= h >> 29;
+    return h;
+}
+
+const ag_dnnl *ag_dnnl_find(const ag_dnnl_key *key, bool (*make)(ag_dnnl *p, const ag_dnnl_key *key))
+{
+    if (!mine && !start()) return NULL;
+    entry **bucket = &mine->bucket[hash_of(key) % BUCKETS];
+    for (entry *e = *bucket; e; e = e->next)
+        if (!memcmp(&e->key, key, sizeof *key)) return e->primitive.run ? &e->primitive : NULL;
+    if (mine->entries == MOST) drop_all(mine);
+    entry *e = ag_try_alloc(1, sizeof *e);
+    if (!e) return NULL;
+    e->key = *key;
+    const int threads = set_threads(1);
+    if (!make(&e->primitive, key)) {
+        drop(&e->primitive);
+        e->primitive = (ag_dnnl){ 0 };
+    }
+    set_threads(threads);
+    e->next = *bucket, *bucket = e;
+    mine->entries++;
+    return e->primitive.run ? &e->primitive : NULL;
+}
+
+static char *scratch(int64_t bytes)
+{
+    if (bytes > mine->scratch_bytes) {
+        ag_free(mine->scratch);
+        mine->scratch = ag_try_alloc(bytes + ALIGNMENT, 1);
+        mine->scratch_bytes = mine->scratch ? bytes : 0;
+        mine->aligned = mine->scratch + (ALIGNMENT - (uintptr_t)mine->scratch % ALIGNMENT) % ALIGNMENT;
+    }
+    return mine->scratch ? mine->aligned : NULL;
+}
+
+bool ag_dnnl_run(const ag_dnnl *p, const void *const *data)
+{
+    for (int i = 0; i < p->operands; i++)
+        if (dnnl_memory_set_data_handle(p->arg[i].memory, (void *)(uintptr_t)data[i])) return false;
+    if (p->scratch) {
+        char *s = scratch(p->scratch);
+        if (!s || dnnl_memory_set_data_handle(p->arg[p->operands].memory, s)) return false;
+    }
+    const int threads = set_threads(1);
+    const dnnl_status_t status = dnnl_primitive_execute(p->run, mine->stream, p->operands + (p->scratch > 0), p->arg);
+    if (status == dnnl_success) dnnl_stream_wait(mine->stream);
+    set_threads(threads);
+    return status == dnnl_success;
+}
+
+/* ---- layouts ------------------------------------------------------------------------------------------- */
+
+dnnl_data_type_t ag_dnnl_type(int64_t dtype)
+{
+    return dtype == AG_BF16 ? dnnl_bf16 : dtype == AG_U8 ? dnnl_u8 : dnnl_f32;
+}
+
+/* The C interface takes arrays of full length. */
+static const int64_t *full(dnnl_dims_t to, int axes, const int64_t *from)
+{
+    memset(to, 0, sizeof(dnnl_dims_t));
+    return memcpy(to, from, (size_t)axes * sizeof *from);
+}
+
+#if DNNL_VERSION_MAJOR >= 3
+#define LAYOUT(l) ((l)->of)
+typedef const_dnnl_memory_desc_t layout_pointer;
+
+bool ag_layout_strided(ag_layout *l, int axes, const int64_t *dims, const int64_t *strides, int64_t dtype)
+{
+    dnnl_dims_t d, s;
+    return dnnl_memory_desc_create_with_strides(&l->of, axes, full(d, axes, dims), ag_dnnl_type(dtype), full(s, axes, strides)) ==
+           dnnl_success;
+}
+
+bool ag_layout_any(ag_layout *l, int axes, const int64_t *dims, int64_t dtype)
+{
+    dnnl_dims_t d;
+    return dnnl_memory_desc_create_with_tag(&l->of, axes, full(d, axes, dims), ag_dnnl_type(dtype), dnnl_format_tag_any) == dnnl_success;
+}
+
+bool ag_layout_copy(ag_layout *l, dnnl_primitive_desc_t plan, dnnl_query_t which)
+{
+    const_dnnl_memory_desc_t found = dnnl_primitive_desc_query_md(plan, which, 0);
+    return found && dnnl_memory_desc_clone(&l->of, found) == dnnl_success;
+}
+
+void ag_layout_free(ag_layout *l)
+{
+    if (l->of) dnnl_memory_desc_destroy(l->of);
+    l->of = NULL;
+}
+#else
+#define LAYOUT(l) (&(l)->of)
+typedef const dnnl_memory_desc_t *layout_pointer;
+
+bool ag_layout_strided(ag_layout *l, int axes, const int64_t *dims, const int64_t *strides, int64_t dtype)
+{
+    dnnl_dims_t d, s;
+    return dnnl_memory_desc_init_by_strides(&l->of, axes, full(d, axes, dims), ag_dnnl_type(dtype), full(s, axes, strides)) ==
+           dnnl_success;
+}
+
+bool ag_layout_any(ag_layout *l, int axes, const int64_t *dims, int64_t dtype)
+{
+    dnnl_dims_t d;
+    return dnnl_memory_desc_init_by_tag(&l->of, axes, full(d, axes, dims), ag_dnnl_type(dtype), dnnl_format_tag_any) ==
+           dnnl_success;
+}
+
+bool ag_layout_copy(ag_layout *l, dnnl_primitive_desc_t plan, dnnl_query_t which)
+{
+    const dnnl_memory_desc_t *found = dnnl_primitive_desc_query_md(plan, which, 0);
+    if (found) l->of = *found;
+    return found;
+}
+
+void ag_layout_free(ag_layout *l)
+{
+    (void)l;
+}
+#endif
+
+/* ---- attributes ---------------------------------------------------------------------------------------- */
+
+typedef struct { dnnl_alg_kind_t kind; float alpha, beta; } eltwise;
+
+static eltwise eltwise_of(int64_t activation)
+{
+    switch (activation) {
+    case AG_LINEAR_GELU: return (eltwise){ dnnl_eltwise_gelu_erf, 0, 0 };
+    case AG_LINEAR_RELU6: return (eltwise){ dnnl_eltwise_clip, 0, 6 };
+    case AG_LINEAR_HARDSWISH: return (eltwise){ dnnl_eltwise_hardswish, 1.0f / 6, 0.5f };   /* version 2 takes no numbers */
+    case AG_LINEAR_SILU: return (eltwise){ dnnl_eltwise_swish, 1, 0 };
+    default: return (eltwise){ dnnl_eltwise_relu, 0, 0 };
+    }
+}
+
+#if DNNL_VERSION_MAJOR >= 3
+static void append(dnnl_post_ops_t ops, bool add, int64_t activation)
+{
+    const eltwise e = eltwise_of(activation);
+    if (add) dnnl_post_ops_append_sum(ops, 1, 0, dnnl_data_type_undef);
+    if (activation) dnnl_post_ops_append_eltwise(ops, e.kind, e.alpha, e.beta);
+}
+#else
+static void append(dnnl_post_ops_t ops, bool add, int64_t activation)
+{
+    const eltwise e = eltwise_of(activation);
+    if (add) dnnl_post_ops_append_sum(ops, 1);
+    if (activation) dnnl_post_ops_append_eltwise(ops, 1, e.kind, e.alpha, e.beta);
+}
+#endif
+
+dnnl_primitive_attr_t ag_dnnl_attributes(bool add, int64_t activation)
+{
+    dnnl_primitive_attr_t attr = NULL;
+    dnnl_post_ops_t ops = NULL;
+    if (dnnl_primitive_attr_create(&attr)) return NULL;
+    dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user);
+    if (dnnl_post_ops_create(&ops) == dnnl_success) {
+        append(ops, add, activation);
+        dnnl_primitive_attr_set_post_ops(attr, ops);
+        dnnl_post_ops_destroy(ops);
+    }
+    return attr;
+}
+
+/* ---- plans --------------------------------------------------------------------------------------------- */
+
+#if DNNL_VERSION_MAJOR >= 3
+bool ag_plan_matmul(dnnl_primitive_desc_t *plan, const ag_layout *a, const ag_layout *b, const ag_layout *bias,
+                    const ag_layout *c, dnnl_primitive_attr_t attr)
+{
+    return dnnl_matmul_primitive_desc_create(plan, mine->engine, a->of, b->of, bias ? bias->of : NULL, c->of, attr) == dnnl_success;
+}
+#else
+bool ag_plan_matmul(dnnl_primitive_desc_t *plan, const ag_layout *a, const ag_layout *b, const ag_layout *bias,
+                    const ag_layout *c, dnnl_primitive_attr_t attr)
+{
+    dnnl_matmul_desc_t op;
+    return dnnl_matmul_desc_init(&op, &a->of, &b->of, bias ? &bias->of : NULL, &c->of) == dnnl_success &&
+           dnnl_primitive_desc_create(plan, &op, attr, mine->engine, NULL) == dnnl_success;
+}
+#endif
+
+bool ag_plan_reorder(dnnl_primitive_desc_t *plan, const ag_layout *from, const ag_layout *to, dnnl_primitive_attr_t attr)
+{
+    return dnnl_reorder_primitive_desc_create(plan, LAYOUT(from), mine->engine, LAYOUT(to), mine->engine, attr) == dnnl_success;
+}
+
+/* ---- primitives ---------------------------------------------------------------------------------------- */
+
+static bool is_fast(dnnl_primitive_desc_t plan)
+{
+    const char *name = NULL;
+    return dnnl_primitive_desc_query(plan, dnnl_query_impl_info_str, 0, &name) == dnnl_success && strncmp(name, "ref", 3) != 0;
+}
+
+static bool add_memory(dnnl_exec_arg_t *to, int arg, layout_pointer l, bool raw)
+{
+    const int64_t bytes = (int64_t)dnnl_memory_desc_get_size(l), one = 1;
+    ag_layout flat = { 0 };
+    to->arg = arg;
+    bool ok = !raw || ag_layout_strided(&flat, 1, &bytes, &one, AG_U8);
+    ok = ok && dnnl_memory_create(&to->memory, raw ? LAYOUT(&flat) : l, mine->engine, DNNL_MEMORY_NONE) == dnnl_success;
+    ag_layout_free(&flat);
+    return ok;
+}
+
+bool ag_dnnl_finish(ag_dnnl *p, dnnl_primitive_desc_t plan, int operands, const int *arg, const ag_layout *l, uint32_t raw)
+{
+    bool ok = is_fast(plan) && dnnl_primitive_create(&p->run, plan) == dnnl_success;
+    p->operands = operands;
+    for (int i = 0; i < operands && ok; i++) {
+        p->bytes[i] = (int64_t)dnnl_memory_desc_get_size(LAYOUT(&l[i]));
+        ok = add_memory(&p->arg[i], arg[i], LAYOUT(&l[i]), raw >> i & 1);
+    }
+    layout_pointer s = ok ? dnnl_primitive_desc_query_md(plan, dnnl_query_scratchpad_md, 0) : NULL;
+    p->scratch = s ? (int64_t)dnnl_memory_desc_get_size(s) : 0;
+    if (p->scratch) ok = add_memory(&p->arg[operands], DNNL_ARG_SCRATCHPAD, s, true);
+    dnnl_primitive_desc_destroy(plan);
+    return ok;
 }
 #endif
