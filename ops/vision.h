@@ -88,12 +88,29 @@ ag_tensor *ag_mlp_(const char *at, ag_tensor *x, ag_tensor *w1, ag_tensor *b1, a
  *   .bias    added to them before softmax: [heads or 1, L, S] or [N or 1, heads or 1, L, S]; has a gradient
  *   .mask    the same shapes with constants, e.g. of shifted windows; N may be a divisor of q's N (windows of an image
  *            lie side by side: mask of window n is n mod N)
+ *   .logit_scale [heads], instead of .scale: q and k are scaled to length 1, their products by this; has a gradient
+ *            (Liu et al. 2022, the cosine attention of Swin V2)
  *   .dropout share of the weights that is dropped; needs .key */
-typedef struct { AG_NAMED_OPTIONS; double scale; ag_tensor *bias, *mask; double dropout; uint64_t key; } ag_attention_opts;
+typedef struct {
+    AG_NAMED_OPTIONS;
+    double scale;
+    ag_tensor *bias, *mask, *logit_scale;
+    double dropout;
+    uint64_t key;
+} ag_attention_opts;
 /* q [N, L, heads, D], k, v [N, S, heads, D] (views of a packed qkv cost no copy) -> [N, L, heads, D]:
  * softmax(scale q k^T + bias + mask) v, in blocks, so that no L x S matrix is kept. F.scaled_dot_product_attention */
 ag_tensor *ag_attention_(const char *at, ag_tensor *q, ag_tensor *k, ag_tensor *v, ag_attention_opts opts) AG_PURE;
 #define ag_attention(q, k, ...) ag_attention_(AG_HERE, q, k, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_attention_opts, __VA_ARGS__))
+/* qkv [N, L, 3, heads, D], a linear layer's output seen so -> [N, L, heads, D]. Same values; one gradient, written once. */
+ag_tensor *ag_attention_qkv_(const char *at, ag_tensor *qkv, ag_attention_opts opts) AG_PURE;
+#define ag_attention_qkv(...) ag_attention_qkv_(AG_HERE, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_attention_opts, __VA_ARGS__))
+/* qkv [N, H, W, 3, heads, D] -> [N, H, W, heads, D]: attention inside windows of size x size pixels, the image shifted
+ * cyclically by -shift before and back after. Same values as ag_window_partition, ag_attention_qkv and ag_window_reverse,
+ * without the copies; a linear layer on pixels commutes with them. Bias and mask as for [N windows, ...]. */
+ag_tensor *ag_window_attention_(const char *at, ag_tensor *qkv, int64_t size, int64_t shift, ag_attention_opts opts) AG_PURE;
+#define ag_window_attention(qkv, size, ...) \
+    ag_window_attention_(AG_HERE, qkv, size, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_attention_opts, __VA_ARGS__))
 
 /* x [N, H, W, C] -> [N (H / size) (W / size), size size, C], after a cyclic shift of the rows and columns by -shift; and back.
  * (Swin's window_partition, window_reverse, with torch.roll) */

@@ -1,0 +1,194 @@
+/* ops/window.c - images cut into windows of tokens and put together again, with a cyclic shift on the way; roll. All three
+ * move runs of elements, so they are one pass over memory each way. */
+#include <string.h>
+#include "core/bf16.h"
+#include "core/thread.h"
+#include "ops/ops.h"
+#include "ops/registry.h"
+#include "ops/vision.h"
+
+enum { CHUNK = 512 };
+
+/* to[0 .. n) = or += from[0 .. n), both of one dtype */
+static void move_run(ag_dtype type, bool add, int64_t n, char *restrict to, const char *restrict from)
+{
+    const int64_t size = (int64_t)ag_dtype_size(type);
+    if (!add) memcpy(to, from, (size_t)(n * size));
+    else for (int64_t i = 0; i < n; i += CHUNK) {
+        real a[CHUNK], b[CHUNK];
+        const int64_t m = n - i < CHUNK ? n - i : CHUNK;
+        const real *x = ag_widen(from, type, i, m, a);
+        real *y = ag_narrow_onto(to, type, i, m, b);
+        for (int64_t k = 0; k < m; k++) y[k] += x[k];
+        ag_narrow(to, type, i, m, y);
+    }
+}
+
+static int64_t cyclic(int64_t i, int64_t size)
+{
+    return (i % size + size) % size;
+}
+
+/* ---- windows ------------------------------------------------------------------------------------------- */
+
+typedef struct { int64_t size, shift, h, w; } window_arg;       /* h, w: of the image that is put together */
+typedef struct {
+    int64_t size, shift, h, w, channels;
+    ag_dtype type;
+    char *image, *windows;
+    bool cut, add;              /* image to windows, or windows to image */
+} window_job;
+
+/* Rows of the shifted images, each of w / size parts that are a row of a window. */
+static void move_rows(int64_t begin, int64_t end, void *arg)
+{
+    const window_job j = *(window_job *)arg;
+    const int64_t pixel = j.channels * (int64_t)ag_dtype_size(j.type), across = j.w / j.size;
+    for (int64_t r = begin; r < end; r++) {
+        const int64_t y = r % j.h, from_y = cyclic(y + j.shift, j.h);
+        char *image = j.image + (r - y + from_y) * j.w * pixel;
+        for (int64_t x = 0; x < j.w;) {
+            const int64_t from_x = cyclic(x + j.shift, j.w), column = x % j.size;
+            const int64_t window = r / j.size * across + x / j.size, token = y % j.size * j.size + column;
+            char *part = j.windows + (window * j.size * j.size + token) * pixel;
+            int64_t run = j.size - column;
+            if (run > j.w - from_x) run = j.w - from_x;
+            if (j.cut) move_run(j.type, j.add, run * j.channels, part, image + from_x * pixel);
+            else move_run(j.type, j.add, run * j.channels, image + from_x * pixel, part);
+            x += run;
+        }
+    }
+}
+
+static void move_windows(ag_node *n, const ag_tensor *image, const ag_tensor *windows, bool cut, bool add)
+{
+    const window_arg *a = n->arg;
+    window_job j = { .size = a->size, .shift = a->shift, .h = image->shape[1], .w = image->shape[2],
+                     .channels = image->shape[3], .type = image->dtype, .image = image->data, .windows = windows->data,
+                     .cut = cut, .add = add };
+    ag_parallel(image->shape[0] * j.h, 1, 0.2 * (double)(j.w * j.channels), move_rows, &j);
+}
+
+static void require_parts(const ag_node *n, int64_t h, int64_t w)
+{
+    const window_arg *a = n->arg;
+    AG_REQUIRE(n, a->size > 0 && h % a->size == 0 && w % a->size == 0, "windows of %" PRId64 " x %" PRId64 " do not cut %"
+               PRId64 " x %" PRId64 " pixels evenly; enlarge the image with ag_pad", a->size, a->size, h, w);
+}
+
+static void partition_infer(ag_node *n)
+{
+    const ag_tensor *x = n->in[0];
+    const int64_t size = ((const window_arg *)n->arg)->size;
+    AG_REQUIRE(n, x->ndim == 4, "needs images [N, H, W, C]");
+    require_parts(n, x->shape[1], x->shape[2]);
+    ag_node_out(n, x->dtype, AG_SHAPE(x->shape[0] * (x->shape[1] / size) * (x->shape[2] / size), size * size, x->shape[3]));
+}
+
+static void partition_forward(ag_node *n) { move_windows(n, n->in[0], n->out, true, false); }
+
+static void partition_backward(ag_node *n)
+{
+    if (n->din[0]) move_windows(n, n->din[0], n->out->grad, false, n->accumulate[0]);
+}
+
+static ag_tensor *partition_check(ag_tensor **in) { return ag_window_partition(in[0], 3, 0); }
+static ag_tensor *partition_shifted(ag_tensor **in) { return ag_window_partition(in[0], 2, 1); }
+
+const ag_op ag_op_window_partition = {
+    .name = "window_partition", .inputs = "x", .infer = partition_infer, .bf16 = 1,
+    .forward = { partition_forward }, .backward = { partition_backward },
+    .check = { { "x[2,6,3,5]", partition_check }, { "x[1,4,6,3]", partition_shifted } },
+};
+
+ag_tensor *ag_window_partition_(const char *at, ag_tensor *x, int64_t size, int64_t shift)
+{
+    return ag_apply_(at, &ag_op_window_partition, 1, &x, &(window_arg){ size, shift, 0, 0 }, sizeof(window_arg));
+}
+
+static void reverse_infer(ag_node *n)
+{
+    const ag_tensor *x = n->in[0];
+    const window_arg *a = n->arg;
+    AG_REQUIRE(n, x->ndim == 3 && x->shape[1] == a->size * a->size, "needs windows [N, %" PRId64 ", C]", a->size * a->size);
+    require_parts(n, a->h, a->w);
+    const int64_t parts = (a->h / a->size) * (a->w / a->size);
+    AG_REQUIRE(n, parts > 0 && x->shape[0] % parts == 0, "an image of %" PRId64 " x %" PRId64 " has %" PRId64
+               " windows; %" PRId64 " are no multiple of that", a->h, a->w, parts, x->shape[0]);
+    ag_node_out(n, x->dtype, AG_SHAPE(x->shape[0] / parts, a->h, a->w, x->shape[2]));
+}
+
+static void reverse_forward(ag_node *n) { move_windows(n, n->out, n->in[0], false, false); }
+
+static void reverse_backward(ag_node *n)
+{
+    if (n->din[0]) move_windows(n, n->out->grad, n->din[0], true, n->accumulate[0]);
+}
+
+static ag_tensor *reverse_check(ag_tensor **in) { return ag_window_reverse(in[0], 3, 0, 6, 3); }
+static ag_tensor *reverse_shifted(ag_tensor **in) { return ag_window_reverse(in[0], 2, 1, 4, 6); }
+
+const ag_op ag_op_window_reverse = {
+    .name = "window_reverse", .inputs = "windows", .infer = reverse_infer, .bf16 = 1,
+    .forward = { reverse_forward }, .backward = { reverse_backward },
+    .check = { { "windows[4,9,5]", reverse_check }, { "windows[6,4,3]", reverse_shifted } },
+};
+
+ag_tensor *ag_window_reverse_(const char *at, ag_tensor *windows, int64_t size, int64_t shift, int64_t h, int64_t w)
+{
+    return ag_apply_(at, &ag_op_window_reverse, 1, &windows, &(window_arg){ size, shift, h, w }, sizeof(window_arg));
+}
+
+/* ---- roll: x as [outer, size, inner] ------------------------------------------------------------------- */
+
+typedef struct { int axis; int64_t shift; } roll_arg;
+typedef struct { int64_t size, inner, shift; ag_dtype type; const char *from; char *to; bool add; } roll_job;
+
+static void roll_lines(int64_t begin, int64_t end, void *arg)
+{
+    const roll_job j = *(roll_job *)arg;
+    const int64_t line = j.inner * (int64_t)ag_dtype_size(j.type);
+    for (int64_t p = begin; p < end;) {
+        const int64_t i = p % j.size, from = cyclic(i - j.shift, j.size);
+        int64_t run = j.size - (i > from ? i : from);
+        if (run > end - p) run = end - p;
+        move_run(j.type, j.add, run * j.inner, j.to + p * line, j.from + (p - i + from) * line);
+        p += run;
+    }
+}
+
+static void roll(ag_node *n, const ag_tensor *from, ag_tensor *to, int64_t shift, bool add)
+{
+    const int axis = ((const roll_arg *)n->arg)->axis;
+    roll_job j = { .size = from->shape[axis], .inner = 1, .shift = shift, .type = from->dtype, .from = from->data,
+                   .to = to->data, .add = add };
+    for (int i = axis + 1; i < from->ndim; i++) j.inner *= from->shape[i];
+    ag_parallel(ag_numel(from) / j.inner, 1, 0.2 * (double)j.inner, roll_lines, &j);
+}
+
+static void roll_infer(ag_node *n)
+{
+    roll_arg *a = n->arg;
+    a->axis = ag_node_axis(n, n->in[0], a->axis);
+    ag_node_out_like(n, n->in[0]);
+}
+
+static void roll_forward(ag_node *n) { roll(n, n->in[0], n->out, ((const roll_arg *)n->arg)->shift, false); }
+
+static void roll_backward(ag_node *n)
+{
+    if (n->din[0]) roll(n, n->out->grad, n->din[0], -((const roll_arg *)n->arg)->shift, n->accumulate[0]);
+}
+
+static ag_tensor *roll_check(ag_tensor **in) { return ag_roll(in[0], 1, 2); }
+static ag_tensor *roll_back_check(ag_tensor **in) { return ag_roll(in[0], -1, -6); }
+
+const ag_op ag_op_roll = {
+    .name = "roll", .inputs = "x", .infer = roll_infer, .bf16 = 1, .forward = { roll_forward }, .backward = { roll_backward },
+    .check = { { "x[2,5,3]", roll_check }, { "x[3,4]", roll_back_check } },
+};
+
+ag_tensor *ag_roll_(const char *at, ag_tensor *x, int axis, int64_t shift)
+{
+    return ag_apply_(at, &ag_op_roll, 1, &x, &(roll_arg){ axis, shift }, sizeof(roll_arg));
+}
