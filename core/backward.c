@@ -5,11 +5,14 @@
  * B3  Gradient memory may be shared between tensors (ag_node_give); before it is added to it is made unique.
  * B4  A leaf's gradient stays in the memory it once had: optimizers keep gradients in one flat buffer.
  * B5  Gradients of intermediate tensors live only between their first arrival and their node's turn. As long as they do,
- *     the walk holds the tensor (`awaited`): the node above it, often the last other holder, lets go of its inputs. */
+ *     the walk holds the tensor (`awaited`): the node above it, often the last other holder, lets go of its inputs.
+ * B6  A backward that replays (ag_node_replay) records above the whole tape and walks down to where it began. */
 #include <string.h>
 #include "core/engine.h"
 
 typedef struct { ag_tensor **inputs; int n; } targets;      /* of ag_grad: these keep their gradient, leaves get none */
+
+static _Thread_local const targets *walking_for;            /* of the walk that is on */
 
 static bool is_target(const targets *w, const ag_tensor *t)
 {
@@ -57,7 +60,7 @@ static void offer_gradients(ag_node *n, const targets *only)
     for (int k = 0; k < n->n_in; k++) {
         ag_tensor *t = n->in[k];
         n->din[k] = NULL, n->accumulate[k] = false;
-        if (!wanted(t, only) || (!only && ag_node_wants_rows(n, k))) continue;
+        if (!wanted(t, only) || (!only && ag_node_wants_rows(n, k)) || (k > 0 && n->op->replays)) continue;
         if (first_occurrence(n, k) != k) {
             n->din[k] = grad_memory(t);
             continue;
@@ -138,7 +141,7 @@ static void run_backward(ag_node *n, const targets *only)
     const double start = ag_profiling ? ag_profile_now() : 0;
     if (ag_numel(n->out)) n->op->backward[device](n);
     else for (int k = 0; k < n->n_in; k++) if (n->din[k] && !n->accumulate[k]) ag_fill_any(n->din[k], 0);
-    if (ag_profiling) ag_profile_add(n, true, ag_profile_now() - start);
+    if (ag_profiling && !n->op->replays) ag_profile_add(n, true, ag_profile_now() - start);
     accept_gradients(n);
 }
 
@@ -193,7 +196,7 @@ static void seed(const char *at, ag_tensor *loss, ag_tensor *grad)
 
 /* What the walk holds: the output whose node has its turn, and the one below, so that letting go of inputs cannot free
  * the place to go on from. A failure lets go of both, and of all that is awaited. */
-typedef struct { ag_tensor *here, *below; } walk_hold;
+typedef struct { ag_tensor *here, *below; const ag_node *floor; const targets *outer; } walk_hold;
 
 static void stop_awaiting(ag_node *n)
 {
@@ -205,7 +208,8 @@ static void stop_awaiting(ag_node *n)
 static void let_go(void *p)
 {
     walk_hold *h = p;
-    while (h->here) {
+    walking_for = h->outer;
+    while (h->here && h->here->node != h->floor) {
         ag_node *prev = h->here->node->prev;
         if (!h->below && prev) h->below = ag_retain(prev->out);
         drop_grad(h->here);
@@ -213,14 +217,17 @@ static void let_go(void *p)
         ag_release(h->here);
         h->here = h->below, h->below = NULL;
     }
+    ag_release(h->here);
 }
 
-static void walk(const char *at, ag_tensor *loss, const targets *only, bool retain)
+/* Down to `floor`, exclusive. */
+static void walk(const char *at, ag_tensor *loss, const targets *only, bool retain, const ag_node *floor)
 {
     AG_SCOPE;
-    walk_hold hold = { .here = ag_retain(loss) };
+    walk_hold hold = { .here = ag_retain(loss), .floor = floor, .outer = walking_for };
+    walking_for = only;
     ag_defer(let_go, &hold);
-    while (hold.here) {
+    while (hold.here && hold.here->node != floor) {
         ag_node *n = hold.here->node;
         hold.below = n->prev ? ag_retain(n->prev->out) : NULL;
         if (n->out->grad) {
@@ -253,7 +260,7 @@ void ag_backward_(const char *at, ag_tensor *loss, ag_backward_opts opts)
         return;
     }
     seed(at, loss, opts.grad);
-    walk(at, loss, NULL, opts.retain_graph);
+    walk(at, loss, NULL, opts.retain_graph, NULL);
 }
 
 void ag_grad_(const char *at, ag_tensor *loss, int n, ag_tensor **inputs, ag_tensor **out)
@@ -265,7 +272,7 @@ void ag_grad_(const char *at, ag_tensor *loss, int n, ag_tensor **inputs, ag_ten
         inputs[i]->grad = NULL, inputs[i]->grad_fresh = false;
     }
     seed(at, loss, NULL);
-    walk(at, loss, &(targets){ inputs, n }, true);
+    walk(at, loss, &(targets){ inputs, n }, true, NULL);
     for (int i = 0; i < n; i++) {
         if (!inputs[i]->grad) {
             inputs[i]->grad = grad_memory(inputs[i]);
@@ -276,6 +283,48 @@ void ag_grad_(const char *at, ag_tensor *loss, int n, ag_tensor **inputs, ag_ten
     }
     ag_free(before);
     ag_free(fresh);
+}
+
+/* ---- replaying ----------------------------------------------------------------------------------------- */
+
+/* The targets of the walk that is on, and x. */
+static targets also(const targets *only, ag_tensor *x)
+{
+    targets all = { ag_alloc(only->n + 1, sizeof *all.inputs), only->n + 1 };
+    ag_defer(ag_free, all.inputs);
+    memcpy(all.inputs, only->inputs, (size_t)only->n * sizeof *all.inputs);
+    all.inputs[only->n] = x;
+    return all;
+}
+
+/* The gradient of n's output, which n needs no more. */
+static ag_tensor *take_grad(ag_node *n)
+{
+    ag_tensor *g = n->out->grad;
+    if (walking_for && is_target(walking_for, n->out)) return ag_tensor_view(n->at, g, ag_shape_of(g), NULL, 0);
+    n->out->grad = NULL;
+    return g;
+}
+
+void ag_node_replay(ag_node *n, ag_tensor *(*fn)(ag_tensor *x, void *arg), void *arg)
+{
+    AG_SCOPE;
+    const ag_node *floor = ag_tape_top();
+    ag_tensor *x = ag_scoped(ag_tensor_view(n->at, n->in[0], ag_shape_of(n->in[0]), n->in[0]->stride, 0)), *y;
+    x->requires_grad = n->din[0] != NULL;
+    {
+        AG_ENABLE_GRAD;
+        y = ag_keep(fn(x, arg));
+    }
+    if (y == x) ag_node_give(n, 0, n->out->grad);
+    if (!y->node) return;
+    x->grad = n->din[0] ? ag_retain(n->din[0]) : NULL, x->grad_fresh = !n->accumulate[0];
+    y->grad = take_grad(n);
+    if (walking_for) {
+        const targets all = also(walking_for, x);
+        walk(n->at, y, &all, false, floor);
+    } else walk(n->at, y, NULL, false, floor);
+    if (n->din[0] && x->grad_fresh) ag_fill_any(n->din[0], 0);
 }
 
 void ag_zero_grad(ag_tensor *t)

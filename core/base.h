@@ -96,6 +96,9 @@ void ag_scope_end(ag_scope *scope);
 /* AG_NO_GRAD; until the closing brace nothing is recorded for backward. (torch.no_grad) */
 ag_scope ag_no_grad_begin(void);
 #define AG_NO_GRAD ag_scope AG_CAT(ag_no_grad_at_, __LINE__) AG_CLEANUP(ag_scope_end) = ag_no_grad_begin()
+/* AG_ENABLE_GRAD; records again inside of AG_NO_GRAD. (torch.enable_grad) */
+ag_scope ag_enable_grad_begin(void);
+#define AG_ENABLE_GRAD ag_scope AG_CAT(ag_grad_at_, __LINE__) AG_CLEANUP(ag_scope_end) = ag_enable_grad_begin()
 bool ag_grad_enabled(void);
 
 /* AG_AUTOCAST(bf16); until the closing brace convolutions, products and attention compute in bf16 with sums in f32; norms

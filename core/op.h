@@ -52,6 +52,7 @@ struct ag_op {
     /* Bytes of ag_workspace that forward (backward) holds at most at one time; NULL: none. For plans of memory. */
     int64_t (*workspace)(const ag_node *n, bool backward);
     double (*flops)(const ag_node *n);  /* of forward, for the profile; backward counts as twice that */
+    bool replays;                       /* backward calls ag_node_replay; in[1], ... have their gradients from there */
     bool rows;                          /* backward calls ag_node_give_rows for leaves with sparse_grad (din is NULL there) */
     ag_check check[AG_MAX_CHECKS];
 };
@@ -86,6 +87,10 @@ ag_tensor *ag_autocast_input(const char *at, ag_tensor *x);
 
 /* For backward: din[k] = g or += g, without a copy where the memory can be shared (views, add). g: din[k]'s shape. */
 void ag_node_give(ag_node *n, int k, ag_tensor *g);
+
+/* For backward of ops with .replays, which kept nothing but their inputs: fn(x, arg), recorded from x, a leaf that stands for
+ * in[0], is what in[0] went through; its gradients go to din[0] and to the leaves it meets. */
+void ag_node_replay(ag_node *n, ag_tensor *(*fn)(ag_tensor *x, void *arg), void *arg);
 
 /* For backward of ops with .rows: the gradient of in[k] is `values` f32[n, width] for its rows ids i64[n]. Takes over the
  * caller's counts on both (tensors made by ag_node_rows_new). */

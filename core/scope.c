@@ -125,12 +125,26 @@ void ag_scope_end(ag_scope *scope)
     innermost = scope->outer;
 }
 
-ag_scope ag_no_grad_begin(void)
+static ag_scope mode_begin(modes now)
 {
     const ag_scope scope = ag_scope_begin();
     push((entry){ .kind = MODE, .before = mode });
-    mode.no_grad = true;
+    mode = now;
     return scope;
+}
+
+ag_scope ag_no_grad_begin(void)
+{
+    modes now = mode;
+    now.no_grad = true;
+    return mode_begin(now);
+}
+
+ag_scope ag_enable_grad_begin(void)
+{
+    modes now = mode;
+    now.no_grad = false;
+    return mode_begin(now);
 }
 
 bool ag_bf16_fast(void)
@@ -149,10 +163,9 @@ ag_scope ag_autocast_begin(const char *at, const char *precision)
     if (!wanted && strcmp(precision, "f32")) ag_fail(at, "precision \"%s\" is unknown; it is \"f32\" or \"bf16\"", precision);
     if (wanted && !ag_bf16_fast() && !atomic_flag_test_and_set(&said))
         fprintf(stderr, "computing in f32: this processor has no bf16 instructions\n");
-    const ag_scope scope = ag_scope_begin();
-    push((entry){ .kind = MODE, .before = mode });
-    mode.autocast = wanted && ag_bf16_fast() ? AG_BF16 : AG_F32;
-    return scope;
+    modes now = mode;
+    now.autocast = wanted && ag_bf16_fast() ? AG_BF16 : AG_F32;
+    return mode_begin(now);
 }
 
 ag_dtype ag_autocast(void)

@@ -68,6 +68,11 @@ nn_module *ag_nn_at(nn_module *m, const char *path);
 #define nn_call ag_nn_call
 ag_tensor *ag_nn_call(nn_module *m, ag_tensor *x) AG_PURE;
 
+/* The same, keeping for backward nothing but x: backward calls m once more, with the same random numbers, and buffers do not
+ * notice. For a third more time a chain of blocks needs the memory of one. (torch.utils.checkpoint) */
+#define nn_call_recompute ag_nn_call_recompute
+ag_tensor *ag_nn_call_recompute(nn_module *m, ag_tensor *x) AG_PURE;
+
 /* Training mode (the state of a new module) or evaluation, for m and everything below. (Module.train) */
 #define nn_train ag_nn_train
 void ag_nn_train(nn_module *m, bool training);
