@@ -183,7 +183,7 @@ static ag_tensor *cosine_check(ag_tensor **in)
 
 #define OPERANDS "bias mask logit_scale"
 const ag_op ag_op_attention = {
-    .name = "attention", .inputs = "q k v " OPERANDS, .infer = attention_infer, .strided = true,
+    .name = "attention", .inputs = "q k v " OPERANDS, .infer = attention_infer, .strided = true, .bf16 = 7,
     .forward = { forward }, .backward = { backward }, .workspace = workspace, .flops = flops,
     .check = { { "q[2,3,2,5] k[2,4,2,5] v[2,4,2,5]", plain_check }, { "q[1,1,1,7] k[1,1,1,7] v[1,1,1,7]", plain_check },
                { "q[2,3,2,4] k[2,5,2,4] v[2,5,2,4] bias[1,3,5]", scale_check },
@@ -207,7 +207,7 @@ static ag_tensor *shifted_cosine_check(ag_tensor **in)
 }
 
 const ag_op ag_op_attention_qkv = {
-    .name = "attention_qkv", .inputs = "qkv " OPERANDS, .infer = qkv_infer,
+    .name = "attention_qkv", .inputs = "qkv " OPERANDS, .infer = qkv_infer, .bf16 = 1,
     .forward = { forward }, .backward = { backward }, .workspace = workspace, .flops = flops,
     .check = { { "qkv[2,5,3,2,3]", packed_check }, { "qkv[4,3,3,2,4] bias[2,3,3] mask[2,1,3,3]:const", packed_bias_check },
                { "qkv[2,4,3,2,3] bias[1,4,4] logit_scale[2,1,1]:pos", packed_cosine_check },

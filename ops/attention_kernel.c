@@ -198,7 +198,7 @@ static void product(int64_t n, int64_t m, int64_t k, matrix a, bool turn_a, matr
 {
     ag_gemm_run(&(ag_gemm){ .batch = 1, .n = n, .m = m, .k = k, .a = a.p, .a_row = turn_a ? 1 : a.row,
                             .a_col = turn_a ? a.row : 1, .b = b.p, .b_row = turn_b ? 1 : b.row, .b_col = turn_b ? b.row : 1,
-                            .c = c.p, .c_row = c.row, .add = add });
+                            .c = c.p, .c_row = c.row, .a_type = a.type, .b_type = b.type, .c_type = c.type, .add = add });
 }
 
 /* ---- rows of products ---------------------------------------------------------------------------------- */
