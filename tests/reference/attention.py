@@ -38,7 +38,12 @@ def windows(qkv, size, shift, *args, **kwargs):
     return reverse(packed(partition(qkv, size, shift), *args, **kwargs), size, shift, *qkv.shape[1:3])
 
 
+def mlp(x, w1, b1, w2, b2, activation=F.gelu):
+    return F.linear(activation(F.linear(x, w1, b1)), w2, b2)
+
+
 REFERENCE = {
+    "mlp": [mlp, lambda *x: mlp(*x, F.relu), lambda x, w1, w2: mlp(x, w1, None, w2, None, F.silu), mlp],
     "attention": [
         attention, lambda q, k, v: F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v))).transpose(1, 2),
         lambda q, k, v, bias: attention(q, k, v, bias, scale=0.7), attention, attention,
