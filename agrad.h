@@ -5,6 +5,7 @@
 #include "core/tensor.h"
 #include "core/random.h"
 #include "core/memory.h"
+#include "core/weights.h"
 #include "ops/ops.h"
 #include "ops/vision.h"
 #include "nn/nn.h"

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "core/memory.h"
+#include "core/utf8.h"
 
 /* ---- reading ------------------------------------------------------------------------------------------- */
 
@@ -16,25 +17,11 @@ void ag_json_fail(const ag_json *j, const char *fmt, ...)
     ag_fail(j->at, "%s: header byte %" PRId64 ": %s", j->path, (int64_t)(j->p - j->begin), text);
 }
 
-/* Length of the UTF-8 sequence at p, 0 if it is none (RFC 3629: no overlong forms, no surrogates, up to U+10FFFF). */
-static int sequence(const unsigned char *p, const unsigned char *end)
-{
-    static const uint32_t least[5] = { 0, 0, 0x80, 0x800, 0x10000 };
-    const int n = *p < 0x80 ? 1 : *p >> 5 == 6 ? 2 : *p >> 4 == 14 ? 3 : *p >> 3 == 30 ? 4 : 0;
-    if (!n || end - p < n) return 0;
-    uint32_t c = n == 1 ? *p : *p & (0x7fu >> n);
-    for (int i = 1; i < n; i++) {
-        if (p[i] >> 6 != 2) return 0;
-        c = c << 6 | (p[i] & 63);
-    }
-    return c >= least[n] && c <= 0x10ffff && (c < 0xd800 || c > 0xdfff) ? n : 0;
-}
-
 ag_json ag_json_begin(const char *at, const char *path, const char *text, int64_t size, char *store)
 {
     ag_json j = { at, path, text, text, text + size, store };
     while (j.p < j.end) {
-        const int n = sequence((const unsigned char *)j.p, (const unsigned char *)j.end);
+        const int n = ag_utf8_sequence(j.p, j.end);
         if (!n) ag_json_fail(&j, "not UTF-8");
         j.p += n;
     }

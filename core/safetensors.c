@@ -8,31 +8,17 @@
  * written as a JSON array, more than AG_MAX_DIMS axes or 63 bits. The parser never recurses, allocates in proportion to
  * the header's bytes and takes the time of a sort. */
 #include "core/safetensors.h"
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include "core/engine.h"
+#include "core/format.h"
 #include "core/io.h"
 #include "core/json.h"
 #include "core/nearest.h"
 
 enum { HEADER_LIMIT = 100000000 };
 
-typedef enum {
-    F64, F32, F16, BF16, I64, I32, I16, I8, U8, BOOL, U16, U32, U64, C64, F8_E4M3, F8_E5M2, F8_E8M0, F8_E4M3FNUZ, F8_E5M2FNUZ,
-    F6_E2M3, F6_E3M2, F4, FORMATS
-} format;
-static const struct { const char *name; int bits, dtype; } formats[FORMATS] = {     /* dtype: as what it is read, or -1 */
-    [F64] = { "F64", 64, AG_F32 }, [F32] = { "F32", 32, AG_F32 }, [F16] = { "F16", 16, AG_F32 },
-    [BF16] = { "BF16", 16, AG_BF16 }, [I64] = { "I64", 64, AG_I64 }, [I32] = { "I32", 32, AG_I32 },
-    [I16] = { "I16", 16, AG_I32 }, [I8] = { "I8", 8, AG_I32 }, [U8] = { "U8", 8, AG_U8 }, [BOOL] = { "BOOL", 8, AG_U8 },
-    [U16] = { "U16", 16, AG_I32 }, [U32] = { "U32", 32, AG_I64 }, [U64] = { "U64", 64, -1 }, [C64] = { "C64", 64, -1 },
-    [F8_E4M3] = { "F8_E4M3", 8, -1 }, [F8_E5M2] = { "F8_E5M2", 8, -1 }, [F8_E8M0] = { "F8_E8M0", 8, -1 },
-    [F8_E4M3FNUZ] = { "F8_E4M3FNUZ", 8, -1 }, [F8_E5M2FNUZ] = { "F8_E5M2FNUZ", 8, -1 }, [F6_E2M3] = { "F6_E2M3", 6, -1 },
-    [F6_E3M2] = { "F6_E3M2", 6, -1 }, [F4] = { "F4", 4, -1 },
-};
-
-typedef struct { const char *name; format format; ag_shape shape; int64_t begin, end; } entry;
+typedef struct { const char *name; ag_format format; ag_shape shape; int64_t begin, end; } entry;
 
 struct ag_safetensors {
     char *path;
@@ -93,9 +79,9 @@ static void read_shape(ag_json *j, entry *e)
 static void read_format(ag_json *j, entry *e)
 {
     const char *name = ag_json_string(j);
-    for (int k = 0; k < FORMATS; k++)
-        if (!strcmp(formats[k].name, name)) {
-            e->format = (format)k;
+    for (int k = 0; k < AG_FORMATS; k++)
+        if (!strcmp(ag_formats[k].name, name)) {
+            e->format = (ag_format)k;
             return;
         }
     ag_json_fail(j, "tensor '%s' has the unknown dtype '%s'", e->name, name);
@@ -144,7 +130,7 @@ static void check_entry(const ag_json *j, const entry *e)
     int64_t bits = 1;
     bool fits = true;
     for (int i = 0; i < e->shape.ndim; i++) fits &= !__builtin_mul_overflow(bits, e->shape.dim[i], &bits);
-    fits &= !__builtin_mul_overflow(bits, formats[e->format].bits, &bits) && bits % 8 == 0;
+    fits &= !__builtin_mul_overflow(bits, ag_formats[e->format].bits, &bits) && bits % 8 == 0;
     const int64_t bytes = bits / 8;
     if (e->end < e->begin || !fits || e->end - e->begin != bytes)
         ag_json_fail(j, "tensor '%s': its shape needs %" PRId64 " bytes, its offsets %" PRId64 " to %" PRId64 " do not fit that",
@@ -268,49 +254,33 @@ ag_shape ag_safetensors_shape(const ag_safetensors *f, const char *name)
     return require(NULL, f, name)->shape;
 }
 
-/* IEEE half: 1 sign, 5 exponent (bias 15), 10 fraction bits. */
-static real half_value(uint16_t h)
+static const entry *readable(const char *at, const ag_safetensors *f, const char *name)
 {
-    const int exponent = h >> 10 & 31, fraction = h & 1023;
-    const double size = exponent == 31 ? (fraction ? NAN : INFINITY)
-                      : exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
-    return (real)(h >> 15 ? -size : size);
+    const entry *e = require(at, f, name);
+    if (ag_formats[e->format].dtype < 0)
+        ag_fail(at, "%s: tensor '%s' is %s, which has no counterpart here", f->path, name, ag_formats[e->format].name);
+    return e;
 }
 
-#define READ_AS(T, D, expr)                                                                                      \
-    for (int64_t i = 0; i < n; i++) {                                                                            \
-        T v;                                                                                                     \
-        memcpy(&v, from + i * (int64_t)sizeof v, sizeof v);                                                      \
-        ((D *)t->data)[i] = (D)(expr);                                                                           \
-    }                                                                                                            \
-    break
+ag_dtype ag_safetensors_dtype(const ag_safetensors *f, const char *name)
+{
+    return (ag_dtype)ag_formats[readable(NULL, f, name)->format].dtype;
+}
 
 ag_tensor *ag_safetensors_get_(const char *at, const ag_safetensors *f, const char *name)
 {
-    const entry *e = require(at, f, name);
-    const char *from = f->data + e->begin;
-    if (formats[e->format].dtype < 0)
-        ag_fail(at, "%s: tensor '%s' is %s, which has no counterpart here", f->path, name, formats[e->format].name);
-    ag_tensor *t = ag_scoped(ag_tensor_new(at, AG_CPU, AG_MEM_TENSOR, (ag_dtype)formats[e->format].dtype, e->shape));
-    const int64_t n = ag_numel(t);
-    switch (e->format) {
-    case F64: READ_AS(double, real, v);
-    case F32: READ_AS(float, real, v);
-    case F16: READ_AS(uint16_t, real, half_value(v));
-    case I16: READ_AS(int16_t, int32_t, v);
-    case U16: READ_AS(uint16_t, int32_t, v);
-    case I8: READ_AS(int8_t, int32_t, v);
-    case U32: READ_AS(uint32_t, int64_t, v);
-    default: if (n) memcpy(t->data, from, (size_t)(e->end - e->begin));
-    }
+    const entry *e = readable(at, f, name);
+    ag_tensor *t = ag_scoped(ag_tensor_new(at, AG_CPU, AG_MEM_TENSOR, (ag_dtype)ag_formats[e->format].dtype, e->shape));
+    ag_format_read(e->format, f->data + e->begin, 1, ag_numel(t), t->data);
     return t;
 }
 
 /* ---- writing ------------------------------------------------------------------------------------------- */
 
-static format format_of(const ag_tensor *t)
+static ag_format format_of(const ag_tensor *t)
 {
-    static const format of[AG_DTYPES] = { sizeof(real) == 8 ? F64 : F32, BF16, I64, I32, U8 };
+    static const ag_format of[AG_DTYPES] = { sizeof(real) == 8 ? AG_FORMAT_F64 : AG_FORMAT_F32, AG_FORMAT_BF16, AG_FORMAT_I64,
+                                             AG_FORMAT_I32, AG_FORMAT_U8 };
     return of[t->dtype];
 }
 
@@ -357,7 +327,7 @@ void ag_safetensors_save_(const char *at, const char *path, int64_t n, const ag_
         const int64_t bytes = ag_numel(t) * (int64_t)ag_dtype_size(t->dtype);
         if (i) ag_json_put(w, ",");
         ag_json_put_string(w, tensors[i].name);
-        ag_json_put(w, ":{\"dtype\":\"%s\",\"shape\":[", formats[format_of(t)].name);
+        ag_json_put(w, ":{\"dtype\":\"%s\",\"shape\":[", ag_formats[format_of(t)].name);
         for (int k = 0; k < t->ndim; k++) ag_json_put(w, k ? ",%" PRId64 : "%" PRId64, t->shape[k]);
         ag_json_put(w, "],\"data_offsets\":[%" PRId64 ",%" PRId64 "]}", at_byte, at_byte + bytes);
         at_byte += bytes;

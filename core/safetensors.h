@@ -16,8 +16,10 @@ int64_t ag_safetensors_count(const ag_safetensors *f);
 const char *ag_safetensors_name(const ag_safetensors *f, int64_t i);        /* in file order */
 const char *ag_safetensors_meta(const ag_safetensors *f, const char *key);  /* NULL if absent */
 bool ag_safetensors_has(const ag_safetensors *f, const char *name);
-/* Shape and dtype without the data; dtype F16 and F64 files are read as f32, BOOL and I8 as u8, I16 as i32. */
+/* Shape and dtype without the data. F64 and F16 are read as f32 (F16 exactly), BOOL as u8, I8, I16 and U16 as i32, U32 as
+ * i64; dtype fails where there is no counterpart. */
 ag_shape ag_safetensors_shape(const ag_safetensors *f, const char *name);
+ag_dtype ag_safetensors_dtype(const ag_safetensors *f, const char *name);
 /* A new tensor on the CPU in the innermost scope. Fails if absent, naming the nearest name. */
 ag_tensor *ag_safetensors_get_(const char *at, const ag_safetensors *f, const char *name) AG_PURE;
 #define ag_safetensors_get(f, name) ag_safetensors_get_(AG_HERE, f, name)

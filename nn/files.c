@@ -1,7 +1,9 @@
-/* nn/files.c - modules in safetensors files, and their summary. */
+/* nn/files.c - modules in files, and their summary. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include "core/memory.h"
+#include "core/weights.h"
 #include "nn/module.h"
 
 /* ---- saving -------------------------------------------------------------------------------------------- */
@@ -37,81 +39,136 @@ void ag_nn_save_(const char *at, const nn_module *m, const char *path)
 
 /* ---- loading ------------------------------------------------------------------------------------------- */
 
-enum { SHOWN = 6 };
+enum { SHOWN = 12 };
 
-typedef struct { char text[1024]; size_t used; int n; } complaints;
+typedef struct { const char *at; nn_module *module; ag_named *own; int64_t n; ag_weights file; const char *prefix, *skip; } loading;
+typedef enum { MISSING, UNEXPECTED, RESHAPED, RETYPED, FAULTS } fault;
+typedef struct { char text[2048]; size_t used; int n[FAULTS], all; } complaints;
 
-static void complain(complaints *c, const char *name, const char *what)
+static void complain(complaints *c, fault kind, const char *name, const char *what)
 {
-    if (c->n++ < SHOWN && c->used < sizeof c->text)
+    c->n[kind]++;
+    if (c->all++ < SHOWN && c->used < sizeof c->text)
         c->used += (size_t)snprintf(c->text + c->used, sizeof c->text - c->used, "\n    %s  %s", name, what);
 }
 
-static bool skipped(const char *skip, const char *name)
+static bool skipped(const loading *l, const char *name)
 {
-    return skip && ag_nn_match(skip, name);
+    return l->skip && ag_nn_match(l->skip, name);
 }
 
-static void compare(complaints *c, const ag_named *own, const ag_safetensors *f, const char *in_file)
+static const char *in_file(const loading *l, int64_t i, char *buf, size_t size)
 {
-    char what[256], shape[128];
-    if (!ag_safetensors_has(f, in_file)) {
-        complain(c, own->name, "is missing in the file");
+    snprintf(buf, size, "%s%s", l->prefix, l->own[i].name);
+    return buf;
+}
+
+static bool is_real(ag_dtype t)
+{
+    return t == AG_F32 || t == AG_BF16;
+}
+
+static void compare(complaints *c, const loading *l, const ag_named *own, const char *name)
+{
+    char what[256], own_shape[128], shape[128];
+    if (!ag_weights_has(l->file, name)) {
+        complain(c, MISSING, own->name, "is missing in the file");
         return;
     }
-    const ag_shape s = ag_safetensors_shape(f, in_file);
+    const ag_shape s = ag_weights_shape(l->file, name);
+    ag_tensor theirs = { .ndim = s.ndim, .dtype = ag_weights_dtype(l->file, name) };
     bool same = s.ndim == own->tensor->ndim;
-    for (int i = 0; same && i < s.ndim; i++) same = s.dim[i] == own->tensor->shape[i];
-    if (same) return;
-    int used = snprintf(what, sizeof what, "is [");
-    for (int i = 0; i < s.ndim; i++)
-        used += snprintf(what + used, sizeof what - (size_t)used, i ? ", %" PRId64 : "%" PRId64, s.dim[i]);
-    snprintf(what + used, sizeof what - (size_t)used, "] in the file, %s in the module",
-             ag_describe(own->tensor, shape, sizeof shape));
-    complain(c, own->name, what);
+    for (int i = 0; i < s.ndim; i++) {
+        theirs.shape[i] = s.dim[i];
+        same = same && s.dim[i] == own->tensor->shape[i];
+    }
+    if (same && is_real(theirs.dtype) == is_real(own->tensor->dtype)) return;
+    ag_describe(&theirs, shape, sizeof shape);
+    snprintf(what, sizeof what, "is %s in the file, %s in the module", same ? shape : strchr(shape, '['),
+             ag_describe(own->tensor, own_shape, sizeof own_shape));
+    complain(c, same ? RETYPED : RESHAPED, own->name, what);
 }
 
-static void find_extra(complaints *c, const ag_named *own, int64_t n, const ag_safetensors *f, const char *prefix,
-                       const char *skip)
+static void find_extra(complaints *c, const loading *l)
 {
-    const size_t length = strlen(prefix);
-    for (int64_t i = 0; i < ag_safetensors_count(f); i++) {
-        const char *full = ag_safetensors_name(f, i), *name = full + length;
-        if (strncmp(full, prefix, length) || skipped(skip, name)) continue;
+    const size_t length = strlen(l->prefix);
+    for (int64_t i = 0; i < ag_weights_count(l->file); i++) {
+        const char *full = ag_weights_name(l->file, i), *name = full + length;
+        if (strncmp(full, l->prefix, length) || skipped(l, name)) continue;
         bool known = false;
-        for (int64_t k = 0; k < n && !known; k++) known = !strcmp(own[k].name, name);
-        if (!known) complain(c, name, "is in the file, not in the module");
+        for (int64_t k = 0; k < l->n && !known; k++) known = !strcmp(l->own[k].name, name);
+        if (!known) complain(c, UNEXPECTED, name, "is in the file, not in the module");
+    }
+}
+
+static void require_fit(const loading *l)
+{
+    static const char *const kinds[FAULTS] = { "missing", "unexpected", "of another shape", "of another kind of number" };
+    complaints c = { .used = 0 };
+    char name[1024], summary[128];
+    size_t used = 0;
+    for (int64_t i = 0; i < l->n; i++)
+        if (!skipped(l, l->own[i].name)) compare(&c, l, &l->own[i], in_file(l, i, name, sizeof name));
+    find_extra(&c, l);
+    if (!c.all) return;
+    for (int k = 0; k < FAULTS; k++)
+        if (c.n[k]) used += (size_t)snprintf(summary + used, sizeof summary - used, "%s%d %s", used ? ", " : "", c.n[k], kinds[k]);
+    if (c.all > SHOWN) snprintf(c.text + c.used, sizeof c.text - c.used, "\n    and %d more", c.all - SHOWN);
+    ag_fail(l->at, "the file does not fit the module %s: %s; nothing was loaded (.skip leaves names out):%s", l->module->type,
+            summary, c.text);
+}
+
+static int64_t count_not_finite(const ag_tensor *t)
+{
+    int64_t bad = 0;
+    const uint16_t *h = t->data;
+    if (t->dtype == AG_F32) for (int64_t i = 0; i < ag_numel(t); i++) bad += !isfinite(((const real *)t->data)[i]);
+    if (t->dtype == AG_BF16) for (int64_t i = 0; i < ag_numel(t); i++) bad += (h[i] & 0x7f80) == 0x7f80;
+    return bad;
+}
+
+static void require_finite(const loading *l)
+{
+    char name[1024], first[1024] = "";
+    int64_t bad = 0, tensors = 0;
+    for (int64_t i = 0; i < l->n; i++) {
+        if (skipped(l, l->own[i].name)) continue;
+        AG_SCOPE;
+        const int64_t n = count_not_finite(ag_weights_get_(l->at, l->file, in_file(l, i, name, sizeof name)));
+        if (n && !tensors++) snprintf(first, sizeof first, "%s", l->own[i].name);
+        bad += n;
+    }
+    if (bad)
+        ag_fail(l->at, "%" PRId64 " weights in %" PRId64 " tensors of the file are NaN or infinite; the first tensor is '%s'; nothing "
+                "was loaded", bad, tensors, first);
+}
+
+static void load(const char *at, nn_module *m, ag_weights file, const char *prefix, const char *skip, bool check_finite)
+{
+    AG_SCOPE;
+    loading l = { at, m, NULL, ag_nn_named_count(m), file, prefix, skip };
+    char name[1024];
+    l.own = ag_alloc(l.n, sizeof *l.own);
+    ag_defer(ag_free, l.own);
+    ag_nn_to_named(m, l.own);
+    require_fit(&l);
+    if (check_finite) require_finite(&l);
+    for (int64_t i = 0; i < l.n; i++) {
+        if (skipped(&l, l.own[i].name)) continue;
+        AG_SCOPE;
+        ag_copy_(at, l.own[i].tensor, ag_weights_get_(at, file, in_file(&l, i, name, sizeof name)));
     }
 }
 
 void ag_nn_load_from(const char *at, nn_module *m, const ag_safetensors *f, const char *prefix, const char *skip)
 {
-    AG_SCOPE;
-    const int64_t n = ag_nn_named_count(m);
-    complaints c = { .used = 0 };
-    char in_file[1024];
-    ag_named *own = ag_alloc(n, sizeof *own);
-    ag_defer(ag_free, own);
-    ag_nn_to_named(m, own);
-    for (int64_t i = 0; i < n; i++) {
-        snprintf(in_file, sizeof in_file, "%s%s", prefix, own[i].name);
-        if (!skipped(skip, own[i].name)) compare(&c, &own[i], f, in_file);
-    }
-    find_extra(&c, own, n, f, prefix, skip);
-    if (c.n) {
-        if (c.n > SHOWN) snprintf(c.text + c.used, sizeof c.text - c.used, "\n    and %d more", c.n - SHOWN);
-        ag_fail(at, "the file does not fit the module %s; nothing was loaded:%s", m->type, c.text);
-    }
-    for (int64_t i = 0; i < n; i++) {
-        snprintf(in_file, sizeof in_file, "%s%s", prefix, own[i].name);
-        if (!skipped(skip, own[i].name)) ag_copy_(at, own[i].tensor, ag_safetensors_get_(at, f, in_file));
-    }
+    load(at, m, (ag_weights){ .safetensors = f }, prefix, skip, false);
 }
 
 void ag_nn_load_(const char *at, nn_module *m, const char *path, nn_load_opts opts)
 {
     AG_SCOPE;
-    ag_nn_load_from(at, m, ag_safetensors_open_(at, path), "", opts.skip);
+    load(at, m, ag_weights_open_(at, path), "", opts.skip, opts.check_finite);
 }
 
 /* ---- summary ------------------------------------------------------------------------------------------- */

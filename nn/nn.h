@@ -114,9 +114,12 @@ void ag_nn_summary_(const char *at, nn_module *m, ag_tensor *x);
 /* Parameters and buffers under their names, in safetensors. */
 #define nn_save(m, path) ag_nn_save_(AG_HERE, m, path)
 void ag_nn_save_(const char *at, const nn_module *m, const char *path);
-typedef struct { AG_NAMED_OPTIONS; const char *skip; } nn_load_opts;
-/* Fails, changing nothing, unless file and module have the same names and shapes; names that match .skip are left out on
- * both sides ("head.*" of a pretrained file). */
+typedef struct { AG_NAMED_OPTIONS; const char *skip; bool check_finite; } nn_load_opts;
+/* From safetensors or a PyTorch checkpoint (core/pth.h), told apart by content. Fails, changing nothing, unless file and
+ * module have the same names and shapes; lists what is missing, unexpected, of another shape. f64, f16 and bf16 become
+ * f32; integers do not.
+ *   .skip          names that match are left out on both sides ("head.*" of a pretrained file)
+ *   .check_finite  fails on NaN and infinity, naming the first tensor and how many */
 #define nn_load(m, ...) ag_nn_load_(AG_HERE, m, AG_HEAD(__VA_ARGS__), AG_OPTS(nn_load_opts, __VA_ARGS__))
 void ag_nn_load_(const char *at, nn_module *m, const char *path, nn_load_opts opts);
 /* The same from an open file, whose names begin with `prefix`; skip may be NULL. For checkpoints. */
