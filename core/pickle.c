@@ -1,7 +1,7 @@
 /* core/pickle.c - the opcodes that torch.save writes (protocol 2; pickletools.py describes them).
  *
- * P1  Every value costs the file at least one byte, every place on the stack or in the memo too: memory is in proportion to
- *     the file, which is at most LIMIT long. Nothing recurses.
+ * P1  Every value costs the file at least one byte, every place on the stack or in the memo too: memory is in proportion
+ *     to the file, which is at most LIMIT long. Nothing recurses.
  * P2  Values belong to the machine, whose scope frees them all; what contains what does not matter. */
 #include "core/pickle.h"
 #include <stdarg.h>
@@ -191,8 +191,8 @@ static void memo_get(machine *m, uint64_t index)
 static void refuse(const machine *m, const char *what, const char *name) AG_NORETURN;
 static void refuse(const machine *m, const char *what, const char *name)
 {
-    ag_fail(m->at, "%s: the pickle wants to %s %s; only tensors are read. Where the file can be trusted, save its weights alone: "
-            "torch.save(model.state_dict(), F)", m->path, what, name);
+    ag_fail(m->at, "%s: the pickle wants to %s %s; only tensors are read. Where the file can be trusted, save its weights "
+            "alone: torch.save(model.state_dict(), F)", m->path, what, name);
 }
 
 static const char *line(machine *m, int64_t *n)
@@ -209,8 +209,8 @@ static void push_name(machine *m)
     char name[160];
     int64_t module_size, size;
     const char *module = line(m, &module_size), *attribute = line(m, &size);
-    snprintf(name, sizeof name, "%.*s.%.*s", (int)(module_size < 80 ? module_size : 80), module, (int)(size < 70 ? size : 70),
-             attribute);
+    snprintf(name, sizeof name, "%.*s.%.*s", (int)(module_size < 80 ? module_size : 80), module,
+             (int)(size < 70 ? size : 70), attribute);
     for (char *c = name; *c; c++)
         if (*c < ' ' || *c > '~') *c = '?';
     for (const char *const *k = m->names; *k; k++) {
@@ -338,9 +338,11 @@ const ag_pickle *ag_pickle_read(const char *at, const char *path, ag_bytes bytes
 {
     machine *m = ag_alloc(1, sizeof *m);
     ag_defer(drop, m);
-    *m = (machine){ .at = at, .path = path, .begin = bytes.data, .p = bytes.data, .end = bytes.data + bytes.size, .names = names };
+    *m = (machine){ .at = at, .path = path, .names = names, .begin = bytes.data, .p = bytes.data,
+                    .end = bytes.data + bytes.size };
     if (bytes.size > LIMIT)
-        ag_fail(at, "%s: a pickle of %" PRId64 " bytes; weights alone need a few hundred for each tensor", path, bytes.size);
+        ag_fail(at, "%s: a pickle of %" PRId64 " bytes; weights alone need a few hundred for each tensor", path,
+                bytes.size);
     while (step(m)) {}
     if (m->height != 1 || m->n_marks) fail(m, "it ends with %" PRId64 " values, not with one", m->height);
     return m->stack[0];

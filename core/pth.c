@@ -30,9 +30,9 @@ static const struct { const char *name; ag_format format; } storages[] = {
 };
 enum { STORAGES = sizeof storages / sizeof *storages };
 static const char *const names[] = {
-    "collections.OrderedDict", "!torch._utils._rebuild_tensor_v2", "!torch._utils._rebuild_parameter", storages[0].name,
-    storages[1].name, storages[2].name, storages[3].name, storages[4].name, storages[5].name, storages[6].name, storages[7].name,
-    storages[8].name, storages[9].name, NULL
+    "collections.OrderedDict", "!torch._utils._rebuild_tensor_v2", "!torch._utils._rebuild_parameter",
+    storages[0].name, storages[1].name, storages[2].name, storages[3].name, storages[4].name,
+    storages[5].name, storages[6].name, storages[7].name, storages[8].name, storages[9].name, NULL
 };
 
 static void drop(void *p)
@@ -67,20 +67,22 @@ static void read_storage(const walk *w, const ag_pickle *id, entry *e, int64_t *
     const ag_pickle *a = arguments(id, AG_PICKLE_PERSISTENT, 5);
     char file[80];
     int k = 0;
-    if (!a || !is_text(a->items[0], "storage") || a->items[1]->kind != AG_PICKLE_NAME || a->items[2]->kind != AG_PICKLE_STRING ||
-        a->items[2]->n > 64 || a->items[4]->kind != AG_PICKLE_INT || a->items[4]->integer < 0)
+    if (!a || !is_text(a->items[0], "storage") || a->items[1]->kind != AG_PICKLE_NAME ||
+        a->items[2]->kind != AG_PICKLE_STRING || a->items[2]->n > 64 || a->items[4]->kind != AG_PICKLE_INT ||
+        a->items[4]->integer < 0)
         ag_fail(w->f->at, "%s: tensor '%s' has no storage as torch.save writes it", w->f->path, e->name);
     while (k < STORAGES && strcmp(storages[k].name, a->items[1]->text)) k++;
     if (k == STORAGES) ag_fail(w->f->at, "%s: tensor '%s' lies in a %s", w->f->path, e->name, a->items[1]->text);
     snprintf(file, sizeof file, "data/%.*s", (int)a->items[2]->n, a->items[2]->text);
     const ag_bytes bytes = ag_zip_find(w->zip, w->folder, file);
-    if (!bytes.data) ag_fail(w->f->at, "%s: tensor '%s' lies in %s, which the archive does not have", w->f->path, e->name, file);
+    if (!bytes.data)
+        ag_fail(w->f->at, "%s: tensor '%s' lies in %s, which the archive does not have", w->f->path, e->name, file);
     *count = a->items[4]->integer;
     e->format = storages[k].format;
     e->data = bytes.data;
     if (*count > bytes.size / (ag_formats[e->format].bits / 8))
-        ag_fail(w->f->at, "%s: tensor '%s' needs %" PRId64 " numbers of %s, which has %" PRId64 " bytes", w->f->path, e->name, *count,
-                file, bytes.size);
+        ag_fail(w->f->at, "%s: tensor '%s' needs %" PRId64 " numbers of %s, which has %" PRId64 " bytes", w->f->path,
+                e->name, *count, file, bytes.size);
 }
 
 /* Sizes and strides as they are written; the last element must lie in the storage, and none be there more than once. */
@@ -88,8 +90,8 @@ static void read_layout(const walk *w, const ag_pickle *a, entry *e, int64_t cou
 {
     const ag_pickle *size = a->items[2], *stride = a->items[3];
     int64_t last = a->items[1]->integer, numel = 1;
-    bool fits = a->items[1]->kind == AG_PICKLE_INT && last >= 0 && size->kind == AG_PICKLE_TUPLE && stride->kind == AG_PICKLE_TUPLE &&
-                size->n == stride->n;
+    bool fits = a->items[1]->kind == AG_PICKLE_INT && last >= 0 && size->kind == AG_PICKLE_TUPLE &&
+                stride->kind == AG_PICKLE_TUPLE && size->n == stride->n;
     if (fits && size->n > AG_MAX_DIMS)
         ag_fail(w->f->at, "%s: tensor '%s' has %" PRId64 " axes, %d are the most", w->f->path, e->name, size->n, AG_MAX_DIMS);
     for (int64_t i = 0; fits && i < size->n; i++) {
@@ -103,8 +105,8 @@ static void read_layout(const walk *w, const ag_pickle *a, entry *e, int64_t cou
         e->stride[i] = s->integer;
     }
     if (!fits || (numel && (last >= count || numel > count)))
-        ag_fail(w->f->at, "%s: tensor '%s' reaches beyond its storage of %" PRId64 " numbers, or has parts of it more than once",
-                w->f->path, e->name, count);
+        ag_fail(w->f->at, "%s: tensor '%s' reaches beyond its storage of %" PRId64 " numbers, or has parts of it more than "
+                "once", w->f->path, e->name, count);
     if (numel) e->data += a->items[1]->integer * (ag_formats[e->format].bits / 8);
 }
 
@@ -134,6 +136,11 @@ static void add_tensor(const walk *w, const ag_pickle *v, const char *name)
 
 static void collect(walk *w, const ag_pickle *v, const char *name, int depth);
 
+static bool may_hold_tensors(const ag_pickle *v)
+{
+    return v->kind == AG_PICKLE_CALL || v->kind == AG_PICKLE_DICT || v->kind == AG_PICKLE_LIST || v->kind == AG_PICKLE_TUPLE;
+}
+
 static void collect_item(walk *w, const ag_pickle *key, const ag_pickle *v, int64_t i, const char *prefix, int depth)
 {
     char name[NAME];
@@ -141,10 +148,11 @@ static void collect_item(walk *w, const ag_pickle *key, const ag_pickle *v, int6
     const bool text = key && key->kind == AG_PICKLE_STRING;
     const int64_t number = key ? key->integer : i;
     if (key && key->kind != AG_PICKLE_STRING && key->kind != AG_PICKLE_INT) return;
-    if (v->kind != AG_PICKLE_CALL && v->kind != AG_PICKLE_DICT && v->kind != AG_PICKLE_LIST && v->kind != AG_PICKLE_TUPLE) return;
+    if (!may_hold_tensors(v)) return;
     if (text && (!ag_utf8_is(key->text, key->n) || memchr(key->text, 0, (size_t)key->n)))
         ag_fail(w->f->at, "%s: a name is not UTF-8", w->f->path);
-    const int n = text ? snprintf(name, sizeof name, "%s%s%.*s", prefix, dot, (int)(key->n < NAME ? key->n : NAME), key->text)
+    const int length = text && key->n < NAME ? (int)key->n : NAME;
+    const int n = text ? snprintf(name, sizeof name, "%s%s%.*s", prefix, dot, length, key->text)
                        : snprintf(name, sizeof name, "%s%s%" PRId64, prefix, dot, number);
     if (n >= NAME) ag_fail(w->f->at, "%s: a name of more than %d bytes", w->f->path, NAME - 1);
     collect(w, v, name, depth + 1);
@@ -157,7 +165,8 @@ static void collect(walk *w, const ag_pickle *v, const char *name, int depth)
     if (v->kind == AG_PICKLE_CALL) add_tensor(w, v, *name ? name : "tensor");
     else if (v->kind == AG_PICKLE_DICT)
         for (int64_t i = 0; i < v->n; i += 2) collect_item(w, v->items[i], v->items[i + 1], i, name, depth);
-    else for (int64_t i = 0; i < v->n && v->kind != AG_PICKLE_STRING; i++) collect_item(w, NULL, v->items[i], i, name, depth);
+    else if (may_hold_tensors(v))
+        for (int64_t i = 0; i < v->n; i++) collect_item(w, NULL, v->items[i], i, name, depth);
 }
 
 static const ag_pickle *part(const ag_pickle *dict, const char *key)
@@ -175,7 +184,8 @@ static char *describe_choice(const ag_pickle *root, const char *taken)
     for (int64_t i = 0; i < root->n && used < sizeof text; i += 2) {
         const ag_pickle *key = root->items[i];
         if (key->kind != AG_PICKLE_STRING || is_text(key, taken) || !ag_utf8_is(key->text, key->n)) continue;
-        used += (size_t)snprintf(text + used, sizeof text - used, "%s%.*s", used ? ", " : "", (int)(key->n < 40 ? key->n : 40), key->text);
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%.*s", used ? ", " : "",
+                                 (int)(key->n < 40 ? key->n : 40), key->text);
     }
     return used ? ag_sprintf("'%s' (beside it: %s)", taken, text) : ag_sprintf("'%s'", taken);
 }
@@ -199,7 +209,10 @@ static void without_prefix(ag_pth *f)
     const size_t n = sizeof prefix - 1;
     for (int64_t i = 0; i < f->n; i++)
         if (strncmp(f->entries[i].name, prefix, n)) return;
-    for (int64_t i = 0; i < f->n; i++) memmove(f->entries[i].name, f->entries[i].name + n, strlen(f->entries[i].name + n) + 1);
+    for (int64_t i = 0; i < f->n; i++) {
+        char *name = f->entries[i].name;
+        memmove(name, name + n, strlen(name + n) + 1);
+    }
 }
 
 static int by_name(const void *a, const void *b)
@@ -213,7 +226,8 @@ static void sort(ag_pth *f)
     for (int64_t i = 0; i < f->n; i++) f->by_name[i] = &f->entries[i];
     if (f->n) qsort(f->by_name, (size_t)f->n, sizeof *f->by_name, by_name);
     for (int64_t i = 1; i < f->n; i++)
-        if (!by_name(&f->by_name[i - 1], &f->by_name[i])) ag_fail(f->at, "%s: tensor '%s' is there twice", f->path, f->by_name[i]->name);
+        if (!by_name(&f->by_name[i - 1], &f->by_name[i]))
+            ag_fail(f->at, "%s: tensor '%s' is there twice", f->path, f->by_name[i]->name);
 }
 
 /* ---- opening ------------------------------------------------------------------------------------------- */
@@ -221,7 +235,8 @@ static void sort(ag_pth *f)
 static void require_archive(const char *at, const char *path, ag_bytes b)
 {
     if (b.size >= 4 && !memcmp(b.data, "PK\3\4", 4)) return;
-    const bool tar = b.size > 262 && !memcmp(b.data + 257, "ustar", 5), pickle = b.size > 1 && (unsigned char)b.data[0] == 0x80;
+    const bool tar = b.size > 262 && !memcmp(b.data + 257, "ustar", 5);
+    const bool pickle = b.size > 1 && (unsigned char)b.data[0] == 0x80;
     if (tar || pickle)
         ag_fail(at, "%s was written by PyTorch before 1.6, or by pickle alone; convert it with "
                 "`python -c \"import torch; torch.save(torch.load('%s', 'cpu'), 'converted.pth')\"`", path, path);
@@ -305,20 +320,21 @@ ag_dtype ag_pth_dtype(const ag_pth *f, const char *name)
 /* Row by row; rows of a dense tensor are one. */
 static void read_axis(const entry *e, int axis, const char *from, char **to)
 {
-    const int64_t bytes = ag_formats[e->format].bits / 8, out = (int64_t)ag_dtype_size((ag_dtype)ag_formats[e->format].dtype);
+    const ag_format_info info = ag_formats[e->format];
     const int64_t n = e->shape.dim[axis], step = e->stride[axis];
     if (axis == e->shape.ndim - 1) {
         ag_format_read(e->format, from, step, n, *to);
-        *to += n * out;
+        *to += n * (int64_t)ag_dtype_size((ag_dtype)info.dtype);
         return;
     }
-    for (int64_t i = 0; i < n; i++) read_axis(e, axis + 1, from + i * step * bytes, to);
+    for (int64_t i = 0; i < n; i++) read_axis(e, axis + 1, from + i * step * (info.bits / 8), to);
 }
 
 ag_tensor *ag_pth_get_(const char *at, const ag_pth *f, const char *name)
 {
     const entry *e = require(at, f, name);
-    ag_tensor *t = ag_scoped(ag_tensor_new(at, AG_CPU, AG_MEM_TENSOR, (ag_dtype)ag_formats[e->format].dtype, e->shape));
+    const ag_dtype dtype = (ag_dtype)ag_formats[e->format].dtype;
+    ag_tensor *t = ag_scoped(ag_tensor_new(at, AG_CPU, AG_MEM_TENSOR, dtype, e->shape));
     bool dense = true;
     for (int i = 0; i < t->ndim; i++) dense &= t->shape[i] == 1 || t->stride[i] == e->stride[i];
     char *to = t->data;

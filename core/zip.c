@@ -57,7 +57,8 @@ static directory find_directory(const ag_zip *z)
     if (signed_by(z, end - LOCATOR64_SIZE, LOCATOR64)) {
         const int64_t end64 = offset_of(z, number(z, end - LOCATOR64_SIZE + 8, 8));
         if (!signed_by(z, end64, END64)) zip_fail(z, "the record of the 64-bit directory is missing");
-        d = (directory){ offset_of(z, number(z, end64 + 48, 8)), offset_of(z, number(z, end64 + 40, 8)), number(z, end64 + 32, 8) };
+        d = (directory){ offset_of(z, number(z, end64 + 48, 8)), offset_of(z, number(z, end64 + 40, 8)),
+                         number(z, end64 + 32, 8) };
     }
     if (d.size > z->all.size - d.begin) zip_fail(z, "its directory lies beyond the end of the file");
     if (d.count > (uint64_t)d.size / DIRECTORY_SIZE) zip_fail(z, "its directory is too small for its entries");
@@ -87,15 +88,16 @@ static int64_t read_entry(const ag_zip *z, int64_t at, int64_t end, entry *e)
     uint64_t packed = number(z, at + 20, 4), size = number(z, at + 24, 4), local = number(z, at + 42, 4);
     if (next > end) zip_fail(z, "an entry of its directory is cut off");
     *e = (entry){ .name = z->all.data + at + DIRECTORY_SIZE, .length = name };
-    read_zip64(z, at + DIRECTORY_SIZE + name, at + DIRECTORY_SIZE + name + extra, (uint64_t *[]){ &size, &packed, &local });
+    const int64_t extras = at + DIRECTORY_SIZE + name;
+    read_zip64(z, extras, extras + extra, (uint64_t *[]){ &size, &packed, &local });
     if (number(z, at + 8, 2) & 1) ag_fail(z->at, "%s: the archive is encrypted", z->path);
     if (number(z, at + 10, 2) != 0 || packed != size)
-        ag_fail(z->at, "%s: the archive is compressed; torch.save stores tensors as they are: unpack it and pack it again with "
-                "`zip -0 -r`, or save it again", z->path);
+        ag_fail(z->at, "%s: the archive is compressed, torch.save stores tensors as they are; unpack it and pack it again "
+                "with `zip -0 -r`, or save it again", z->path);
     const int64_t header = offset_of(z, local);
     if (!signed_by(z, header, LOCAL)) zip_fail(z, "an entry is not where its directory says");
     const int64_t data = header + LOCAL_SIZE + (int64_t)number(z, header + 26, 2) + (int64_t)number(z, header + 28, 2);
-    if (data > z->all.size || size > (uint64_t)(z->all.size - data)) zip_fail(z, "an entry ends beyond the end of the file");
+    if (data > z->all.size || size > (uint64_t)(z->all.size - data)) zip_fail(z, "an entry ends beyond the file");
     e->bytes = (ag_bytes){ z->all.data + data, (int64_t)size };
     return next;
 }
@@ -145,8 +147,8 @@ bool ag_zip_folder_of(const ag_zip *z, const char *name, char *buf, size_t size)
     for (int64_t i = 0; i < z->n; i++) {
         const entry *e = &z->entries[i];
         const int64_t folder = e->length - n - 1;
-        if (folder < 0 || folder >= (int64_t)size || e->name[folder] != '/' || memcmp(e->name + folder + 1, name, (size_t)n)) continue;
-        if (memchr(e->name, '/', (size_t)folder) || memchr(e->name, 0, (size_t)folder)) continue;
+        if (folder < 0 || folder >= (int64_t)size || e->name[folder] != '/') continue;
+        if (memcmp(e->name + folder + 1, name, (size_t)n) || memchr(e->name, '/', (size_t)folder)) continue;
         snprintf(buf, size, "%.*s", (int)folder, e->name);
         return true;
     }

@@ -41,7 +41,14 @@ void ag_nn_save_(const char *at, const nn_module *m, const char *path)
 
 enum { SHOWN = 12 };
 
-typedef struct { const char *at; nn_module *module; ag_named *own; int64_t n; ag_weights file; const char *prefix, *skip; } loading;
+typedef struct {
+    const char *at;
+    nn_module *module;
+    ag_named *own;
+    int64_t n;
+    ag_weights file;
+    const char *prefix, *skip;
+} loading;
 typedef enum { MISSING, UNEXPECTED, RESHAPED, RETYPED, FAULTS } fault;
 typedef struct { char text[2048]; size_t used; int n[FAULTS], all; } complaints;
 
@@ -112,7 +119,8 @@ static void require_fit(const loading *l)
     find_extra(&c, l);
     if (!c.all) return;
     for (int k = 0; k < FAULTS; k++)
-        if (c.n[k]) used += (size_t)snprintf(summary + used, sizeof summary - used, "%s%d %s", used ? ", " : "", c.n[k], kinds[k]);
+        if (c.n[k])
+            used += (size_t)snprintf(summary + used, sizeof summary - used, "%s%d %s", used ? ", " : "", c.n[k], kinds[k]);
     if (c.all > SHOWN) snprintf(c.text + c.used, sizeof c.text - c.used, "\n    and %d more", c.all - SHOWN);
     ag_fail(l->at, "the file does not fit the module %s: %s; nothing was loaded (.skip leaves names out):%s", l->module->type,
             summary, c.text);
@@ -139,8 +147,8 @@ static void require_finite(const loading *l)
         bad += n;
     }
     if (bad)
-        ag_fail(l->at, "%" PRId64 " weights in %" PRId64 " tensors of the file are NaN or infinite; the first tensor is '%s'; nothing "
-                "was loaded", bad, tensors, first);
+        ag_fail(l->at, "%" PRId64 " weights in %" PRId64 " tensors of the file are NaN or infinite; the first tensor is "
+                "'%s'; nothing was loaded", bad, tensors, first);
 }
 
 static void load(const char *at, nn_module *m, ag_weights file, const char *prefix, const char *skip, bool check_finite)

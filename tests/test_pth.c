@@ -142,7 +142,7 @@ static void test_other_numbers_and_nan(void **state)
 
 static void put(FILE *f, uint64_t v, int size)
 {
-    for (int i = 0; i < size; i++) fputc((int)(v >> 8 * i & 255), f);
+    for (int i = 0; i < size; i++) fputc(i < 8 ? (int)(v >> 8 * i & 255) : 0, f);
 }
 
 typedef struct { const char *name, *data; int64_t size; int method; } member;
@@ -198,7 +198,8 @@ static void reads_archive(int n, const member *m, const char *why)
 
 static void reads(const char *pickle, size_t size, const char *why)
 {
-    reads_archive(2, (member[]){ { "x/data.pkl", pickle, (int64_t)size, 0 }, { "x/data/0", (const char *)six, sizeof six, 0 } }, why);
+    const member data = { "x/data.pkl", pickle, (int64_t)size, 0 }, zero = { "x/data/0", (const char *)six, sizeof six, 0 };
+    reads_archive(2, (member[]){ data, zero }, why);
 }
 #define ACCEPTS(pickle) reads(pickle, sizeof(pickle) - 1, NULL)
 #define REJECTS(pickle, why) reads(pickle, sizeof(pickle) - 1, why)
