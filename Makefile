@@ -117,7 +117,7 @@ cover:                  ## line coverage of the tests by file
 bench: all              ## times beside PyTorch's, where there is one (PYTHON=path); writes build/bench.tsv
 	@$(MAKE) --no-print-directory build/release/tests/bench/bench && tests/bench/run.sh
 
-$(out)/tests/bench/bench: $(out)/tests/bench/bench.c.o $(lib)
+$(out)/tests/bench/%: $(out)/tests/bench/%.c.o $(lib)
 	@echo "  cc    $@"
 	@$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
 

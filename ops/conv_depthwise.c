@@ -1,0 +1,443 @@
+/* ops/conv_depthwise.c - convolution of each channel by itself.
+ *
+ * Rows of the image are packed by blocks of channels, as vectors in f32, and stay in the second cache while the kernels
+ * pass over them; nothing else is copied. The gradient of the input is the same pass over the gradient of the result
+ * with the taps turned round. The gradient of the weight is summed by chunks of rows that depend on the shapes alone,
+ * then over the chunks in order: the same bits for any number of threads. */
+#include <string.h>
+#include "core/bf16.h"
+#include "core/thread.h"
+#include "ops/activation.h"
+#include "ops/conv.h"
+#include "ops/conv_depthwise.h"
+#include "ops/registry.h"
+
+enum { TILE = AG_DW_TILE, LANES = AG_DW_LANES };
+enum { NEAR = 40 << 10, FAR = 512 << 10 };      /* bytes of the first cache and of the second that rows may take */
+typedef ag_dw_vec vec;
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* ---- a thread's scratch: the latest packed rows -------------------------------------------------------- */
+
+typedef struct {
+    ag_dw_images images;
+    int64_t blocks, slots, at_once;     /* blocks packed together; rows held; rows of the result made from them at once */
+} ring_size;
+
+/* Slots for all the input rows that `at_once` rows of the result meet. */
+static ring_size ring_size_of(const ag_dw_images *im, const ag_dw_axis *h, int64_t block_row)
+{
+    const int64_t stride = h->turned ? 1 : h->stride, reach = (h->taps - 1) * h->dilation / (h->turned ? h->stride : 1) + 1;
+    const int64_t at_once = most(1, least(16, (NEAR / block_row - reach) / stride + 1));
+    const int64_t slots = least(im->rows, (at_once - 1) * stride + reach + 1);
+    const int64_t blocks = up(im->channels, LANES);
+    return (ring_size){ *im, most(1, least(blocks, FAR / (slots * block_row))), slots, at_once };
+}
+
+static int64_t ring_row(const ring_size *s) { return s->blocks * s->images.padded * LANES; }
+static int64_t ring_bytes(const ring_size *s)
+{
+    const int64_t reals = s->slots * ring_row(s) + 2 * s->blocks * LANES;
+    return reals * (int64_t)sizeof(real) + up(s->slots * (int64_t)sizeof(int64_t), 64) * 64;
+}
+
+typedef struct { const ring_size *size; real *rows, *buf; int64_t *holds; int64_t first, blocks; } ring;
+
+static ring ring_in(const ring_size *s, void *memory)
+{
+    real *rows = memory, *buf = rows + s->slots * ring_row(s);
+    return (ring){ s, rows, buf, (int64_t *)(void *)(buf + 2 * s->blocks * LANES), 0, 0 };
+}
+
+static void ring_begin(ring *r, int64_t first)
+{
+    r->first = first;
+    r->blocks = least(r->size->blocks, up(r->size->images.channels, LANES) - first);
+    for (int64_t i = 0; i < r->size->slots; i++) r->holds[i] = -1;
+}
+
+static const real *ring_get(ring *r, int64_t image, int64_t row)
+{
+    const int64_t slot = row % r->size->slots, name = image * r->size->images.rows + row;
+    real *at = r->rows + slot * ring_row(r->size);
+    if (r->holds[slot] != name) ag_dw_pack(&r->size->images, name, r->first, r->blocks, at, r->buf);
+    r->holds[slot] = name;
+    return at;
+}
+
+/* The rows that row `out` of the result meets, each with the taps (or gradients) that it meets them with. */
+static int64_t lines_of(ring *r, const ag_dw_axis *h, int64_t image, int64_t out, const real *w, int64_t w_row, ag_dw_line *line)
+{
+    int64_t n = 0, in;
+    for (int64_t k = 0; k < h->taps; k++)
+        if (ag_dw_meets(h, out, k, &in) && in >= 0 && in < h->in) line[n++] = (ag_dw_line){ ring_get(r, image, in), w + k * w_row };
+    return n;
+}
+
+/* ---- sums over taps: forward, gradient of the input ---------------------------------------------------- */
+
+typedef struct {
+    ag_dw_axis h, w;
+    ag_dw_plan plan;
+    ring_size size;
+    const real *weight, *bias;          /* [blocks][taps][LANES]; [channels] or NULL */
+    void *out, *before;                 /* before: NULL, or what the activation was taken of */
+    ag_dtype dtype;
+    ag_activation activation;
+    bool add;
+    int64_t channels;
+    char *scratch;
+} sum_job;
+
+static int64_t sum_scratch(const sum_job *j)
+{
+    return ring_bytes(&j->size) + up(j->h.taps * (int64_t)sizeof(ag_dw_line), 64) * 64;
+}
+
+/* Elements of a block: the pixels at, at + gap, ... of `lanes` channels. */
+typedef struct { int64_t at, gap, pixels, lanes; } place;
+
+static void put(void *to, ag_dtype dtype, const place *p, const vec *tile)
+{
+    typedef real loose __attribute__((vector_size(AG_DW_BYTES), aligned(sizeof(real)), may_alias));
+    for (int64_t t = 0; t < p->pixels; t++) {
+        const int64_t at = p->at + t * p->gap;
+        if (dtype == AG_BF16 && p->lanes == LANES) ag_narrow(to, dtype, at, LANES, (const real *)&tile[t]);
+        else if (dtype == AG_BF16) ag_narrow(to, dtype, at, p->lanes, (const real *)&tile[t]);
+        else if (p->lanes == LANES) *(loose *)((real *)to + at) = tile[t];
+        else memcpy((real *)to + at, &tile[t], (size_t)p->lanes * sizeof(real));
+    }
+}
+
+static void put_activated(const sum_job *j, const place *p, vec *tile)
+{
+    if (j->before) put(j->before, j->dtype, p, tile);
+    ag_activate(j->activation, p->pixels * LANES, (real *)tile);
+    put(j->out, j->dtype, p, tile);
+}
+
+static void begin_tile(const sum_job *j, const place *p, const vec *bias, vec *tile)
+{
+    real buf[LANES];
+    for (int64_t t = 0; t < TILE; t++) tile[t] = *bias;
+    for (int64_t t = 0; t < p->pixels && j->add; t++) {
+        const real *x = ag_widen(j->out, j->dtype, p->at + t * p->gap, p->lanes, buf);
+        for (int64_t l = 0; l < p->lanes; l++) ((real *)&tile[t])[l] += x[l];
+    }
+}
+
+static void sum_row(const sum_job *j, int64_t row, int64_t block, int64_t n, const ag_dw_line *line)
+{
+    const int64_t first = block * LANES, lanes = least(LANES, j->channels - first);
+    vec bias = { 0 }, tile[TILE];
+    if (j->bias) memcpy(&bias, j->bias + first, (size_t)lanes * sizeof(real));
+    for (const ag_dw_phase *p = j->plan.phase; p < j->plan.phase + j->plan.phases; p++)
+        for (int64_t b = 0; b < p->tiles; b++) {
+            const int64_t column = p->first + b * TILE * p->step;
+            const place at = { (row * j->w.out + column) * j->channels + first, p->step * j->channels,
+                               least(TILE, p->outputs - b * TILE), lanes };
+            begin_tile(j, &at, &bias, tile);
+            for (const ag_dw_part *t = p->part; t < p->part + p->parts; t++)
+                t->kernel->sum(n, line, (t->column + b * TILE * p->stride) * LANES, t->spacing * LANES, t->tap * LANES,
+                               t->tap_step * LANES, t->mask[b], tile);
+            put_activated(j, &at, tile);
+        }
+}
+
+static void sum_rows(int64_t begin, int64_t end, void *arg)
+{
+    const sum_job *j = arg;
+    char *memory = j->scratch + ag_thread_id() * sum_scratch(j);
+    ring r = ring_in(&j->size, memory);
+    ag_dw_line *line = (ag_dw_line *)(void *)(memory + ring_bytes(&j->size));
+    const int64_t taps = j->h.taps * j->w.taps, height = j->h.out;
+    for (int64_t first = 0; first * LANES < j->channels; first += r.blocks) {
+        ring_begin(&r, first);
+        for (int64_t row = begin, rows; row < end; row += rows) {
+            rows = least(j->size.at_once, least(end - row, height - row % height));
+            for (int64_t b = 0; b < r.blocks; b++)
+                for (int64_t i = row; i < row + rows; i++) {
+                    const real *w = j->weight + (first + b) * taps * LANES;
+                    const int64_t n = lines_of(&r, &j->h, i / height, i % height, w, j->w.taps * LANES, line);
+                    for (int64_t k = 0; k < n; k++) line[k].x += b * j->size.images.padded * LANES;
+                    sum_row(j, i, first + b, n, line);
+                }
+        }
+    }
+}
+
+static void run_sum(const ag_node *n, sum_job *j, int64_t images)
+{
+    j->plan = ag_dw_plan_of(&j->w, ag_workspace(n, ag_dw_plan_bytes(&j->w), 1));
+    j->scratch = ag_workspace(n, ag_threads(), (size_t)sum_scratch(j));
+    const double flops = 2 * (double)(j->h.taps * j->w.taps * j->w.out * j->channels);
+    ag_parallel(images * j->h.out, 1, flops / 100, sum_rows, j);
+}
+
+/* ---- the gradients of weight and bias ------------------------------------------------------------------ */
+
+typedef struct {
+    ag_dw_axis h, w;
+    ag_dw_plan plan;
+    ring_size size;
+    ag_dw_images g;
+    int64_t rows, chunk, chunks, groups;        /* rows of the result, in all and in a chunk */
+    real *part, *weight, *bias;                 /* part: [chunks][blocks][taps + 1][LANES], the last for the bias */
+    bool add_weight, add_bias;
+    char *scratch;
+} grad_job;
+
+enum { GROUP = 4, CHUNKS = 16, CHUNK_PIXELS = 196 };
+
+static int64_t grad_row(const grad_job *j) { return j->size.blocks * j->g.padded * LANES; }
+static int64_t grad_scratch(const grad_job *j)
+{
+    return ring_bytes(&j->size) + j->size.at_once * grad_row(j) * (int64_t)sizeof(real) +
+           2 * j->size.blocks * LANES * (int64_t)sizeof(real) + up(j->size.at_once * (int64_t)sizeof(ag_dw_line), 64) * 64;
+}
+
+static real *part_of(const grad_job *j, int64_t chunk, int64_t block)
+{
+    return j->part + (chunk * up(j->g.channels, LANES) + block) * (j->h.taps * j->w.taps + 1) * LANES;
+}
+
+static void add_bias(int64_t pixels, const real *g, real *to)
+{
+    vec s[4] = { { 0 } };
+    for (int64_t i = 0; i < pixels; i++) s[i % 4] += *(const vec *)(g + i * LANES);
+    *(vec *)to += (s[0] + s[1]) + (s[2] + s[3]);
+}
+
+/* One block, `rows` rows of the result of one image. g: their packed gradients. */
+static void grad_block(const grad_job *j, ring *r, int64_t image, int64_t row, int64_t rows, const real *g, int64_t block,
+                       ag_dw_line *line, real *part)
+{
+    const int64_t taps = j->w.taps;
+    const ag_dw_phase *p = j->plan.phase;
+    for (int64_t k = 0; k < j->h.taps; k++) {
+        int64_t n = 0, in;
+        for (int64_t i = 0; i < rows; i++)
+            if (ag_dw_meets(&j->h, row + i, k, &in) && in >= 0 && in < j->h.in)
+                line[n++] = (ag_dw_line){ ring_get(r, image, in) + block * j->size.images.padded * LANES, g + i * grad_row(j) };
+        for (const ag_dw_part *t = p->part; t < p->part + p->parts; t++)
+            t->kernel->grad(n, line, t->column * LANES, t->spacing * LANES, p->tiles, t->mask,
+                            (vec *)(part + (k * taps + t->tap) * LANES));
+    }
+    for (int64_t i = 0; i < rows; i++) add_bias(j->g.columns, g + i * grad_row(j), part + j->h.taps * taps * LANES);
+}
+
+static void grad_unit(const grad_job *j, int64_t chunk, int64_t first, ring *r, real *g, real *buf, ag_dw_line *line)
+{
+    const int64_t height = j->h.out, end = least(j->rows, (chunk + 1) * j->chunk);
+    ring_begin(r, first);
+    memset(part_of(j, chunk, first), 0, (size_t)((char *)part_of(j, chunk, first + r->blocks) - (char *)part_of(j, chunk, first)));
+    for (int64_t row = chunk * j->chunk, rows; row < end; row += rows) {
+        rows = least(j->size.at_once, least(end - row, height - row % height));
+        for (int64_t i = 0; i < rows; i++) ag_dw_pack(&j->g, row + i, first, r->blocks, g + i * grad_row(j), buf);
+        for (int64_t b = 0; b < r->blocks; b++)
+            grad_block(j, r, row / height, row % height, rows, g + b * j->g.padded * LANES, b, line, part_of(j, chunk, first + b));
+    }
+}
+
+static void grad_units(int64_t begin, int64_t end, void *arg)
+{
+    const grad_job *j = arg;
+    char *memory = j->scratch + ag_thread_id() * grad_scratch(j);
+    ring r = ring_in(&j->size, memory);
+    real *g = (real *)(void *)(memory + ring_bytes(&j->size)), *buf = g + j->size.at_once * grad_row(j);
+    ag_dw_line *line = (ag_dw_line *)(void *)(buf + 2 * j->size.blocks * LANES);
+    memset(g, 0, (size_t)(j->size.at_once * grad_row(j)) * sizeof(real));
+    for (int64_t u = begin; u < end; u++) grad_unit(j, u / j->groups, u % j->groups * j->size.blocks, &r, g, buf, line);
+}
+
+static void add_chunks(int64_t begin, int64_t end, void *arg)
+{
+    const grad_job *j = arg;
+    const int64_t taps = j->h.taps * j->w.taps;
+    for (int64_t b = begin; b < end; b++)
+        for (int64_t k = 0; k <= taps; k++) {
+            vec s = { 0 };
+            for (int64_t c = 0; c < j->chunks; c++) s += *(const vec *)(part_of(j, c, b) + k * LANES);
+            for (int64_t l = 0, c = b * LANES; l < LANES && c < j->g.channels; l++, c++) {
+                if (k < taps && j->weight) j->weight[c * taps + k] = (j->add_weight ? j->weight[c * taps + k] : 0) + s[l];
+                if (k == taps && j->bias) j->bias[c] = (j->add_bias ? j->bias[c] : 0) + s[l];
+            }
+        }
+}
+
+static void run_grad(const ag_node *n, grad_job *j)
+{
+    const int64_t blocks = up(j->g.channels, LANES);
+    j->plan = ag_dw_plan_of(&j->w, ag_workspace(n, ag_dw_plan_bytes(&j->w), 1));
+    j->scratch = ag_workspace(n, ag_threads(), (size_t)grad_scratch(j));
+    j->part = ag_workspace(n, j->chunks * blocks * (j->h.taps * j->w.taps + 1) * LANES, sizeof(real));
+    const double flops = 2 * (double)(j->h.taps * j->w.taps * j->rows * j->w.out * j->g.channels);
+    ag_parallel(j->chunks * j->groups, 1, flops / 100 / (double)(j->chunks * j->groups), grad_units, j);
+    ag_parallel(blocks, 1, (double)(j->chunks * j->h.taps * j->w.taps), add_chunks, j);
+}
+
+/* ---- the op -------------------------------------------------------------------------------------------- */
+
+static ag_dw_axis axis_of(const ag_node *n, int axis)
+{
+    const ag_conv_arg *a = n->arg;
+    return (ag_dw_axis){ n->in[AG_CONV_X]->shape[axis], n->out->shape[axis], n->in[AG_CONV_WEIGHT]->shape[axis + 1],
+                         axis == 1 ? a->stride_h : a->stride_w, axis == 1 ? a->pad_top : a->pad_left,
+                         axis == 1 ? a->dilation_h : a->dilation_w, false };
+}
+
+static ag_dw_axis turned(ag_dw_axis a)
+{
+    return (ag_dw_axis){ a.out, a.in, a.taps, a.stride, a.pad, a.dilation, true };
+}
+
+static ag_dw_images images_of(const ag_tensor *t, const void *data)
+{
+    return (ag_dw_images){ .data = data, .dtype = t->dtype, .rows = t->shape[1], .columns = t->shape[2], .padded = t->shape[2],
+                           .channels = t->shape[3] };
+}
+
+/* The gradient of what the activation was taken of, row by row where it is packed. */
+static ag_dw_images gradients_of(const ag_node *n)
+{
+    const ag_conv_arg *a = n->arg;
+    ag_dw_images im = images_of(n->out, n->out->grad ? n->out->grad->data : NULL);
+    im.activation = a->activation;
+    im.z = n->saved[0] ? n->saved[0]->data : n->out->data;
+    return im;
+}
+
+static int64_t row_bytes(int64_t columns) { return columns * LANES * (int64_t)sizeof(real); }
+
+static sum_job sum_job_of(const ag_node *n, bool backward)
+{
+    const ag_tensor *x = n->in[AG_CONV_X];
+    sum_job j = { .h = axis_of(n, 1), .w = axis_of(n, 2), .dtype = x->dtype, .channels = x->shape[3] };
+    if (backward) j.h = turned(j.h), j.w = turned(j.w);
+    const ag_dw_images im = backward ? gradients_of(n) : images_of(x, x->data);
+    j.size = ring_size_of(&im, &j.h, row_bytes(im.columns));
+    return j;
+}
+
+static grad_job grad_job_of(const ag_node *n)
+{
+    const ag_tensor *x = n->in[AG_CONV_X];
+    grad_job j = { .h = axis_of(n, 1), .w = axis_of(n, 2), .g = gradients_of(n) };
+    const ag_dw_images im = images_of(x, x->data);
+    j.g.padded = up(j.g.columns, TILE) * TILE;
+    j.size = ring_size_of(&im, &j.h, row_bytes(im.columns));
+    j.size.blocks = least(j.size.blocks, GROUP);
+    j.rows = x->shape[0] * j.h.out;
+    j.chunk = most(up(j.rows, CHUNKS), up(CHUNK_PIXELS, j.w.out));
+    j.chunks = up(j.rows, j.chunk);
+    j.groups = up(up(j.g.channels, LANES), j.size.blocks);
+    return j;
+}
+
+static void infer(ag_node *n)
+{
+    const ag_tensor *x = n->in[AG_CONV_X], *w = n->in[AG_CONV_WEIGHT];
+    ag_conv_infer(n);
+    AG_REQUIRE(n, w->shape[0] == x->shape[3] && w->shape[1] == 1, "weight must be [%" PRId64 ", 1, kh, kw], one filter a channel",
+               x->shape[3]);
+}
+
+static int64_t workspace(const ag_node *n, bool backward)
+{
+    const sum_job j = sum_job_of(n, backward);
+    int64_t bytes = ag_dw_plan_bytes(&j.w) + ag_threads() * sum_scratch(&j);
+    if (!backward) return bytes;
+    const grad_job g = grad_job_of(n);
+    return bytes + ag_dw_plan_bytes(&g.w) + ag_threads() * grad_scratch(&g) +
+           g.chunks * up(g.g.channels, LANES) * (g.h.taps * g.w.taps + 1) * LANES * (int64_t)sizeof(real);
+}
+
+static double flops(const ag_node *n)
+{
+    const ag_tensor *w = n->in[AG_CONV_WEIGHT];
+    return 2 * (double)ag_numel(n->out) * (double)(w->shape[2] * w->shape[3]);
+}
+
+/* [channels, 1, kh, kw] -> [blocks][kh kw][LANES] */
+static void pack_weight(const ag_tensor *w, void *to, const void *arg)
+{
+    const int64_t taps = w->shape[2] * w->shape[3], channels = w->shape[0];
+    (void)arg;
+    for (int64_t c = 0; c < up(channels, LANES) * LANES; c++)
+        for (int64_t k = 0; k < taps; k++)
+            ((real *)to)[(c / LANES * taps + k) * LANES + c % LANES] = c < channels ? ag_real(w)[c * taps + k] : 0;
+}
+
+static const real *packed_weight(const ag_node *n)
+{
+    const ag_tensor *w = n->in[AG_CONV_WEIGHT];
+    const int64_t reals = up(w->shape[0], LANES) * w->shape[2] * w->shape[3] * LANES;
+    return ag_packed(n, w, 0x6477, reals * (int64_t)sizeof(real), pack_weight, NULL);
+}
+
+static void forward(ag_node *n)
+{
+    const ag_tensor *bias = n->in[AG_CONV_BIAS];
+    sum_job j = sum_job_of(n, false);
+    j.weight = packed_weight(n), j.bias = bias ? ag_real(bias) : NULL;
+    j.out = n->out->data, j.before = n->saved[0] ? n->saved[0]->data : NULL;
+    j.activation = ((const ag_conv_arg *)n->arg)->activation;
+    run_sum(n, &j, n->out->shape[0]);
+}
+
+static void backward(ag_node *n)
+{
+    ag_tensor *dx = n->din[AG_CONV_X], *dw = n->din[AG_CONV_WEIGHT], *db = n->din[AG_CONV_BIAS];
+    if (dx) {
+        sum_job j = sum_job_of(n, true);
+        j.weight = packed_weight(n), j.out = dx->data, j.add = n->accumulate[AG_CONV_X];
+        run_sum(n, &j, n->out->shape[0]);
+    }
+    if (!dw && !db) return;
+    grad_job j = grad_job_of(n);
+    j.weight = dw ? ag_real(dw) : NULL, j.add_weight = n->accumulate[AG_CONV_WEIGHT];
+    j.bias = db ? ag_real(db) : NULL, j.add_bias = n->accumulate[AG_CONV_BIAS];
+    run_grad(n, &j);
+}
+
+static ag_tensor *conv(ag_tensor *x, ag_tensor *w, ag_tensor *bias, ag_conv_arg a)
+{
+    a.groups = x->shape[3];
+    return ag_apply(&ag_op_conv_depthwise, AG_INPUTS(x, w, bias), &a, sizeof a);
+}
+
+static ag_tensor *check_3x3(ag_tensor **in)
+{
+    return conv(in[0], in[1], in[2], (ag_conv_arg){ 1, 1, 1, 1, 1, 1, 1, 1, .activation = AG_LINEAR_PLAIN });
+}
+static ag_tensor *check_7x7(ag_tensor **in)
+{
+    return conv(in[0], in[1], in[2], (ag_conv_arg){ 1, 1, 3, 3, 3, 3, 1, 1, .activation = AG_LINEAR_PLAIN });
+}
+static ag_tensor *check_5x5(ag_tensor **in)
+{
+    return conv(in[0], in[1], in[2], (ag_conv_arg){ 2, 2, 2, 2, 2, 2, 1, 1, .activation = AG_LINEAR_PLAIN });
+}
+static ag_tensor *check_same(ag_tensor **in)        /* TensorFlow's padding of 3x3 with stride 2 */
+{
+    return conv(in[0], in[1], in[2], (ag_conv_arg){ 2, 2, 0, 0, 1, 1, 1, 1, .activation = AG_LINEAR_GELU });
+}
+static ag_tensor *check_dilated(ag_tensor **in)
+{
+    return conv(in[0], in[1], NULL, (ag_conv_arg){ 1, 2, 2, 1, 2, 0, 2, 3, .activation = AG_LINEAR_PLAIN });
+}
+static ag_tensor *check_3x9(ag_tensor **in)
+{
+    return conv(in[0], in[1], in[2], (ag_conv_arg){ 3, 1, 0, 4, 2, 4, 1, 1, .activation = AG_LINEAR_RELU });
+}
+
+const ag_op ag_op_conv_depthwise = {
+    .name = "conv_depthwise", .inputs = "x weight bias", .infer = infer,
+    .forward = { forward }, .backward = { backward }, .bf16 = 1 << AG_CONV_X, .workspace = workspace, .flops = flops,
+    .check = { { "x[2,5,6,5] weight[5,1,3,3] bias[5]", check_3x3 }, { "x[1,3,15,17] weight[17,1,7,7] bias[17]", check_7x7 },
+               { "x[2,7,6,5] weight[5,1,5,5] bias[5]", check_5x5 }, { "x[1,6,8,3] weight[3,1,3,3] bias[3]", check_same },
+               { "x[2,6,9,5] weight[5,1,3,3]", check_dilated }, { "x[1,3,4,18] weight[18,1,3,9] bias[18]", check_3x9 } },
+};
