@@ -1,6 +1,6 @@
 /* ops/conv.c - the rules of a convolution. */
 #include "ops/conv.h"
-#include "ops/activation.h"
+#include "ops/fused.h"
 
 static void require_image(const ag_node *n)
 {
@@ -45,10 +45,9 @@ void ag_conv_infer(ag_node *n)
     const ag_tensor *x = n->in[AG_CONV_X], *w = n->in[AG_CONV_WEIGHT];
     require_image(n);
     require_channels(n, a->groups);
-    ag_node_require_activation(n, a->activation);
     const int64_t h = out_size(n, "height", x->shape[1], w->shape[2], a->stride_h, a->pad_top + a->pad_bottom, a->dilation_h);
     const int64_t v = out_size(n, "width", x->shape[2], w->shape[3], a->stride_w, a->pad_left + a->pad_right, a->dilation_w);
     const ag_shape s = AG_SHAPE(x->shape[0], h, v, w->shape[0]);
     ag_node_out(n, x->dtype, s);
-    if (!ag_activation_by_output(a->activation) && ag_node_trains(n)) ag_node_save(n, 0, x->dtype, s);
+    ag_fused_infer(n, a->activation);
 }
