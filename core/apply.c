@@ -12,7 +12,7 @@ enum { MOST_INPUTS = 16 };               /* of an op whose inputs are made to fi
 
 static _Thread_local ag_node *tape, *pending;
 
-_Thread_local const void *ag_running;
+__thread const void *ag_running;
 const char *(*ag_path_hook)(const void *module);
 
 /* Variable-sized: the node, then in, din, versions, accumulate and the argument, in one block. */

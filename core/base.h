@@ -78,7 +78,7 @@ int ag_try(void (*fn)(void *), void *arg);
 const char *ag_error(void);     /* message of this thread's last failed ag_try; "" if none */
 
 /* Kept by nn/: the module that is running in this thread (NULL: none), and how to name one, for messages and reports. */
-extern _Thread_local const void *ag_running;
+extern __thread const void *ag_running;
 extern const char *(*ag_path_hook)(const void *module);
 
 /* A condition that only a defect of Agrad can break; kept in release builds. */

@@ -93,18 +93,10 @@ void ag_cpu_assign(ag_tensor *dst, const ag_tensor *src)
     each_row(dst, src, dst->dtype == AG_BF16 && src->dtype == AG_BF16 ? copy_bf16 : rows[src->dtype][dst->dtype]);
 }
 
-/* Both of one dtype, f32 or bf16; else the source is converted first. */
 void ag_cpu_add(ag_tensor *dst, const ag_tensor *src)
 {
-    AG_ASSERT(dst->dtype == AG_F32 || dst->dtype == AG_BF16);
-    if (src->dtype == dst->dtype) {
-        each_row(dst, src, dst->dtype == AG_BF16 ? add_bf16_row : add_row);
-        return;
-    }
-    ag_tensor *converted = ag_tensor_new(dst->at, AG_CPU, AG_MEM_WORKSPACE, dst->dtype, ag_shape_of(dst));
-    ag_cpu_assign(converted, src);
-    ag_cpu_add(dst, converted);
-    ag_release(converted);
+    AG_ASSERT(src->dtype == dst->dtype && (dst->dtype == AG_F32 || dst->dtype == AG_BF16));
+    each_row(dst, src, dst->dtype == AG_BF16 ? add_bf16_row : add_row);
 }
 
 void ag_cpu_fill(ag_tensor *dst, double value)
@@ -125,6 +117,13 @@ void ag_assign_any(ag_tensor *dst, const ag_tensor *src)
 
 void ag_add_any(ag_tensor *dst, const ag_tensor *src)
 {
+    if (src->dtype != dst->dtype && dst->device != AG_META) {
+        ag_tensor *converted = ag_tensor_new(dst->at, dst->device, AG_MEM_WORKSPACE, dst->dtype, ag_shape_of(dst));
+        ag_assign_any(converted, src);
+        ag_add_any(dst, converted);
+        ag_release(converted);
+        return;
+    }
     if (dst->device == AG_CPU) ag_cpu_add(dst, src);
     else if (dst->device == AG_CUDA) ag_device_table(AG_CUDA)->add(dst, src);
 }
