@@ -13,6 +13,7 @@
 typedef struct { ag_tensor **inputs; int n; } targets;      /* of ag_grad: these keep their gradient, leaves get none */
 
 static _Thread_local const targets *walking_for;            /* of the walk that is on */
+_Thread_local bool ag_in_backward;
 
 static bool is_target(const targets *w, const ag_tensor *t)
 {
@@ -23,7 +24,9 @@ static bool is_target(const targets *w, const ag_tensor *t)
 
 static ag_tensor *grad_memory(const ag_tensor *t)
 {
-    return ag_tensor_new(t->at, t->device, AG_MEM_GRAD, t->dtype, ag_shape_of(t));
+    ag_tensor *g = ag_tensor_new(t->at, t->device, t->node ? AG_MEM_TENSOR : AG_MEM_GRAD, t->dtype, ag_shape_of(t));
+    if (!t->node) g->storage->owner = t->storage->owner;
+    return g;
 }
 
 static void make_unique(ag_tensor *t)
@@ -133,6 +136,7 @@ static void check_versions(const ag_node *n)
 static void run_backward(ag_node *n, const targets *only)
 {
     const ag_device device = n->out->device;
+    ag_running = n->module;
     check_versions(n);
     if (!n->op->backward[device]) ag_node_fail(n, "no %s kernel for the gradient", ag_device_name(device));
     offer_gradients(n, only);
@@ -196,7 +200,7 @@ static void seed(const char *at, ag_tensor *loss, ag_tensor *grad)
 
 /* What the walk holds: the output whose node has its turn, and the one below, so that letting go of inputs cannot free
  * the place to go on from. A failure lets go of both, and of all that is awaited. */
-typedef struct { ag_tensor *here, *below; const ag_node *floor; const targets *outer; } walk_hold;
+typedef struct { ag_tensor *here, *below; const ag_node *floor; const targets *outer; const void *running; bool inner; } walk_hold;
 
 static void stop_awaiting(ag_node *n)
 {
@@ -208,7 +212,7 @@ static void stop_awaiting(ag_node *n)
 static void let_go(void *p)
 {
     walk_hold *h = p;
-    walking_for = h->outer;
+    walking_for = h->outer, ag_running = h->running, ag_in_backward = h->inner;
     while (h->here && h->here->node != h->floor) {
         ag_node *prev = h->here->node->prev;
         if (!h->below && prev) h->below = ag_retain(prev->out);
@@ -224,8 +228,8 @@ static void let_go(void *p)
 static void walk(const char *at, ag_tensor *loss, const targets *only, bool retain, const ag_node *floor)
 {
     AG_SCOPE;
-    walk_hold hold = { .here = ag_retain(loss), .floor = floor, .outer = walking_for };
-    walking_for = only;
+    walk_hold hold = { .here = ag_retain(loss), .floor = floor, .outer = walking_for, .running = ag_running, .inner = ag_in_backward };
+    walking_for = only, ag_in_backward = true;
     ag_defer(let_go, &hold);
     while (hold.here && hold.here->node != floor) {
         ag_node *n = hold.here->node;

@@ -2,6 +2,7 @@
 #ifndef AG_ENGINE_H
 #define AG_ENGINE_H
 #include "core/device.h"
+#include "core/heap.h"
 #include "core/memory.h"
 #include "core/tensor.h"
 #include "core/op.h"
@@ -13,22 +14,39 @@ struct ag_storage {
     uint32_t version;           /* counts the writes that bypass the tape */
     ag_device device;
     ag_mem_kind kind;
-    int64_t bytes;
+    uint8_t region;
+    int64_t bytes;              /* as counted */
     void *data;
+    ag_heap_block *block;       /* of a large one: then only the header is a small block */
+    const char *owner;          /* path of the module that was running, interned; NULL outside of one */
     struct ag_packed_form *packed;      /* repacked copies of a parameter (packed.c) */
 };
 
 /* Per-thread cached blocks of at least `bytes`, 64-byte aligned, uninitialised; *capacity is what was given. */
 void *ag_block_get(int64_t bytes, int64_t *capacity);
 void ag_block_put(void *block, int64_t capacity);
+int ag_block_class(int64_t bytes, int64_t *capacity);
+
+/* Memory of a large tensor: sets block, region, bytes, data; false where the budget or the system has no more. */
+enum { AG_REGION_STEP, AG_REGION_LASTING, AG_REGIONS };
+enum { AG_LARGE = 256 << 10 };
+int ag_region_of(ag_mem_kind kind);
+bool ag_region_get(ag_storage *s, int64_t bytes);
+void ag_region_put(ag_storage *s);
+void ag_region_trim(void);
+void ag_region_each(void (*visit)(void *arg, const ag_storage *s), void *arg);
+typedef struct { int64_t in_use, held; } ag_region_stats;
+ag_region_stats ag_regions(void);
 
 ag_storage *ag_storage_new(const char *at, ag_device device, ag_mem_kind kind, int64_t bytes);
 void ag_storage_release(ag_storage *s);
 void ag_memory_count(ag_device device, ag_mem_kind kind, int64_t bytes);    /* + held, - released */
 void ag_memory_count_objects(int tensors, int nodes);
-
-/* The kind of what is allocated from here on (a gradient, optimizer state); returns the previous one. */
-ag_mem_kind ag_memory_kind(ag_mem_kind kind);
+void ag_memory_count_system(void);          /* the system was asked for memory */
+bool ag_memory_injected(void);              /* a failure that a test wants */
+ag_mem_kind ag_memory_kind(void);           /* of tensors of which nothing else is said (ag_memory_kind_begin) */
+const char *ag_owner_now(void);             /* path of the module that is running, or NULL */
+extern _Thread_local bool ag_in_backward;
 
 /* A tensor with refs = 1 that no scope holds; contiguous, data NULL on AG_META. */
 ag_tensor *ag_tensor_new(const char *at, ag_device device, ag_mem_kind kind, ag_dtype dtype, ag_shape shape);
@@ -42,6 +60,8 @@ ag_node *ag_tape_top(void);
 
 void ag_packed_release(ag_storage *s);
 
+/* "stages.2.blocks.7.mlp" -> "stages.2.blocks.*.mlp" (profile.c) */
+void ag_layer_name(const char *path, char *layer);
 /* Times of ops for AG_PROFILE (profile.c). */
 void ag_profile_add(const ag_node *n, bool backward, double seconds);
 

@@ -78,13 +78,20 @@ void ag_make_folder_(const char *at, const char *path)
     }
 }
 
+bool ag_read_small(const char *path, char *text, size_t size)
+{
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const ssize_t n = fd < 0 ? -1 : read(fd, text, size - 1);
+    if (fd >= 0) close(fd);
+    text[n > 0 ? n : 0] = 0;
+    return n > 0;
+}
+
 int64_t ag_resident_memory(void)
 {
+    char text[128];
     long pages = 0;
-    FILE *f = fopen("/proc/self/statm", "r");
-    if (!f) return 0;
-    if (fscanf(f, "%*s %ld", &pages) != 1) pages = 0;
-    fclose(f);
+    if (!ag_read_small("/proc/self/statm", text, sizeof text) || sscanf(text, "%*s %ld", &pages) != 1) return 0;
     return (int64_t)pages * sysconf(_SC_PAGESIZE);
 }
 

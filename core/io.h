@@ -24,6 +24,8 @@ bool ag_file_exists(const char *path);
 bool ag_is_folder(const char *path);
 void ag_make_folder_(const char *at, const char *path);     /* with its parents; fine if it is there */
 #define ag_make_folder(path) ag_make_folder_(AG_HERE, path)
+/* The beginning of a small file of the system's (/proc, /sys) into text, ended by a zero byte; false where it cannot be read. */
+bool ag_read_small(const char *path, char *text, size_t size);
 int64_t ag_resident_memory(void);   /* bytes of this process in RAM; 0 where the system does not say */
 
 /* An append-only text file (logs): opened for appending or truncated, flushed after each line. */

@@ -1,34 +1,34 @@
-/* core/memory.c - the one allocator: zeroed memory for the program's own needs, cached blocks for tensors.
+/* core/memory.c - the one allocator: zeroed memory for the program's own needs, cached small blocks for tensors.
  *
- * M1  A block's capacity is a size class: a power of two, or 1.25, 1.5, 1.75 of one. Freed blocks wait in the freeing
- *     thread's list of their class, so a training step in steady state takes no lock and reaches malloc never.
- * M2  Counters are per thread and summed when asked for. */
+ * M1  A small block's capacity is a size class: a power of two, or 1.25, 1.5, 1.75 of one. Freed blocks wait in the freeing
+ *     thread's list of their class, so a training step in steady state takes no lock for them and reaches malloc never.
+ * M2  Counters are per thread and summed when asked for. The peak is of all threads together, seen in steps of 64 KB. */
 #include "core/memory.h"
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
+#include "core/budget.h"
 #include "core/engine.h"
-#include "core/io.h"
 
-enum { MIN_SHIFT = 6, CLASSES = 4 * (48 - MIN_SHIFT), HUGE_BLOCK = 4 << 20, HUGE_PAGE = 2 << 20 };
+enum { MIN_SHIFT = 6, CLASSES = 4 * (48 - MIN_SHIFT), PEAK_STEP = 64 << 10 };
 
 typedef struct free_block { struct free_block *next; } free_block;
 
 typedef struct cache {
     free_block *free[CLASSES];
     ag_memory_stats stats;
+    int64_t unseen;                         /* in_use that `in_use_seen` has not heard of */
     struct cache *next;                     /* all caches, for the report */
-    ag_mem_kind kind;
 } cache;
 
 static pthread_mutex_t caches_lock = PTHREAD_MUTEX_INITIALIZER;
 static cache *caches;
 static _Thread_local cache *mine;
-static atomic_llong fail_countdown;
+static atomic_llong fail_countdown, in_use_seen, peak, small_held;
+static _Atomic(const char *) peak_where;
+static atomic_bool peak_in_backward;
 static pthread_key_t at_thread_end;
 static pthread_once_t key_once = PTHREAD_ONCE_INIT;
 
@@ -40,6 +40,7 @@ static void trim(cache *c)
             c->free[k] = b->next;
             free(b);
         }
+    atomic_fetch_sub(&small_held, c->stats.cached);
     c->stats.cached = 0;
 }
 
@@ -72,40 +73,32 @@ void ag_memory_fail_at(int64_t k)
     atomic_store(&fail_countdown, k);
 }
 
-static bool injected_failure(void)
+bool ag_memory_injected(void)
 {
     if (atomic_load_explicit(&fail_countdown, memory_order_relaxed) <= 0) return false;
     return atomic_fetch_sub(&fail_countdown, 1) == 1;
-}
-
-static void no_memory(int64_t bytes)
-{
-    const ag_memory_stats s = ag_memory(AG_CPU);
-    ag_fail(NULL, "out of memory: needed %.1f MB; tensors hold %.1f MB (peak %.1f MB), %.1f MB is cached. "
-            "A smaller batch with gradient accumulation needs less", (double)bytes / 1e6, (double)s.in_use / 1e6,
-            (double)s.peak / 1e6, (double)s.cached / 1e6);
 }
 
 /* ---- general memory ------------------------------------------------------------------------------------ */
 
 void *ag_try_alloc(int64_t n, size_t size)
 {
-    return injected_failure() ? NULL : calloc(n ? (size_t)n : 1, size);
+    return ag_memory_injected() ? NULL : calloc(n ? (size_t)n : 1, size);
 }
 
 void *ag_alloc(int64_t n, size_t size)
 {
     const int64_t bytes = ag_mul_size(NULL, n, (int64_t)size);
     void *p = ag_try_alloc(bytes, 1);
-    if (!p) no_memory(bytes);
+    if (!p) ag_out_of_memory(NULL, bytes);
     return p;
 }
 
 void *ag_realloc(void *p, int64_t n, size_t size)
 {
     const int64_t bytes = ag_mul_size(NULL, n, (int64_t)size);
-    void *q = injected_failure() ? NULL : realloc(p, bytes ? (size_t)bytes : 1);
-    if (!q) no_memory(bytes);
+    void *q = ag_memory_injected() ? NULL : realloc(p, bytes ? (size_t)bytes : 1);
+    if (!q) ag_out_of_memory(NULL, bytes);
     return q;
 }
 
@@ -135,7 +128,7 @@ char *ag_sprintf(const char *fmt, ...)
 
 /* ---- blocks -------------------------------------------------------------------------------------------- */
 
-static int class_of(int64_t bytes, int64_t *capacity)      /* smallest class that holds `bytes` */
+int ag_block_class(int64_t bytes, int64_t *capacity)       /* smallest class that holds `bytes` */
 {
     if (bytes <= 1 << MIN_SHIFT) return *capacity = 1 << MIN_SHIFT, 0;
     bytes = (bytes + 63) & ~(int64_t)63;    /* before the class is chosen: a capacity must lie in its own class */
@@ -146,32 +139,33 @@ static int class_of(int64_t bytes, int64_t *capacity)      /* smallest class tha
     return 4 * (shift - MIN_SHIFT) + (int)part;
 }
 
-static void *from_system(int64_t capacity)
+static void *from_system(cache *c, int64_t capacity)
 {
     void *p = NULL;
-    const size_t align = capacity >= HUGE_BLOCK ? HUGE_PAGE : 64;
-    if (injected_failure() || posix_memalign(&p, align, (size_t)capacity)) return NULL;
-    if (capacity >= HUGE_BLOCK) madvise(p, (size_t)capacity, MADV_HUGEPAGE);    /* large tables: fewer TLB misses */
+    const int64_t held = atomic_load(&small_held) + ag_regions().held;
+    if (ag_memory_injected() || !ag_budget_allows(held, capacity) || posix_memalign(&p, 64, (size_t)capacity)) return NULL;
+    c->stats.system_calls++;
+    atomic_fetch_add(&small_held, capacity);
     return p;
 }
 
 void *ag_block_get(int64_t bytes, int64_t *capacity)
 {
     cache *c = cache_now();
-    if (bytes > (int64_t)1 << 46) no_memory(bytes);
-    const int k = class_of(bytes, capacity);
+    if (bytes > (int64_t)1 << 46) ag_out_of_memory(NULL, bytes);
+    const int k = ag_block_class(bytes, capacity);
     free_block *b = c->free[k];
     if (b) {
         c->free[k] = b->next;
         c->stats.cached -= *capacity;
         return b;
     }
-    c->stats.system_calls++;
-    void *p = from_system(*capacity);
+    ag_budget_read();
+    void *p = from_system(c, *capacity);
     if (p) return p;
-    trim(c);
-    p = from_system(*capacity);
-    if (!p) no_memory(bytes);
+    ag_memory_trim();
+    p = from_system(c, *capacity);
+    if (!p) ag_out_of_memory(NULL, bytes);
     return p;
 }
 
@@ -179,27 +173,43 @@ void ag_block_put(void *block, int64_t capacity)
 {
     cache *c = cache_now();
     int64_t same;
-    const int k = class_of(capacity, &same);
+    const int k = ag_block_class(capacity, &same);
     ((free_block *)block)->next = c->free[k];
     c->free[k] = block;
     c->stats.cached += capacity;
 }
 
-ag_mem_kind ag_memory_kind(ag_mem_kind kind)
+const char *ag_owner_now(void)
 {
-    cache *c = cache_now();
-    const ag_mem_kind before = c->kind;
-    c->kind = kind;
-    return before;
+    return ag_running && ag_path_hook ? ag_path_hook(ag_running) : NULL;
+}
+
+static void tell_peak(cache *c)
+{
+    const int64_t now = atomic_fetch_add(&in_use_seen, c->unseen) + c->unseen;
+    long long most = atomic_load(&peak);
+    c->unseen = 0;
+    while (now > most)
+        if (atomic_compare_exchange_weak(&peak, &most, now)) {
+            atomic_store(&peak_where, ag_owner_now());
+            atomic_store(&peak_in_backward, ag_in_backward);
+            return;
+        }
 }
 
 void ag_memory_count(ag_device device, ag_mem_kind kind, int64_t bytes)
 {
     if (device != AG_CPU) return;           /* other devices count for themselves */
-    ag_memory_stats *s = &cache_now()->stats;
-    s->in_use += bytes;
-    s->by_kind[kind] += bytes;
-    if (s->in_use > s->peak) s->peak = s->in_use;
+    cache *c = cache_now();
+    c->stats.in_use += bytes;
+    c->stats.by_kind[kind] += bytes;
+    c->unseen += bytes;
+    if (c->unseen > PEAK_STEP || c->unseen < -PEAK_STEP) tell_peak(c);
+}
+
+void ag_memory_count_system(void)
+{
+    cache_now()->stats.system_calls++;
 }
 
 void ag_memory_count_objects(int tensors, int nodes)
@@ -209,45 +219,43 @@ void ag_memory_count_objects(int tensors, int nodes)
     s->nodes += nodes;
 }
 
-/* ---- report -------------------------------------------------------------------------------------------- */
+/* ---- figures ------------------------------------------------------------------------------------------- */
 
 ag_memory_stats ag_memory(ag_device device)
 {
     ag_memory_stats sum = { 0 };
+    if (device == AG_CUDA) {
+        ag_device_memory m = { 0 };
+        ag_device_table(device)->memory(&m);
+        return (ag_memory_stats){ .in_use = m.in_use, .peak = m.peak, .cached = m.cached, .system_calls = m.system_calls };
+    }
     pthread_mutex_lock(&caches_lock);
     for (cache *c = caches; c; c = c->next) {
-        sum.in_use += c->stats.in_use, sum.peak += c->stats.peak, sum.cached += c->stats.cached;
-        sum.system_calls += c->stats.system_calls;
+        sum.in_use += c->stats.in_use, sum.cached += c->stats.cached, sum.system_calls += c->stats.system_calls;
         sum.tensors += c->stats.tensors, sum.nodes += c->stats.nodes;
         for (int k = 0; k < AG_MEM_KINDS; k++) sum.by_kind[k] += c->stats.by_kind[k];
     }
     pthread_mutex_unlock(&caches_lock);
-    if (device == AG_CPU) return sum;
-    ag_device_memory m = { 0 };
-    ag_device_table(device)->memory(&m);
-    return (ag_memory_stats){ .in_use = m.in_use, .peak = m.peak, .cached = m.cached, .system_calls = m.system_calls };
-}
-
-void ag_memory_report(FILE *to)
-{
-    static const char *const kinds[AG_MEM_KINDS] = { "activations and data", "parameters", "gradients",
-                                                     "optimizer state", "workspace", "repacked parameters" };
-    const ag_memory_stats s = ag_memory(AG_CPU);
-    fprintf(to, "cpu: %.1f MB in use (peak %.1f MB), %.1f MB cached, %" PRId64 " tensors, %" PRId64 " nodes\n",
-            (double)s.in_use / 1e6, (double)s.peak / 1e6, (double)s.cached / 1e6, s.tensors, s.nodes);
-    for (int k = 0; k < AG_MEM_KINDS; k++)
-        if (s.by_kind[k]) fprintf(to, "  %-22s %10.1f MB\n", kinds[k], (double)s.by_kind[k] / 1e6);
-    fprintf(to, "process %d uses %.1f MB resident memory\n", (int)getpid(), (double)ag_resident_memory() / 1e6);
+    const ag_region_stats large = ag_regions();
+    const char *where = atomic_load(&peak_where);
+    sum.peak = atomic_load(&peak) > sum.in_use ? atomic_load(&peak) : sum.in_use;
+    sum.peak_where = where ? where : "";
+    sum.peak_in_backward = atomic_load(&peak_in_backward);
+    sum.cached += large.held - large.in_use;
+    sum.held = large.held + atomic_load(&small_held);
+    return sum;
 }
 
 void ag_memory_reset_peak(void)
 {
-    pthread_mutex_lock(&caches_lock);
-    for (cache *c = caches; c; c = c->next) c->stats.peak = c->stats.in_use;
-    pthread_mutex_unlock(&caches_lock);
+    const int64_t now = ag_memory(AG_CPU).in_use;
+    atomic_store(&peak, now);
+    atomic_store(&peak_where, ag_owner_now());
+    atomic_store(&peak_in_backward, ag_in_backward);
 }
 
 void ag_memory_trim(void)
 {
     trim(cache_now());
+    ag_region_trim();
 }

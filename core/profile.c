@@ -8,7 +8,7 @@
 #include <time.h>
 #include "core/engine.h"
 
-enum { MOST_ROWS = 1024, LAYER = 56, OPS_SHOWN = 60 };
+enum { MOST_ROWS = 1024, LAYER = AG_LAYER, OPS_SHOWN = 60 };
 
 typedef struct { const char *op; bool backward; char layer[LAYER]; int64_t calls; double seconds, flops, bytes; } row;
 
@@ -51,10 +51,8 @@ static void print_table(void)
     ag_free(rows);
 }
 
-/* "stages.2.blocks.7.mlp" -> "stages.2.blocks.*.mlp" */
-static void layer_of(const ag_node *n, char *layer)
+void ag_layer_name(const char *path, char *layer)
 {
-    const char *path = n->module && ag_path_hook ? ag_path_hook(n->module) : "";
     int used = 0, numbers = 0;
     while (*path && used < LAYER - 1) {
         const size_t part = strcspn(path, ".");
@@ -86,7 +84,7 @@ static double bytes_of(const ag_tensor *t)
 void ag_profile_add(const ag_node *n, bool backward, double seconds)
 {
     char layer[LAYER];
-    layer_of(n, layer);
+    ag_layer_name(n->module && ag_path_hook ? ag_path_hook(n->module) : "", layer);
     row *r = row_of(n->op->name, backward, layer);
     r->calls++;
     r->seconds += seconds;

@@ -16,7 +16,7 @@
 #include "core/engine.h"
 
 typedef enum { HELD_TENSOR, KEPT_TENSOR, DEFERRED, MODE } entry_kind;
-typedef struct { bool no_grad; uint8_t autocast; } modes;
+typedef struct { bool no_grad; uint8_t autocast, kind; } modes;
 typedef struct { void *object; void (*drop)(void *); entry_kind kind; modes before; } entry;
 
 struct ag_owner {
@@ -166,6 +166,18 @@ ag_scope ag_autocast_begin(const char *at, const char *precision)
     modes now = mode;
     now.autocast = wanted && ag_bf16_fast() ? AG_BF16 : AG_F32;
     return mode_begin(now);
+}
+
+ag_scope ag_memory_kind_begin(ag_mem_kind kind)
+{
+    modes now = mode;
+    now.kind = (uint8_t)kind;
+    return mode_begin(now);
+}
+
+ag_mem_kind ag_memory_kind(void)
+{
+    return (ag_mem_kind)mode.kind;
 }
 
 ag_dtype ag_autocast(void)

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include "core/budget.h"
 #include "core/engine.h"
 #include "core/random.h"
 
@@ -28,25 +29,38 @@ const char *ag_device_name(ag_device device)
 
 enum { HEADER = 64 };                   /* keeps the data 64-byte aligned behind its ag_storage */
 
+static void get_cuda(const char *at, ag_storage *s, int64_t bytes)
+{
+    s->data = ag_device_table(AG_CUDA)->alloc((size_t)bytes);
+    if (s->data) return;
+    ag_block_put(s, HEADER);
+    ag_device_memory m = { 0 };
+    ag_device_table(AG_CUDA)->memory(&m);
+    ag_fail(at, "GPU out of memory: needed %.1f MB, %.1f MB of %.1f MB free; tensors hold %.1f MB. Try a smaller batch with "
+            ".accumulate", (double)bytes / 1e6, (double)m.free / 1e6, (double)m.total / 1e6, (double)m.in_use / 1e6);
+}
+
+static void get_large(const char *at, ag_storage *s, int64_t bytes)
+{
+    ag_budget_read();
+    if (ag_region_get(s, bytes)) return;
+    ag_memory_trim();
+    if (ag_region_get(s, bytes)) return;
+    ag_block_put(s, HEADER);
+    ag_out_of_memory(at, bytes);
+}
+
 ag_storage *ag_storage_new(const char *at, ag_device device, ag_mem_kind kind, int64_t bytes)
 {
+    const bool small = device == AG_CPU && bytes < AG_LARGE;
     int64_t capacity;
-    const int64_t here = device == AG_CPU ? ag_add_size(at, bytes, HEADER) : HEADER;
-    ag_storage *s = ag_block_get(here, &capacity);
-    *s = (ag_storage){ .refs = 1, .device = device, .kind = kind, .bytes = capacity };
-    if (device == AG_CPU) s->data = (char *)s + HEADER;
-    if (device == AG_CUDA) {
-        s->data = ag_device_table(device)->alloc((size_t)bytes);
-        if (!s->data) {
-            ag_block_put(s, capacity);
-            ag_device_memory m = { 0 };
-            ag_device_table(device)->memory(&m);
-            ag_fail(at, "GPU out of memory: needed %.1f MB, %.1f MB of %.1f MB free; tensors hold %.1f MB. "
-                    "Try a smaller batch with .accumulate", (double)bytes / 1e6, (double)m.free / 1e6,
-                    (double)m.total / 1e6, (double)m.in_use / 1e6);
-        }
-    }
-    ag_memory_count(device, kind, capacity);
+    ag_storage *s = ag_block_get(small ? bytes + HEADER : HEADER, &capacity);
+    *s = (ag_storage){ .refs = 1, .device = device, .kind = kind ? kind : ag_memory_kind(), .bytes = capacity };
+    if (small) s->data = (char *)s + HEADER;
+    else s->owner = ag_owner_now();             /* of small ones nobody asks */
+    if (device == AG_CPU && !small) get_large(at, s, bytes);
+    if (device == AG_CUDA) get_cuda(at, s, bytes);
+    ag_memory_count(device, s->kind, s->bytes);
     return s;
 }
 
@@ -56,7 +70,8 @@ void ag_storage_release(ag_storage *s)
     ag_memory_count(s->device, s->kind, -s->bytes);
     if (s->packed) ag_packed_release(s);
     if (s->device == AG_CUDA) ag_device_table(AG_CUDA)->free(s->data);
-    ag_block_put(s, s->bytes);
+    if (s->block) ag_region_put(s);
+    ag_block_put(s, s->block ? HEADER : s->bytes);
 }
 
 /* ---- making -------------------------------------------------------------------------------------------- */
@@ -193,6 +208,11 @@ ag_tensor *ag_param_(const char *at, ag_tensor *t)
         t->storage->kind = AG_MEM_PARAM;
     }
     return t;
+}
+
+void ag_memory_owner(ag_tensor *t, const char *path)
+{
+    t->storage->owner = path;
 }
 
 ag_tensor *ag_detach_(const char *at, ag_tensor *t)

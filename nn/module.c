@@ -59,10 +59,18 @@ char *ag_nn_path(const nn_module *m, char *buf, size_t size)
     return buf;
 }
 
+const char *ag_nn_label(nn_module *m)
+{
+    char path[1024];
+    if (!m->label) m->label = ag_intern(ag_nn_path(m, path, sizeof path));
+    return m->label;
+}
+
 static void name_tensors(nn_module *m)
 {
     char path[1024];
     ag_nn_path(m, path, sizeof path);
+    m->label = ag_intern(path);
     for (int i = 0; i < m->n_slots; i++) {
         struct nn_slot *s = &m->slots[i];
         if (s->child) {
@@ -72,6 +80,7 @@ static void name_tensors(nn_module *m)
         char *before = s->path;
         s->path = ag_sprintf("%s%s%s", path, *path ? "." : "", s->name);
         s->tensor->name = s->path;
+        ag_memory_owner(s->tensor, m->label);
         ag_free(before);
     }
 }
@@ -160,8 +169,7 @@ ag_tensor *ag_nn_hidden_(const char *at, nn_module *m, const char *name, ag_tens
 
 static const char *path_of(const void *module)
 {
-    static _Thread_local char path[1024];
-    return ag_nn_path(module, path, sizeof path);
+    return ag_nn_label((nn_module *)(uintptr_t)module);
 }
 
 static void restore_running(void *before)

@@ -25,6 +25,9 @@ ag_tensor *ag_nn_hidden_(const char *at, nn_module *m, const char *name, ag_tens
 typedef ag_tensor *(*nn_run_fn)(nn_module *m, ag_tensor *x, const void *arg);
 ag_tensor *ag_nn_run(nn_module *m, ag_tensor *x, nn_run_fn fn, const void *arg);
 
+/* The same as a string that stays. */
+const char *ag_nn_label(nn_module *m);
+
 /* While set, nn_call tells it every module's result. */
 extern _Thread_local void (*ag_nn_observer)(void *arg, const nn_module *m, const ag_tensor *y);
 extern _Thread_local void *ag_nn_observer_arg;

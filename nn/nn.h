@@ -32,6 +32,7 @@ struct nn_module {              /* the first member of every module's struct */
     nn_forward_fn forward;
     nn_module *parent;
     char *name;                 /* in its parent, "fc1" or "blocks.0"; NULL for a root */
+    const char *label;          /* its path from the root, as a string that stays; NULL: not asked for yet */
     bool training;              /* nn_train; read by dropout and batch norm */
     struct nn_slot *slots;      /* children, parameters and buffers in the order they were registered */
     int n_slots, slots_cap, refs;

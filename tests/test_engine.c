@@ -341,7 +341,7 @@ static void test_report_names_kinds(void **state)
     ag_memory_report(f);
     fclose(f);
     assert_non_null(strstr(text, "parameters"));
-    assert_non_null(strstr(text, sizeof(real) == 4 ? "4.2 MB" : "8.4 MB"));
+    assert_non_null(strstr(text, sizeof(real) == 4 ? "4.0 MB" : "8.0 MB"));
     assert_int_equal(w->shape[0], 1000);
     free(text);
 }

@@ -7,6 +7,103 @@
 #include <stdlib.h>
 #include <string.h>
 #include "agrad.h"
+#include "core/heap.h"
+#include "core/random.h"
+
+/* ---- the heap ------------------------------------------------------------------------------------------ */
+
+static ag_heap_block *get(ag_heap *h, int64_t bytes)
+{
+    if (!ag_heap_fed(h)) ag_heap_feed(h, ag_alloc(64, sizeof(ag_heap_block)), 64);
+    return ag_heap_get(h, bytes);
+}
+
+static void assert_whole(const ag_heap *h)
+{
+    int64_t end = h->end, in_use = 0;
+    for (const ag_heap_block *b = h->last; b; b = b->below) {
+        assert_int_equal(b->at + b->size, end);
+        assert_false(b->free && b->below && b->below->free);
+        end = b->at;
+        if (!b->free) in_use += b->size;
+    }
+    assert_int_equal(end, 0);
+    assert_int_equal(in_use, h->in_use);
+}
+
+static void forget(void *arg, int64_t at, int64_t size)
+{
+    (void)at;
+    *(int64_t *)arg += size;
+}
+
+static void test_blocks_lie_side_by_side(void **state)
+{
+    (void)state;
+    enum { N = 50 };
+    ag_heap h = { 0 };
+    ag_heap_block *taken[N] = { NULL };
+    ag_rng r = { .seed = 1 };
+    for (int i = 0; i < 20000; i++) {
+        const int64_t k = ag_rng_below(&r, N);
+        if (taken[k]) ag_heap_put(&h, taken[k]), taken[k] = NULL;
+        else taken[k] = get(&h, 1 + ag_rng_below(&r, (int64_t)1 << (12 + ag_rng_below(&r, 12))));
+        if (i % 100 == 0) assert_whole(&h);
+    }
+    int64_t given = 0;
+    ag_heap_trim(&h, forget, &given);
+    assert_true(ag_heap_held(&h) == h.in_use && given > 0);
+    for (int k = 0; k < N; k++) if (taken[k]) ag_heap_put(&h, taken[k]);
+    ag_heap_trim(&h, forget, &given);
+    assert_int_equal(h.end, 0);
+    ag_heap_drop(&h);
+}
+
+static void test_the_smallest_fit_is_taken(void **state)
+{
+    (void)state;
+    enum { P = AG_HEAP_PAGE };
+    ag_heap h = { 0 };
+    ag_heap_block *b[7];
+    const int sizes[7] = { 8, 1, 4, 1, 4, 1, 6 };           /* pages; the even ones are freed */
+    for (int i = 0; i < 7; i++) b[i] = get(&h, sizes[i] * P);
+    for (int i = 0; i < 6; i += 2) ag_heap_put(&h, b[i]);
+    assert_int_equal(get(&h, 3 * P + 1)->at, 9 * P);        /* of two equal ones the lower */
+    assert_int_equal(get(&h, 3 * P)->at, 14 * P);
+    assert_int_equal(get(&h, P)->at, 17 * P);               /* what was left of it */
+    assert_int_equal(get(&h, 5 * P)->at, 0);
+    ag_heap_put(&h, b[6]);
+    assert_int_equal(get(&h, 7 * P)->at, 19 * P);           /* the last block grows */
+    assert_int_equal(h.end, 26 * P);
+    ag_heap_drop(&h);
+}
+
+/* ---- large tensors ------------------------------------------------------------------------------------- */
+
+/* What one class of sizes let go of serves another, and the system is not asked again. */
+static void test_large_memory_is_shared_by_all_sizes(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    ag_memory_trim();
+    const int64_t held = ag_memory(AG_CPU).held;
+    {
+        AG_SCOPE;
+        assert_true(ag_item(ag_sum(ag_zeros(5, 1000, 1000))) == 0);
+    }
+    const ag_memory_stats before = ag_memory(AG_CPU);
+    for (int i = 8; i < 400; i += 7) {
+        AG_SCOPE;
+        ag_tensor *a = ag_empty(AG_U8, 20000000 - 49000 * i), *b = ag_empty(AG_U8, 40000 * i);
+        assert_true((uintptr_t)a->data % 4096 == 0 && (char *)a->data != (char *)b->data);
+        memset(a->data, i, (size_t)ag_numel(a));
+    }
+    const ag_memory_stats after = ag_memory(AG_CPU);
+    assert_true(after.held - before.held < 4096);           /* headers */
+    assert_true(after.held - held < 21 << 20);
+    ag_memory_trim();
+    assert_true(ag_memory(AG_CPU).held <= held);
+}
 
 /* ---- recomputing --------------------------------------------------------------------------------------- */
 
@@ -131,6 +228,9 @@ static void test_recomputing_notices_overwritten_weights(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_blocks_lie_side_by_side),
+        cmocka_unit_test(test_the_smallest_fit_is_taken),
+        cmocka_unit_test(test_large_memory_is_shared_by_all_sizes),
         cmocka_unit_test(test_recomputed_gradients_are_the_same_bits),
         cmocka_unit_test(test_grad_of_chosen_inputs_of_recomputed_blocks),
         cmocka_unit_test(test_recomputing_notices_overwritten_weights),

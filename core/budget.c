@@ -1,0 +1,139 @@
+/* core/budget.c - how much memory tensors may hold: AG_MEMORY_LIMIT or ag_memory_limit, and what the cgroup or the machine
+ * leaves beside the rest of this process. */
+#include "core/budget.h"
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "core/engine.h"
+#include "core/io.h"
+
+static atomic_llong own = INT64_MAX;            /* asked for by the user */
+static int64_t machine;                         /* physical, or the cgroup's */
+static const char *machine_name;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static _Thread_local ag_memory_advice advice;
+
+int64_t ag_physical_memory(void)
+{
+    return (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+}
+
+/* "8G", "512M", "100000"; -1 for anything else. */
+static int64_t parse_bytes(const char *s)
+{
+    char *end;
+    const double n = strtod(s, &end);
+    const char *suffix = *end ? strchr("KkMmGgTt", *end) : NULL;
+    if (end == s || !(n > 0) || n > 1e15 || (*end && (!suffix || (end[1] && strcmp(end + 1, "B") && strcmp(end + 1, "iB")))))
+        return -1;
+    return (int64_t)(n * (double)((int64_t)1 << (suffix ? 10 * ((suffix - "KkMmGgTt") / 2 + 1) : 0)));
+}
+
+/* The smallest limit of the group and the groups around it, as far as they can be seen from here. */
+static int64_t group_limit(const char *root, char *path, const char *file)
+{
+    char name[1024], text[64];
+    int64_t least = INT64_MAX;
+    for (;;) {
+        snprintf(name, sizeof name, "%s%s/%s", root, strcmp(path, "/") ? path : "", file);
+        if (ag_read_small(name, text, sizeof text) && atoll(text) > 0 && atoll(text) < least) least = atoll(text);
+        char *slash = strrchr(path, '/');
+        if (!slash || !*path) return least;
+        *slash = 0;
+    }
+}
+
+static int64_t cgroup_limit(void)
+{
+    char text[4096], *line, *rest = text;
+    int64_t least = INT64_MAX;
+    if (!ag_read_small("/proc/self/cgroup", text, sizeof text)) return least;
+    while ((line = strsep(&rest, "\n"))) {
+        char *path = strrchr(line, ':');
+        if (!path++) continue;
+        int64_t limit = INT64_MAX;
+        if (!strncmp(line, "0::", 3)) limit = group_limit("/sys/fs/cgroup", path, "memory.max");
+        else if (strstr(line, ":memory:")) limit = group_limit("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes");
+        if (limit < least) least = limit;
+    }
+    return least;
+}
+
+static void read_machine(void)
+{
+    const int64_t group = cgroup_limit();
+    machine = ag_physical_memory();
+    machine_name = "this machine";
+    if (group < machine) machine = group, machine_name = "this cgroup";
+}
+
+void ag_budget_read(void)
+{
+    static atomic_bool done;
+    if (atomic_load_explicit(&done, memory_order_acquire)) return;
+    pthread_once(&once, read_machine);
+    const char *limit = getenv("AG_MEMORY_LIMIT");
+    if (limit && *limit) {
+        const int64_t bytes = parse_bytes(limit);
+        if (bytes < 0) ag_fail(NULL, "AG_MEMORY_LIMIT=%s is no size; write it as 8G, 512M or in bytes", limit);
+        if (atomic_load(&own) == INT64_MAX) atomic_store(&own, bytes);
+    }
+    atomic_store_explicit(&done, true, memory_order_release);
+}
+
+void ag_memory_limit(int64_t bytes)
+{
+    atomic_store(&own, bytes > 0 ? bytes : INT64_MAX);
+}
+
+/* Of the machine's memory the rest of the process takes a part: code, libraries, the program's own. */
+static int64_t budget(int64_t held)
+{
+    const int64_t others = ag_resident_memory() - held, left = machine - (others > 0 ? others : 0);
+    return left < atomic_load(&own) ? left : atomic_load(&own);
+}
+
+bool ag_budget_allows(int64_t held, int64_t more)
+{
+    const int64_t most = atomic_load_explicit(&own, memory_order_relaxed);
+    if (held + more > most) return false;
+    return held + more < machine / 2 || held + more <= budget(held);
+}
+
+int64_t ag_memory_budget(void)
+{
+    ag_budget_read();
+    return budget(ag_memory(AG_CPU).held);
+}
+
+/* ---- when it is not enough ----------------------------------------------------------------------------- */
+
+void ag_memory_advise(ag_memory_advice a)
+{
+    advice = a;
+}
+
+void ag_out_of_memory(const char *at, int64_t bytes)
+{
+    enum { SHOWN = 3 };
+    char text[1024] = "", hint[512] = "";
+    const ag_memory_stats s = ag_memory(AG_CPU);
+    const int64_t most = ag_memory_budget();
+    ag_memory_row row[SHOWN];
+    const int n = ag_memory_largest(row, SHOWN);
+    for (int i = 0, used = 0; i < n && used < (int)sizeof text; i++)
+        used += snprintf(text + used, sizeof text - (size_t)used, "\n    %10.1f MB  %s%s%s", (double)row[i].bytes / 1e6,
+                         ag_memory_kind_name(row[i].kind), *row[i].layer ? " of " : "", row[i].layer);
+    const ag_memory_advice a = advice;
+    advice = (ag_memory_advice){ 0 };           /* not asked again from within itself */
+    if (a.fn) a.fn(a.arg, hint, sizeof hint);
+    advice = a;
+    ag_fail(at, "out of memory: needed %.1f MB, %.1f MB free of the %.1f MB that %s; tensors hold %.1f MB (peak %.1f MB), %.1f MB is "
+            "kept for reuse.%s%s\n%s", (double)bytes / 1e6, (double)(most > s.held ? most - s.held : 0) / 1e6,
+            (double)most / 1e6, most < atomic_load(&own) ? "this machine has for them" : "are allowed", (double)s.in_use / 1e6,
+            (double)s.peak / 1e6, (double)s.cached / 1e6, n ? " The largest:" : "", text,
+            *hint ? hint : "A smaller batch with gradient accumulation needs less");
+}
