@@ -12,7 +12,7 @@
 #include "models/vision.h"
 AG_BEGIN_DECLS
 
-#define AG_MODEL_FAMILIES(FAMILY)
+#define AG_MODEL_FAMILIES(FAMILY) FAMILY(vit) FAMILY(swin) FAMILY(swin_v2)
 
 #define AG_DECLARE_FAMILY(name) extern const model_info ag_models_##name[];
 AG_MODEL_FAMILIES(AG_DECLARE_FAMILY)

@@ -132,22 +132,34 @@ nn_module *ag_nn_dropout_(const char *at, double p)
 
 /* ---- sequential ---------------------------------------------------------------------------------------- */
 
-typedef struct { nn_module base; } sequential;
+typedef struct { nn_module base; bool recompute; } sequential;
 
 static ag_tensor *sequential_forward(nn_module *m, ag_tensor *x)
 {
+    const bool again = NN_SELF(sequential, m)->recompute;
     ag_retain(x);
     for (int i = 0; i < m->n_slots; i++) {
         AG_SCOPE;
         ag_scoped(x);
-        x = ag_retain(ag_nn_call(m->slots[i].child, x));
+        x = ag_retain((again ? ag_nn_call_recompute : ag_nn_call)(m->slots[i].child, x));
     }
     return ag_scoped(x);
 }
 
+static void require_sequential(const char *at, const char *function, const nn_module *m)
+{
+    if (m->forward != sequential_forward) ag_fail(at, "%s: a %s is not a sequential", function, m->type);
+}
+
+void ag_nn_recompute_(const char *at, nn_module *m, bool again)
+{
+    require_sequential(at, "nn_recompute", m);
+    NN_SELF(sequential, m)->recompute = again;
+}
+
 nn_module *ag_nn_append_(const char *at, nn_module *m, nn_module *module)
 {
-    if (m->forward != sequential_forward) ag_fail(at, "nn_append: a %s is not a sequential", m->type);
+    require_sequential(at, "nn_append", m);
     return ag_nn_child_(at, m, "", m->n_slots, module);
 }
 

@@ -164,6 +164,9 @@ nn_module *ag_nn_sequential_(const char *at, nn_module **modules) AG_PURE;
 /* Adds one to the end of a sequential; returns it. */
 #define nn_append(sequential, module) ag_nn_append_(AG_HERE, sequential, module)
 nn_module *ag_nn_append_(const char *at, nn_module *sequential, nn_module *module);
+/* Whether each of its modules is called with nn_call_recompute. */
+#define nn_recompute(sequential, again) ag_nn_recompute_(AG_HERE, sequential, again)
+void ag_nn_recompute_(const char *at, nn_module *sequential, bool again);
 
 #define nn_relu() ag_nn_activation_(AG_HERE, "relu")
 #define nn_gelu() ag_nn_activation_(AG_HERE, "gelu")

@@ -122,10 +122,6 @@ ag_tensor *ag_window_reverse_(const char *at, ag_tensor *windows, int64_t size, 
  * .bias for ag_attention. (Swin's relative_position_bias) */
 ag_tensor *ag_relative_position_bias_(const char *at, ag_tensor *table, int64_t window) AG_PURE;
 #define ag_relative_position_bias(table, window) ag_relative_position_bias_(AG_HERE, table, window)
-/* qkv [N, L, 3, heads, D], scale [heads] -> the same shape: scale q / |q|, k / |k|, v. (Swin V2's cosine attention, then with
- * .scale = 1; F.normalize) */
-ag_tensor *ag_cosine_qkv_(const char *at, ag_tensor *qkv, ag_tensor *scale) AG_PURE;
-#define ag_cosine_qkv(qkv, scale) ag_cosine_qkv_(AG_HERE, qkv, scale)
 /* out[..., i, ...] = x[..., i - shift, ...], cyclically. torch.roll */
 ag_tensor *ag_roll_(const char *at, ag_tensor *x, int axis, int64_t shift) AG_PURE;
 #define ag_roll(x, axis, shift) ag_roll_(AG_HERE, x, axis, shift)
