@@ -63,7 +63,8 @@ const model_info *ag_model_find_(const char *at, const char *name)
 
 static void check_opts(const char *at, const char *name, const model_opts *o)
 {
-    if (o->classes < -1) ag_fail(at, "%s: .classes = %" PRId64 "; it is positive, or -1 for no classifier", name, o->classes);
+    if (o->classes < -1)
+        ag_fail(at, "%s: .classes = %" PRId64 "; it is positive, or -1 for no classifier", name, o->classes);
     if (o->in_channels < 0) ag_fail(at, "%s: .in_channels = %" PRId64 "; it is positive", name, o->in_channels);
     if (!(o->drop_path >= 0 && o->drop_path < 1) || !(o->dropout >= 0 && o->dropout < 1))
         ag_fail(at, "%s: .drop_path = %g, .dropout = %g; they are 0 or more and below 1", name, o->drop_path, o->dropout);
@@ -73,10 +74,11 @@ static void check_opts(const char *at, const char *name, const model_opts *o)
 static void check_sides(const char *at, const model_info *m, int64_t size, int64_t h, int64_t w)
 {
     if (m->fixed_size && (h != size || w != size))
-        ag_fail(at, "%s needs %" PRId64 " x %" PRId64 " images, got %" PRId64 " x %" PRId64 ": resize to squares%s", m->name, size,
-                size, h, w, " of that size, or make the net with .size");
+        ag_fail(at, "%s needs %" PRId64 " x %" PRId64 " images, got %" PRId64 " x %" PRId64 ": resize to squares of that size, or "
+                "make the net with .size", m->name, size, size, h, w);
     if (m->multiple > 1 && (h % m->multiple || w % m->multiple))
-        ag_fail(at, "%s: sides of images must be multiples of %" PRId64 ", got %" PRId64 " x %" PRId64, m->name, m->multiple, h, w);
+        ag_fail(at, "%s: sides of images must be multiples of %" PRId64 ", got %" PRId64 " x %" PRId64, m->name, m->multiple,
+                h, w);
     if (h < m->least || w < m->least)
         ag_fail(at, "%s: sides of images must be at least %" PRId64 ", got %" PRId64 " x %" PRId64, m->name, m->least, h, w);
 }
@@ -122,7 +124,8 @@ nn_module *ag_model_add_classifier_(const char *at, model_vision *s, nn_module *
 {
     s->width = width;
     if (!s->opts.classes) return NULL;
-    return s->classifier = ag_nn_child_(at, parent, name, -1, ag_nn_linear_(at, width, s->opts.classes, (nn_linear_opts){ 0 }));
+    nn_module *fc = ag_nn_linear_(at, width, s->opts.classes, (nn_linear_opts){ 0 });
+    return s->classifier = ag_nn_child_(at, parent, name, -1, fc);
 }
 
 double ag_model_drop_path(const model_vision *s, int i, int n)
@@ -147,9 +150,10 @@ static void check_images(const char *at, const model_vision *s, const ag_tensor 
 {
     char shape[128];
     ag_describe(x, shape, sizeof shape);
+    const bool channels_first = x->ndim == 4 && x->shape[1] == s->opts.in_channels;
     if (x->ndim != 4 || x->shape[3] != s->opts.in_channels)
         ag_fail(at, "%s takes images [N, H, W, %" PRId64 "], got %s%s", s->info->name, s->opts.in_channels, shape,
-                x->ndim == 4 && x->shape[1] == s->opts.in_channels ? "; ag_permute(x, 0, 2, 3, 1) moves the channels last" : "");
+                channels_first ? "; ag_permute(x, 0, 2, 3, 1) moves the channels last" : "");
     if (x->dtype != AG_F32 && x->dtype != AG_BF16)
         ag_fail(at, "%s takes f32 images, got %s; convert with ag_cast, divide by 255 and normalise", s->info->name, shape);
     if (!x->shape[0]) ag_fail(at, "%s: the batch is empty, %s", s->info->name, shape);
@@ -174,7 +178,8 @@ void ag_nn_reset_classifier_(const char *at, nn_module *net, int64_t classes)
     model_vision *s = vision(at, net);
     const char *dot = strrchr(s->info->head, '.'), *name = dot ? dot + 1 : s->info->head;
     char path[256];
-    if (classes < -1 || !classes) ag_fail(at, "nn_reset_classifier: %" PRId64 " classes; a positive number, or -1 for none", classes);
+    if (classes < -1 || !classes)
+        ag_fail(at, "nn_reset_classifier: %" PRId64 " classes; a positive number, or -1 for none", classes);
     snprintf(path, sizeof path, "%.*s", dot ? (int)(dot - s->info->head) : 0, s->info->head);
     nn_module *parent = ag_nn_at(net, path);
     AG_SCOPE;
@@ -195,11 +200,12 @@ ag_tensor *ag_model_adapt_input_(const char *at, ag_tensor *weight, int64_t chan
         ag_fail(at, "model_adapt_input: a weight [O, I, kh, kw] and 1 or more channels, got %d axes and %" PRId64, weight->ndim,
                 channels);
     const int64_t in = weight->shape[1];
-    ag_tensor *parts[64];
+    enum { MOST_REPEATS = 64 };
+    ag_tensor *parts[MOST_REPEATS];
     if (channels == in) return ag_keep(weight);
     if (channels == 1) return ag_keep(ag_sum_(at, weight, (ag_reduce_opts){ .axes = AG_AXES(1), .keepdim = true }));
     const int n = (int)((channels + in - 1) / in);
-    if (channels > (int64_t)(sizeof parts / sizeof *parts) * in) ag_fail(at, "model_adapt_input: %" PRId64 " channels", channels);
+    if (n > MOST_REPEATS) ag_fail(at, "model_adapt_input: %" PRId64 " channels from %" PRId64, channels, in);
     for (int i = 0; i < n; i++) parts[i] = weight;
     ag_tensor *wide = ag_slice_(at, ag_concat_(at, 1, n, parts), 1, 0, channels);
     return ag_keep(ag_scale_(at, wide, (double)in / (double)channels));

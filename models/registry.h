@@ -12,7 +12,8 @@
 #include "models/vision.h"
 AG_BEGIN_DECLS
 
-#define AG_MODEL_FAMILIES(FAMILY) FAMILY(vit) FAMILY(swin) FAMILY(swin_v2)
+#define AG_MODEL_FAMILIES(FAMILY) \
+    FAMILY(convnext) FAMILY(resnet) FAMILY(efficientnet) FAMILY(mobilenetv3) FAMILY(vit) FAMILY(swin) FAMILY(swin_v2)
 
 #define AG_DECLARE_FAMILY(name) extern const model_info ag_models_##name[];
 AG_MODEL_FAMILIES(AG_DECLARE_FAMILY)
@@ -42,7 +43,8 @@ typedef struct {
 #define MODEL_NEW(T, at, info, opts, features, pool) \
     ((T *)(void *)ag_model_new_(at, sizeof(T), info, opts, features, pool))
 model_vision *ag_model_new_(const char *at, size_t size, const model_info *info, model_opts opts,
-                            ag_tensor *(*features)(nn_module *, ag_tensor *), ag_tensor *(*pool)(nn_module *, ag_tensor *)) AG_PURE;
+                            ag_tensor *(*features)(nn_module *, ag_tensor *),
+                            ag_tensor *(*pool)(nn_module *, ag_tensor *)) AG_PURE;
 /* s->classifier = a linear layer from width to classes, child `name` of parent; NULL where no classes are wanted. */
 nn_module *ag_model_add_classifier_(const char *at, model_vision *s, nn_module *parent, const char *name, int64_t width);
 /* f with the dropout before the classifier, in training. */

@@ -71,20 +71,21 @@ void ag_nn_reset_classifier_(const char *at, nn_module *net, int64_t classes);
  * (model_adapt_input) and position embeddings of another size (ag_resample_positions). */
 #define model_load(net, ...) ag_model_load_(AG_HERE, net, AG_HEAD(__VA_ARGS__), AG_OPTS(nn_load_opts, __VA_ARGS__))
 void ag_model_load_(const char *at, nn_module *net, const char *path, nn_load_opts opts);
-/* weight [O, I, kh, kw] -> [O, channels, kh, kw]: the sum over I for one channel, else repeated and scaled by I / channels.
- * (timm's adapt_input_conv) */
+/* weight [O, I, kh, kw] -> [O, channels, kh, kw]: the sum over I for one channel, else repeated and scaled by
+ * I / channels. (timm's adapt_input_conv) */
 #define model_adapt_input(weight, channels) ag_model_adapt_input_(AG_HERE, weight, channels)
 ag_tensor *ag_model_adapt_input_(const char *at, ag_tensor *weight, int64_t channels) AG_PURE;
 
 /* ---- groups of parameters ------------------------------------------------------------------------------ */
 
-/* The patterns of group k of n, for nn_freeze and OPTIM_GROUPS; in the innermost scope. The head is the last group, the stem
- * and blocks before it are dealt out evenly, in order, to the others; n is cut to what there is (model_group_count). */
+/* The patterns of group k of n, for nn_freeze and OPTIM_GROUPS; in the innermost scope. The head is the last group, the
+ * stem and blocks before it are dealt out evenly, in order, to the others; n is cut to what there is (model_group_count). */
 #define model_group(net, k, n) ag_model_group_(AG_HERE, net, k, n)
 const char *ag_model_group_(const char *at, const nn_module *net, int k, int n) AG_PURE;
 #define model_group_count(net) ag_model_group_count_(AG_HERE, net)
 int ag_model_group_count_(const char *at, const nn_module *net);
-/* Up to n groups for an optimizer; group k learns at decay^(n - 1 - k) times its rate. decay 1: one rate. (layer-wise decay) */
+/* Up to n groups for an optimizer; group k learns at decay^(n - 1 - k) times its rate. decay 1: one rate. (layer-wise
+ * decay) */
 #define model_groups(net, n, decay) ag_model_groups_(AG_HERE, net, n, decay)
 optim_group_list ag_model_groups_(const char *at, const nn_module *net, int n, double decay);
 

@@ -28,7 +28,8 @@ static void fold(ag_conv_layer *c, const ag_norm_layer *n)
 {
     AG_NO_GRAD;
     const char *at = c->base.at;
-    ag_tensor *scale = ag_mul_(at, n->weight, ag_rsqrt_(at, ag_add_scalar_(at, n->running_var, n->eps > 0 ? n->eps : 1e-5)));
+    ag_tensor *var = ag_add_scalar_(at, n->running_var, n->eps > 0 ? n->eps : 1e-5);
+    ag_tensor *scale = ag_mul_(at, n->weight, ag_rsqrt_(at, var));
     ag_tensor *mean = c->bias ? ag_sub_(at, n->running_mean, c->bias) : n->running_mean;
     ag_tensor *weight = ag_mul_(at, c->weight, ag_reshape(scale, -1, 1, 1, 1));
     ag_tensor *bias = ag_sub_(at, n->bias, ag_mul_(at, mean, scale));
@@ -52,7 +53,7 @@ static ag_tensor *folded_forward(nn_module *m, ag_tensor *x, const void *activat
 
 typedef struct { ag_activation activation; ag_tensor *residual; } norm_arg;
 
-static ag_tensor *activate(const char *at, ag_tensor *x, ag_activation activation)
+ag_tensor *ag_nn_activated(const char *at, ag_tensor *x, ag_activation activation)
 {
     switch (activation) {
     case AG_LINEAR_GELU: return ag_gelu_(at, x);
@@ -69,14 +70,15 @@ static ag_tensor *norm_forward(nn_module *m, ag_tensor *x, const void *arg)
     const norm_arg *a = arg;
     ag_tensor *y = m->forward(m, x);
     if (a->residual) y = ag_add_(m->at, y, a->residual);
-    return activate(m->at, y, a->activation);
+    return ag_nn_activated(m->at, y, a->activation);
 }
 
-ag_tensor *ag_nn_conv_norm_act(nn_module *conv, nn_module *norm, ag_tensor *x, ag_activation activation, ag_tensor *residual)
+ag_tensor *ag_nn_conv_norm_act(nn_module *conv, nn_module *norm, ag_tensor *x, ag_activation activation,
+                               ag_tensor *residual)
 {
     ag_conv_layer *c = NN_SELF(ag_conv_layer, conv);
     const ag_norm_layer *n = NN_SELF(ag_norm_layer, norm);
-    if (!norm->training && !ag_grad_enabled() && !residual) {
+    if (n->running_mean && !norm->training && !ag_grad_enabled() && !residual) {
         if (!is_new(c, n)) fold(c, n);
         return ag_nn_run(conv, x, folded_forward, &activation);
     }

@@ -75,7 +75,8 @@ static ag_tensor *layer_norm_forward(nn_module *m, ag_tensor *x)
     return ag_layer_norm_(m->at, x, (ag_layer_norm_opts){ .weight = s->weight, .bias = s->bias, .eps = s->eps });
 }
 
-ag_norm_layer *ag_norm_layer_new(const char *at, const char *type, nn_forward_fn forward, int64_t channels, nn_norm_opts opts)
+ag_norm_layer *ag_norm_layer_new(const char *at, const char *type, nn_forward_fn forward, int64_t channels,
+                                 nn_norm_opts opts)
 {
     require_sizes(at, type, channels, 1);
     ag_norm_layer *s = (ag_norm_layer *)(void *)ag_nn_new_(at, sizeof *s, type, forward);

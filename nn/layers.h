@@ -9,10 +9,11 @@ typedef struct {
     double eps, momentum;
     int64_t groups;                     /* of a group norm */
 } ag_norm_layer;
-ag_norm_layer *ag_norm_layer_new(const char *at, const char *type, nn_forward_fn forward, int64_t channels, nn_norm_opts opts);
+ag_norm_layer *ag_norm_layer_new(const char *at, const char *type, nn_forward_fn forward, int64_t channels,
+                                 nn_norm_opts opts);
 
-/* Weights with a norm in them (nn/conv_norm.c), and what they were made from: how often each tensor was written to, and the
- * batches that moved the statistics. */
+/* Weights with a norm in them (nn/conv_norm.c), and what they were made from: how often each tensor was written to, and
+ * the batches that moved the statistics. */
 enum { AG_FOLDED_PARTS = 6 };
 typedef struct { ag_tensor *weight, *bias; uint32_t version[AG_FOLDED_PARTS]; int64_t batches; } ag_folded;
 
@@ -22,5 +23,8 @@ typedef struct {
     ag_conv2d_opts opts;
     ag_folded folded;
 } ag_conv_layer;
+
+/* activation(x) by an op of its own. */
+ag_tensor *ag_nn_activated(const char *at, ag_tensor *x, ag_activation activation);
 
 #endif

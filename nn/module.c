@@ -136,8 +136,8 @@ nn_module *ag_nn_at(nn_module *m, const char *path)
     for (int i = 0; i < m->n_slots; i++) {
         const struct nn_slot *s = &m->slots[i];
         const size_t n = strlen(s->name);
-        nn_module *found = NULL;
-        if (s->child && !strncmp(s->name, path, n) && (path[n] == '.' || !path[n])) found = ag_nn_at(s->child, path + n + !!path[n]);
+        if (!s->child || strncmp(s->name, path, n) || (path[n] && path[n] != '.')) continue;
+        nn_module *found = ag_nn_at(s->child, path + n + !!path[n]);
         if (found) return found;
     }
     return NULL;

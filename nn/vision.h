@@ -7,15 +7,17 @@ AG_BEGIN_DECLS
 
 /*   .stride 1   .pad 0   .dilation 1   .groups 1   .no_bias   .same: TensorFlow's padding (ag_conv2d) */
 typedef struct { AG_NAMED_OPTIONS; int stride, pad, dilation, groups; bool no_bias, same; } nn_conv2d_opts;
-/* weight [out, in / groups, kernel, kernel], bias [out], both U(-b, b), b = 1 / sqrt(in / groups kernel^2). (nn.Conv2d) */
-#define nn_conv2d(in, out, ...) ag_nn_conv2d_(AG_HERE, in, out, AG_HEAD(__VA_ARGS__), AG_OPTS(nn_conv2d_opts, __VA_ARGS__))
+/* weight [out, in / groups, kernel, kernel], bias [out], both U(-b, b), b = 1 / sqrt(in / groups kernel^2).
+ * (nn.Conv2d) */
+#define nn_conv2d(in, out, ...) \
+    ag_nn_conv2d_(AG_HERE, in, out, AG_HEAD(__VA_ARGS__), AG_OPTS(nn_conv2d_opts, __VA_ARGS__))
 nn_module *ag_nn_conv2d_(const char *at, int64_t in, int64_t out, int kernel, nn_conv2d_opts opts) AG_PURE;
 
 /* Parameters and buffers as nn_batch_norm1d. (nn.BatchNorm2d) */
 #define nn_batch_norm2d(...) ag_nn_batch_norm2d_(AG_HERE, AG_HEAD(__VA_ARGS__), AG_OPTS(nn_norm_opts, __VA_ARGS__))
 nn_module *ag_nn_batch_norm2d_(const char *at, int64_t channels, nn_norm_opts opts) AG_PURE;
-/* activation(norm(conv(x)) + residual) of a nn_conv2d and a nn_batch_norm2d; residual may be NULL. Where no gradients are
- * wanted the norm is folded into the convolution, whose folded weights are remembered until a parameter or statistic changes. */
+/* activation(norm(conv(x)) + residual) of a nn_conv2d and a norm; residual may be NULL. In evaluation without gradients
+ * a batch norm goes into the convolution; the weights with it are remembered until a parameter or statistic changes. */
 ag_tensor *ag_nn_conv_norm_act(nn_module *conv, nn_module *norm, ag_tensor *x, ag_activation activation,
                                ag_tensor *residual) AG_PURE;
 #define nn_conv_norm_act ag_nn_conv_norm_act

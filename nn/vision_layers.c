@@ -15,10 +15,11 @@ nn_module *ag_nn_conv2d_(const char *at, int64_t in, int64_t out, int kernel, nn
 {
     const int64_t groups = o.groups ? o.groups : 1;
     if (in < 1 || out < 1 || kernel < 1 || groups < 1 || in % groups || out % groups)
-        ag_fail(at, "nn_conv2d: %" PRId64 " to %" PRId64 " channels, kernel %d, %" PRId64 " groups; all are positive and the groups "
-                "divide both numbers of channels", in, out, kernel, groups);
+        ag_fail(at, "nn_conv2d: %" PRId64 " to %" PRId64 " channels, kernel %d, %" PRId64 " groups; all are positive and the "
+                "groups divide both numbers of channels", in, out, kernel, groups);
     ag_conv_layer *s = (ag_conv_layer *)(void *)ag_nn_new_(at, sizeof *s, "conv2d", conv_forward);
-    s->opts = (ag_conv2d_opts){ .stride = o.stride, .pad = o.pad, .dilation = o.dilation, .groups = o.groups, .same = o.same };
+    s->opts = (ag_conv2d_opts){ .stride = o.stride, .pad = o.pad, .dilation = o.dilation, .groups = o.groups,
+                                .same = o.same };
     AG_SCOPE;
     NN_PARAM(s, weight, ag_empty(AG_F32, out, in / groups, kernel, kernel));
     ag_nn_init_kaiming_uniform(s->weight, sqrt(5));
@@ -77,9 +78,9 @@ static ag_tensor *avg_pool_forward(nn_module *m, ag_tensor *x)
 
 nn_module *ag_nn_pool2d_(const char *at, bool max, int kernel, ag_pool2d_opts opts)
 {
-    pool *s = (pool *)(void *)ag_nn_new_(at, sizeof *s, max ? "max_pool2d" : "avg_pool2d", max ? max_pool_forward : avg_pool_forward);
-    s->kernel = kernel, s->opts = opts;
-    return &s->base;
+    nn_module *m = ag_nn_new_(at, sizeof(pool), max ? "max_pool2d" : "avg_pool2d", max ? max_pool_forward : avg_pool_forward);
+    NN_SELF(pool, m)->kernel = kernel, NN_SELF(pool, m)->opts = opts;
+    return m;
 }
 
 typedef struct { nn_module base; int64_t h, w; } adaptive;
@@ -98,12 +99,21 @@ nn_module *ag_nn_adaptive_avg_pool2d_(const char *at, int64_t h, int64_t w)
 }
 
 static ag_tensor *concat_pool_forward(nn_module *m, ag_tensor *x) { return ag_concat_pool2d_(m->at, x); }
-static ag_tensor *flatten_forward(nn_module *m, ag_tensor *x) { return ag_reshape_(m->at, x, AG_SHAPE(x->shape[0], -1)); }
 static ag_tensor *identity_forward(nn_module *m, ag_tensor *x) { return (void)m, x; }
 
-nn_module *ag_nn_concat_pool2d_(const char *at) { return ag_nn_new_(at, sizeof(nn_module), "concat_pool2d", concat_pool_forward); }
-nn_module *ag_nn_flatten_(const char *at) { return ag_nn_new_(at, sizeof(nn_module), "flatten", flatten_forward); }
-nn_module *ag_nn_identity_(const char *at) { return ag_nn_new_(at, sizeof(nn_module), "identity", identity_forward); }
+static ag_tensor *flatten_forward(nn_module *m, ag_tensor *x)
+{
+    return ag_reshape_(m->at, x, AG_SHAPE(x->shape[0], -1));
+}
+
+static nn_module *without_state(const char *at, const char *type, nn_forward_fn forward)
+{
+    return ag_nn_new_(at, sizeof(nn_module), type, forward);
+}
+
+nn_module *ag_nn_concat_pool2d_(const char *at) { return without_state(at, "concat_pool2d", concat_pool_forward); }
+nn_module *ag_nn_flatten_(const char *at) { return without_state(at, "flatten", flatten_forward); }
+nn_module *ag_nn_identity_(const char *at) { return without_state(at, "identity", identity_forward); }
 
 /* ---- branches ------------------------------------------------------------------------------------------ */
 
