@@ -127,16 +127,18 @@ static void run_forward(ag_node *n)
     if (ag_profiling) ag_profile_add(n, false, ag_profile_now() - start);
 }
 
-static bool takes_bf16(const ag_op *op, int k)
+/* The kernels of cuda/ are f32's; what the device table does (copies) takes both. */
+static bool takes_bf16(const ag_op *op, int k, ag_device device)
 {
-    return op->view || (k < 32 && op->bf16 >> k & 1);
+    const bool kernel = device != AG_CUDA || op->forward[AG_CUDA] == op->forward[AG_CPU];
+    return op->view || (k < 32 && op->bf16 >> k & 1 && kernel);
 }
 
 /* Whether an input that may be bf16 is f32: then all are widened. */
 static bool mixed(const ag_op *op, int n_in, ag_tensor **in)
 {
     for (int i = 0; i < n_in; i++)
-        if (in[i] && takes_bf16(op, i) && in[i]->dtype == AG_F32) return true;
+        if (in[i] && takes_bf16(op, i, in[i]->device) && in[i]->dtype == AG_F32) return true;
     return false;
 }
 
@@ -155,7 +157,7 @@ static ag_tensor **fitting(const char *at, const ag_op *op, int n_in, ag_tensor 
     for (int i = 0; i < n_in; i++) {
         fit[i] = in[i];
         if (!in[i]) continue;
-        if (in[i]->dtype == AG_BF16 && (widen || !takes_bf16(op, i))) fit[i] = ag_cast_(at, in[i], AG_F32);
+        if (in[i]->dtype == AG_BF16 && (widen || !takes_bf16(op, i, in[i]->device))) fit[i] = ag_cast_(at, in[i], AG_F32);
         if (!strided) fit[i] = ag_contiguous_(at, fit[i]);
     }
     return fit;
@@ -268,7 +270,7 @@ void ag_node_require_real(const ag_node *n, const ag_tensor *t, const char *name
 {
     if (t->dtype == AG_F32) return;
     for (int i = 0; i < n->n_in; i++)
-        if (n->in[i] == t && t->dtype == AG_BF16 && takes_bf16(n->op, i)) return;
+        if (n->in[i] == t && t->dtype == AG_BF16 && takes_bf16(n->op, i, t->device)) return;
     ag_node_fail(n, "%s%sneeds %s, got %s; convert it with ag_cast", name ? name : "", name ? " " : "",
                  ag_dtype_name(AG_F32), ag_dtype_name(t->dtype));
 }

@@ -177,8 +177,7 @@ static void seed(const char *at, ag_tensor *loss, ag_tensor *grad)
 {
     char a[128], b[128];
     if (grad) {
-        bool same = grad->ndim == loss->ndim && (grad->dtype == AG_F32 || grad->dtype == loss->dtype);
-        for (int i = 0; same && i < loss->ndim; i++) same = grad->shape[i] == loss->shape[i];
+        const bool same = ag_same_shape(grad, loss) && (grad->dtype == AG_F32 || grad->dtype == loss->dtype);
         if (!same) ag_fail(at, "ag_backward: .grad is %s, the tensor is %s", ag_describe(grad, a, sizeof a),
                            ag_describe(loss, b, sizeof b));
     } else if (ag_numel(loss) != 1) {

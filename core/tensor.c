@@ -254,6 +254,13 @@ bool ag_is_contiguous(const ag_tensor *t)
     return true;
 }
 
+bool ag_same_shape(const ag_tensor *a, const ag_tensor *b)
+{
+    bool same = a->ndim == b->ndim;
+    for (int i = 0; same && i < a->ndim; i++) same = a->shape[i] == b->shape[i];
+    return same;
+}
+
 char *ag_describe(const ag_tensor *t, char *buf, size_t size)
 {
     int used = snprintf(buf, size, "%s[", ag_dtype_name(t->dtype));
@@ -364,9 +371,7 @@ void ag_print(const ag_tensor *t)
 static void require_same_shape(const char *at, const char *what, const ag_tensor *dst, const ag_tensor *src)
 {
     char a[128], b[128];
-    bool same = dst->ndim == src->ndim;
-    for (int i = 0; same && i < dst->ndim; i++) same = dst->shape[i] == src->shape[i];
-    if (!same) ag_fail(at, "%s: shapes differ: into %s from %s", what, ag_describe(dst, a, sizeof a),
+    if (!ag_same_shape(dst, src)) ag_fail(at, "%s: shapes differ: into %s from %s", what, ag_describe(dst, a, sizeof a),
                        ag_describe(src, b, sizeof b));
 }
 

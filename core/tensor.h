@@ -105,6 +105,7 @@ size_t ag_dtype_size(ag_dtype dtype);
 const char *ag_dtype_name(ag_dtype dtype);          /* "f32" ("f64" in that build), "bf16", "i64", "i32", "u8" */
 const char *ag_device_name(ag_device device);       /* "cpu", "cuda", "meta" */
 bool ag_is_contiguous(const ag_tensor *t);
+bool ag_same_shape(const ag_tensor *a, const ag_tensor *b);
 /* "f32[64, 7]" into buf; returns buf. */
 char *ag_describe(const ag_tensor *t, char *buf, size_t size);
 

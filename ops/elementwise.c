@@ -115,16 +115,9 @@ static void binary_piece(int64_t begin, int64_t end, void *arg)
     j->row(end - begin, j->y + begin, j->a + begin * j->sa, j->sa, j->b + begin * j->sb, j->sb);
 }
 
-static bool same_shape(const ag_tensor *a, const ag_tensor *b)
-{
-    bool same = a->ndim == b->ndim;
-    for (int i = 0; same && i < a->ndim; i++) same = a->shape[i] == b->shape[i];
-    return same;
-}
-
 static bool dense_like(const ag_tensor *t, const ag_tensor *out)
 {
-    return same_shape(t, out) && ag_is_contiguous(t);
+    return ag_same_shape(t, out) && ag_is_contiguous(t);
 }
 
 static void binary_forward(ag_node *n, binary_row row)
@@ -151,7 +144,7 @@ static void binary_backward(ag_node *n, binary_grad_row write[2], binary_grad_ro
     for (int k = 0; k < 2; k++) {
         ag_tensor *d = n->din[k];
         if (!d) continue;
-        const bool repeated = !same_shape(d, n->out);
+        const bool repeated = !ag_same_shape(d, n->out);
         if (repeated && !n->accumulate[k]) ag_fill(d, 0);
         const ag_tensor *const operands[] = { n->out, n->in[0], n->in[1], d };
         ag_rows_walk w = ag_rows_begin(ag_shape_of(n->out), 4, operands);

@@ -164,12 +164,22 @@ ag_tensor *ag_cosine_similarity_(const char *at, ag_tensor *a, ag_tensor *b, int
 
 /* ---- normalisation over the last axis or over all others ----------------------------------------------- */
 typedef struct { AG_NAMED_OPTIONS; ag_tensor *weight, *bias; double eps; } ag_layer_norm_opts;
-/* Over the last axis, .eps 1e-5, population variance. F.layer_norm */
+/* Over the last axis, .eps 1e-5, population variance; x f32 or bf16. F.layer_norm */
 ag_tensor *ag_layer_norm_(const char *at, ag_tensor *x, ag_layer_norm_opts opts) AG_PURE;
 #define ag_layer_norm(...) ag_layer_norm_(AG_HERE, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_layer_norm_opts, __VA_ARGS__))
-typedef struct { AG_NAMED_OPTIONS; ag_tensor *weight, *bias; bool training; double momentum, eps; } ag_batch_norm_opts;
-/* x [..., C] per channel over all other axes; running_mean, running_var [C] are used in evaluation and, with .training,
- * updated in place (.momentum 0.1; unbiased variance), .eps 1e-5. F.batch_norm */
+/*   .training   normalise by the statistics of x and update running_mean, running_var in place (.momentum 0.1; unbiased
+ *               variance); else by the running ones
+ *   .residual   of x's shape, added to the result       .activation of that sum; both in the same pass
+ *   .eps 1e-5 */
+typedef struct {
+    AG_NAMED_OPTIONS;
+    ag_tensor *weight, *bias;
+    bool training;
+    double momentum, eps;
+    ag_tensor *residual;
+    ag_activation activation;
+} ag_batch_norm_opts;
+/* x [..., C], f32 or bf16, per channel over all other axes; running_mean, running_var [C]. F.batch_norm */
 ag_tensor *ag_batch_norm_(const char *at, ag_tensor *x, ag_tensor *running_mean, ag_tensor *running_var,
                           ag_batch_norm_opts opts) AG_PURE;
 #define ag_batch_norm(x, mean, ...) \

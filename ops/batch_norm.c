@@ -1,0 +1,334 @@
+/* ops/batch_norm.c - per channel over all other axes, then a residual and an activation in the same pass:
+ * y = activation((x - mean) rstd w + b + residual).
+ *
+ * Backward computes the sum before the activation once more from x (and the residual) instead of keeping it. Narrow rows are
+ * folded (ag_tiles_fold): the parameters then lie several times behind one another. */
+#include <math.h>
+#include "core/thread.h"
+#include "ops/activation.h"
+#include "ops/channels.h"
+#include "ops/registry.h"
+#include "ops/tiles.h"
+
+enum { X, WEIGHT, BIAS, RUNNING_MEAN, RUNNING_VAR, RESIDUAL, INPUTS };
+typedef struct { double momentum, eps; bool training; ag_activation activation; } batch_arg;
+
+static void batch_infer(ag_node *n)
+{
+    const batch_arg *a = n->arg;
+    const ag_tensor *x = n->in[X], *residual = n->in[RESIDUAL];
+    ag_node_require_real(n, x, "x");
+    AG_REQUIRE(n, x->ndim >= 2, "needs x [..., C] with at least two axes");
+    const int64_t channels = x->shape[x->ndim - 1];
+    ag_node_require_channels(n, n->in[WEIGHT], "weight", channels);
+    ag_node_require_channels(n, n->in[BIAS], "bias", channels);
+    ag_node_require_channels(n, n->in[RUNNING_MEAN], "running_mean", channels);
+    ag_node_require_channels(n, n->in[RUNNING_VAR], "running_var", channels);
+    ag_node_require_activation(n, a->activation);
+    AG_REQUIRE(n, !residual || ag_same_shape(x, residual), "residual must have the shape of x");
+    AG_REQUIRE(n, !a->training || (channels && ag_numel(x) / channels > 1),
+               "needs more than one value per channel to train; a last batch of one sample: .drop_last of the loader");
+    ag_node_out_like(n, x);
+    if (!ag_node_trains(n)) return;
+    ag_node_save(n, 0, AG_F32, AG_SHAPE(channels));
+    ag_node_save(n, 1, AG_F32, AG_SHAPE(channels));
+}
+
+/* By folded column: what a row meets. */
+typedef struct {
+    const void *x, *residual, *g;
+    void *y, *dx, *dresidual;
+    ag_dtype dtype;
+    ag_activation activation;
+    real *mean, *scale, *bias;          /* z = (x - mean) scale + bias + residual */
+    real *by_g, *by_x, *by_1;           /* d x = g by_g + (x - mean) by_x + by_1 */
+    int64_t width, channels;
+    bool add, add_residual;
+} batch_job;
+
+static ag_tiles tiles_of(const ag_node *n, const batch_job *j, void (*tile)(ag_tile, real *, const void *), int sums)
+{
+    const ag_tensor *x = n->in[X];
+    const int64_t channels = x->shape[x->ndim - 1], rows = ag_numel(x) / channels, fold = ag_tiles_fold(rows, channels);
+    return (ag_tiles){ .groups = 1, .rows = rows / fold, .width = channels * fold, .sums = sums,
+                       .cost = 0.5 * (double)(channels * fold), .tile = tile, .arg = j };
+}
+
+static batch_job job_of(const ag_node *n, int columns)
+{
+    const ag_tensor *x = n->in[X], *residual = n->in[RESIDUAL];
+    batch_job j = { .x = x->data, .residual = residual ? residual->data : NULL, .dtype = x->dtype,
+                    .activation = ((const batch_arg *)n->arg)->activation, .channels = x->shape[x->ndim - 1],
+                    .width = tiles_of(n, NULL, NULL, 0).width };
+    j.mean = ag_workspace(n, columns * j.width, sizeof *j.mean);
+    j.scale = j.mean + j.width, j.bias = j.scale + j.width;
+    j.by_g = j.bias + j.width, j.by_x = j.by_g + j.width, j.by_1 = j.by_x + j.width;
+    return j;
+}
+
+static void fold_columns(const batch_job *j, real *column)
+{
+    for (int64_t i = j->channels; i < j->width; i++) column[i] = column[i - j->channels];
+}
+
+static double unfolded(const batch_job *j, const double *sums, int64_t c)
+{
+    double sum = 0;
+    for (int64_t i = c; i < j->width; i += j->channels) sum += sums[i];
+    return sum;
+}
+
+/* ---- statistics ---------------------------------------------------------------------------------------- */
+
+/* Sums of x - about and of its square; about: any value not far from the mean, so that little is lost in
+ * variance = mean square - squared mean. */
+static void statistics_tile(ag_tile t, real *sums, const void *arg)
+{
+    const batch_job *j = arg;
+    const real *about = j->mean + t.column;
+    real buf[AG_TILE_COLUMNS], *square = sums + t.n;
+    for (int64_t r = t.row; r < t.end; r++) {
+        const real *x = ag_widen(j->x, j->dtype, r * j->width + t.column, t.n, buf);
+#pragma omp simd
+        for (int64_t i = 0; i < t.n; i++) {
+            const real d = x[i] - about[i];
+            sums[i] += d, square[i] += d * d;
+        }
+    }
+}
+
+/* The mean of a few rows from all over x. */
+static void guess_mean(const batch_job *j, int64_t rows)
+{
+    enum { SAMPLE = 64 };
+    const int64_t sample = rows < SAMPLE ? rows : SAMPLE;
+    real buf[AG_TILE_COLUMNS];
+    for (int64_t c = 0; c < j->channels; c += AG_TILE_COLUMNS) {
+        const int64_t n = j->channels - c < AG_TILE_COLUMNS ? j->channels - c : AG_TILE_COLUMNS;
+        real *mean = j->mean + c;
+        for (int64_t k = 0; k < sample; k++) {
+            const real *x = ag_widen(j->x, j->dtype, (2 * k + 1) * rows / (2 * sample) * j->channels + c, n, buf);
+            for (int64_t i = 0; i < n; i++) mean[i] = (k ? mean[i] : 0) + x[i] / (real)sample;
+        }
+    }
+    fold_columns(j, j->mean);
+}
+
+static void batch_statistics(const ag_node *n, const batch_job *j, real *rstd)
+{
+    const batch_arg *a = n->arg;
+    const double rows = (double)(ag_numel(n->in[X]) / j->channels);
+    real *running_mean = ag_real(n->in[RUNNING_MEAN]), *running_var = ag_real(n->in[RUNNING_VAR]);
+    guess_mean(j, ag_numel(n->in[X]) / j->channels);
+    const ag_tiles t = tiles_of(n, j, statistics_tile, 2);
+    const double *sums = ag_tiles_run(n, &t);
+    for (int64_t c = 0; c < j->channels; c++) {
+        const double beyond = unfolded(j, sums, c) / rows, mean = (double)j->mean[c] + beyond;
+        const double square = fmax(unfolded(j, sums + j->width, c) - rows * beyond * beyond, 0);
+        j->mean[c] = (real)mean;
+        rstd[c] = (real)(1 / sqrt(square / rows + a->eps));
+        running_mean[c] += (real)(a->momentum * (mean - (double)running_mean[c]));
+        running_var[c] += (real)(a->momentum * (square / (rows - 1) - (double)running_var[c]));
+    }
+}
+
+static void running_statistics(const ag_node *n, const batch_job *j, real *rstd)
+{
+    const double eps = ((const batch_arg *)n->arg)->eps;
+    for (int64_t c = 0; c < j->channels; c++) {
+        j->mean[c] = ag_real(n->in[RUNNING_MEAN])[c];
+        rstd[c] = (real)(1 / sqrt((double)ag_real(n->in[RUNNING_VAR])[c] + eps));
+    }
+}
+
+static void set_columns(const ag_node *n, const batch_job *j, const real *rstd)
+{
+    const ag_tensor *w = n->in[WEIGHT], *b = n->in[BIAS];
+    for (int64_t c = 0; c < j->channels; c++) {
+        j->scale[c] = rstd[c] * (w ? ag_real(w)[c] : 1);
+        j->bias[c] = b ? ag_real(b)[c] : 0;
+    }
+    fold_columns(j, j->mean), fold_columns(j, j->scale), fold_columns(j, j->bias);
+}
+
+/* ---- forward ------------------------------------------------------------------------------------------- */
+
+/* z of n elements from `at` on, in columns from `column` on. */
+static void normalise(const batch_job *j, int64_t at, int64_t column, int64_t n, const real *x, real *buf, real *z)
+{
+    const real *mean = j->mean + column, *scale = j->scale + column, *bias = j->bias + column;
+    if (j->residual) {
+        const real *residual = ag_widen(j->residual, j->dtype, at, n, buf);
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++) z[i] = (x[i] - mean[i]) * scale[i] + bias[i] + residual[i];
+    } else {
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++) z[i] = (x[i] - mean[i]) * scale[i] + bias[i];
+    }
+}
+
+static void forward_tile(ag_tile t, real *sums, const void *arg)
+{
+    const batch_job *j = arg;
+    real x_buf[AG_TILE_COLUMNS], residual_buf[AG_TILE_COLUMNS], y_buf[AG_TILE_COLUMNS];
+    (void)sums;
+    for (int64_t r = t.row; r < t.end; r++) {
+        const int64_t at = r * j->width + t.column;
+        real *y = ag_narrow_to(j->y, j->dtype, at, y_buf);
+        normalise(j, at, t.column, t.n, ag_widen(j->x, j->dtype, at, t.n, x_buf), residual_buf, y);
+        ag_activate(j->activation, t.n, y);
+        ag_narrow(j->y, j->dtype, at, t.n, y);
+    }
+}
+
+static void batch_forward(ag_node *n)
+{
+    batch_job j = job_of(n, 3);
+    real *rstd = n->saved[1] ? ag_real(n->saved[1]) : ag_workspace(n, j.channels, sizeof *rstd);
+    if (((const batch_arg *)n->arg)->training) batch_statistics(n, &j, rstd);
+    else running_statistics(n, &j, rstd);
+    set_columns(n, &j, rstd);
+    if (n->saved[0]) memcpy(n->saved[0]->data, j.mean, (size_t)j.channels * sizeof *j.mean);
+    j.y = n->out->data;
+    const ag_tiles t = tiles_of(n, &j, forward_tile, 0);
+    ag_tiles_run(n, &t);
+}
+
+/* ---- backward ------------------------------------------------------------------------------------------ */
+
+/* The gradient of z; in g_buf unless it is g itself. */
+static const real *gradient(const batch_job *j, int64_t at, int64_t column, int64_t n, const real *x, real *g_buf)
+{
+    real z[AG_TILE_COLUMNS], residual_buf[AG_TILE_COLUMNS];
+    const real *g = ag_widen(j->g, j->dtype, at, n, g_buf);
+    if (!j->activation) return g;
+    normalise(j, at, column, n, x, residual_buf, z);
+    ag_activate_grad(j->activation, n, z, g, g_buf);
+    return g_buf;
+}
+
+static void grad_sums_tile(ag_tile t, real *sums, const void *arg)
+{
+    const batch_job *j = arg;
+    const real *mean = j->mean + t.column;
+    real x_buf[AG_TILE_COLUMNS], g_buf[AG_TILE_COLUMNS], *dot = sums + t.n;
+    for (int64_t r = t.row; r < t.end; r++) {
+        const int64_t at = r * j->width + t.column;
+        const real *x = ag_widen(j->x, j->dtype, at, t.n, x_buf), *g = gradient(j, at, t.column, t.n, x, g_buf);
+#pragma omp simd
+        for (int64_t i = 0; i < t.n; i++) sums[i] += g[i], dot[i] += g[i] * (x[i] - mean[i]);
+    }
+}
+
+static void give_row(void *d, ag_dtype dtype, int64_t at, int64_t n, const real *v, bool add)
+{
+    real buf[AG_TILE_COLUMNS], *to = add ? ag_narrow_onto(d, dtype, at, n, buf) : ag_narrow_to(d, dtype, at, buf);
+    for (int64_t i = 0; i < n; i++) to[i] = add ? to[i] + v[i] : v[i];
+    ag_narrow(d, dtype, at, n, to);
+}
+
+static void grad_tile(ag_tile t, real *sums, const void *arg)
+{
+    const batch_job *j = arg;
+    const real *mean = j->mean + t.column, *by_g = j->by_g + t.column, *by_x = j->by_x + t.column, *by_1 = j->by_1 + t.column;
+    real x_buf[AG_TILE_COLUMNS], g_buf[AG_TILE_COLUMNS], d[AG_TILE_COLUMNS];
+    (void)sums;
+    for (int64_t r = t.row; r < t.end; r++) {
+        const int64_t at = r * j->width + t.column;
+        const real *x = ag_widen(j->x, j->dtype, at, t.n, x_buf), *g = gradient(j, at, t.column, t.n, x, g_buf);
+        if (j->dresidual) give_row(j->dresidual, j->dtype, at, t.n, g, j->add_residual);
+        if (!j->dx) continue;
+#pragma omp simd
+        for (int64_t i = 0; i < t.n; i++) d[i] = g[i] * by_g[i] + (x[i] - mean[i]) * by_x[i] + by_1[i];
+        give_row(j->dx, j->dtype, at, t.n, d, j->add);
+    }
+}
+
+/* With h = (x - mean) rstd:  d w = sum g h,  d b = sum g,  d x = w rstd (g - mean(g) - h mean(g h)); in evaluation the
+ * statistics are constants and the means absent. */
+static void gradient_sums(ag_node *n, const batch_job *j, const real *rstd)
+{
+    const double share = ((const batch_arg *)n->arg)->training ? (double)j->channels / (double)ag_numel(n->out) : 0;
+    const ag_tiles t = tiles_of(n, j, grad_sums_tile, 2);
+    double *sums = ag_tiles_run(n, &t), *dots = sums + j->width;
+    for (int64_t c = 0; c < j->channels; c++) {
+        sums[c] = unfolded(j, sums, c), dots[c] = unfolded(j, dots, c) * (double)rstd[c];
+        j->by_g[c] = j->scale[c];
+        j->by_x[c] = (real)(-dots[c] * share * (double)(j->scale[c] * rstd[c]));
+        j->by_1[c] = (real)(-sums[c] * share * (double)j->scale[c]);
+    }
+    fold_columns(j, j->by_g), fold_columns(j, j->by_x), fold_columns(j, j->by_1);
+    ag_give_channels(n, BIAS, sums);
+    ag_give_channels(n, WEIGHT, dots);
+}
+
+static void batch_backward(ag_node *n)
+{
+    batch_job j = job_of(n, 6);
+    const real *rstd = ag_real(n->saved[1]);
+    memcpy(j.mean, n->saved[0]->data, (size_t)j.channels * sizeof *j.mean);
+    set_columns(n, &j, rstd);
+    j.g = n->out->grad->data;
+    gradient_sums(n, &j, rstd);
+    j.dx = n->din[X] ? n->din[X]->data : NULL, j.add = n->accumulate[X];
+    if (!j.activation) ag_node_give(n, RESIDUAL, n->out->grad);
+    else if (n->din[RESIDUAL]) j.dresidual = n->din[RESIDUAL]->data, j.add_residual = n->accumulate[RESIDUAL];
+    const ag_tiles t = tiles_of(n, &j, grad_tile, 0);
+    if (j.dx || j.dresidual) ag_tiles_run(n, &t);
+}
+
+static int64_t batch_workspace(const ag_node *n, bool backward)
+{
+    const ag_tiles t = tiles_of(n, NULL, NULL, 2);
+    const bool sums = backward || ((const batch_arg *)n->arg)->training;
+    return ((backward ? 6 : 3) * t.width + (n->saved[1] ? 0 : n->in[X]->shape[n->in[X]->ndim - 1])) * (int64_t)sizeof(real) +
+           (sums ? ag_tiles_workspace(&t) : 0);
+}
+
+/* ---- the op -------------------------------------------------------------------------------------------- */
+
+static ag_tensor *train(ag_tensor **in, ag_tensor *residual, ag_activation activation)
+{
+    const int64_t c = in[1]->shape[0];
+    return ag_batch_norm(in[0], ag_zeros(c), ag_ones(c), .weight = in[1], .bias = in[2], .training = true,
+                         .residual = residual, .activation = activation);
+}
+static ag_tensor *train_check(ag_tensor **in) { return train(in, NULL, AG_LINEAR_PLAIN); }
+static ag_tensor *train_hardswish_check(ag_tensor **in) { return train(in, NULL, AG_LINEAR_HARDSWISH); }
+static ag_tensor *train_relu_check(ag_tensor **in) { return train(in, in[3], AG_LINEAR_RELU); }
+static ag_tensor *train_residual_check(ag_tensor **in) { return train(in, in[3], AG_LINEAR_PLAIN); }
+static ag_tensor *eval_check(ag_tensor **in)
+{
+    return ag_batch_norm(in[0], in[3], in[4], .weight = in[1], .bias = in[2]);
+}
+static ag_tensor *eval_relu6_check(ag_tensor **in)
+{
+    return ag_batch_norm(in[0], in[3], in[4], .weight = in[1], .bias = in[2], .activation = AG_LINEAR_RELU6, .residual = in[5]);
+}
+static ag_tensor *running_check(ag_tensor **in)       /* what training does to the running statistics */
+{
+    ag_tensor *mean = ag_zeros(3), *var = ag_ones(3);
+    AG_NO_GRAD;
+    const ag_tensor *y = ag_batch_norm(in[0], mean, var, .training = true, .momentum = 0.3);
+    (void)y;
+    return ag_keep(ag_stack(0, mean, var));
+}
+
+const ag_op ag_op_batch_norm = {
+    .name = "batch_norm", .inputs = "x weight bias running_mean running_var residual", .infer = batch_infer,
+    .bf16 = 1 << X | 1 << RESIDUAL, .workspace = batch_workspace,
+    .forward = { batch_forward }, .backward = { batch_backward },
+    .check = { { "x[4,5] weight[5] bias[5]", train_check }, { "x[2,3,5] weight[5] bias[5]", train_hardswish_check },
+               { "x[4,5] weight[5] bias[5] m[5]:const v[5]:cpos", eval_check }, { "x[7,3]:const", running_check },
+               { "x[2,3,3] weight[3] bias[3] residual[2,3,3]", train_relu_check },
+               { "x[3,43,2] weight[2] bias[2] residual[3,43,2]", train_residual_check },
+               { "x[4,5]:far weight[5] bias[5] m[5]:const v[5]:cpos residual[4,5]", eval_relu6_check } },
+};
+
+ag_tensor *ag_batch_norm_(const char *at, ag_tensor *x, ag_tensor *running_mean, ag_tensor *running_var,
+                          ag_batch_norm_opts opts)
+{
+    const batch_arg a = { opts.momentum > 0 ? opts.momentum : 0.1, opts.eps > 0 ? opts.eps : 1e-5, opts.training, opts.activation };
+    return ag_apply_(at, &ag_op_batch_norm, INPUTS,
+                     (ag_tensor *[]){ x, opts.weight, opts.bias, running_mean, running_var, opts.residual }, &a, sizeof a);
+}
