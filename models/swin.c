@@ -1,7 +1,7 @@
 /* models/swin.c - Swin Transformer (Liu et al. 2021); timm/models/swin_transformer.py. */
 #include <math.h>
 #include <stdio.h>
-#include <string.h>
+#include <stdlib.h>
 #include "models/swin.h"
 
 typedef struct {
@@ -168,6 +168,70 @@ static nn_module *stage_new(const swin *net, int i, int before, int depth)
     return &s->base;
 }
 
+/* ---- tables of another window, as timm's resize_rel_pos_bias_table ------------------------------------- */
+
+/* A target between two points of the source: the share of the right one. */
+typedef struct { int64_t left, right; double share; } between;
+
+/* The points of the source lie at 0, 1, 1 + q, 1 + q + q^2 ... to both sides, with the ratio q that makes them reach as far as
+ * the targets. */
+static double ratio(int64_t n, double reach)
+{
+    double lo = 1.01, hi = 1.5;
+    while (hi - lo > 1e-6) {
+        const double q = (lo + hi) / 2;
+        if ((1 - pow(q, (double)n)) / (1 - q) > reach) hi = q;
+        else lo = q;
+    }
+    return (lo + hi) / 2;
+}
+
+static between find(int64_t target, int64_t half, double q)
+{
+    double below = 0, above = 1;            /* of the points k and k + 1 */
+    int64_t k = 0;
+    const int64_t far = llabs(target), sign = target < 0 ? -1 : 1;
+    while (k < half && above < (double)far) below = above, above += pow(q, (double)++k);
+    if (k == half || !far) return (between){ half + sign * k, half + sign * k, 0 };
+    return (between){ half + sign * k, half + sign * (k + 1), ((double)far - below) / (above - below) };
+}
+
+static ag_tensor *resized(const char *at, const ag_tensor *table, int64_t old, int64_t new)
+{
+    const int64_t heads = table->shape[1], half = old / 2, reach = new / 2;
+    const double q = ratio(half, (double)reach);
+    ag_tensor *out = ag_empty_(at, AG_F32, AG_SHAPE(new * new, heads));
+    const real *from = table->data;
+    real *to = out->data;
+    for (int64_t i = 0; i < new * new; i++) {
+        const between y = find(i / new - reach, half, q), x = find(i % new - reach, half, q);
+        for (int64_t h = 0; h < heads; h++) {
+            const double a = (double)from[(y.left * old + x.left) * heads + h], b = (double)from[(y.left * old + x.right) * heads + h];
+            const double c = (double)from[(y.right * old + x.left) * heads + h], d = (double)from[(y.right * old + x.right) * heads + h];
+            const double top = a + (b - a) * x.share, bottom = c + (d - c) * x.share;
+            *to++ = (real)(top + (bottom - top) * y.share);
+        }
+    }
+    return out;
+}
+
+static int64_t root(int64_t n)
+{
+    const int64_t r = llround(sqrt((double)n));
+    return r * r == n ? r : 0;
+}
+
+static ag_tensor *adapt(nn_module *net, const char *name, ag_tensor *t)
+{
+    if (!nn_match("*.relative_position_bias_table", name) || t->ndim != 2) return NULL;
+    const int64_t old = root(t->shape[0]), new = root(nn_param(net, name)->shape[0]);
+    if (old < 3 || old % 2 == 0) return NULL;
+    if (nn_match("layers.0.blocks.0.*", name))
+        fprintf(stderr, "%s: biases of relative positions resampled from windows of %" PRId64 " x %" PRId64 " to %" PRId64 " x %"
+                PRId64 " tokens\n", NN_SELF(swin, net)->vision.info->name, old / 2 + 1, old / 2 + 1, new / 2 + 1, new / 2 + 1);
+    return resized(net->at, ag_contiguous_(net->at, t), old, new);
+}
+
 nn_module *ag_swin_create(const char *at, const model_info *info, model_opts opts)
 {
     const swin_config *c = info->config;
@@ -182,7 +246,7 @@ nn_module *ag_swin_create(const char *at, const model_info *info, model_opts opt
     NN_CHILD(s, norm, nn_layer_norm(last));
     NN_CHILD(s, head, nn_sequential(NULL));
     ag_transformer_classifier(at, &s->vision, s->head, "fc", last);
-    s->vision.ignored = "*.relative_position_index *.relative_coords_table *.attn_mask";
+    s->vision.ignored = "*.relative_position_index *.relative_coords_table *.attn_mask", s->vision.adapt = adapt;
     return &s->base;
 }
 
