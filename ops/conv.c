@@ -1,4 +1,4 @@
-/* ops/conv.c - the rules of a convolution. */
+/* ops/conv.c - the rules and sizes of a convolution. */
 #include "ops/conv.h"
 #include "ops/fused.h"
 
@@ -50,4 +50,10 @@ void ag_conv_infer(ag_node *n)
     const ag_shape s = AG_SHAPE(x->shape[0], h, v, w->shape[0]);
     ag_node_out(n, x->dtype, s);
     ag_fused_infer(n, a->activation);
+}
+
+ag_conv ag_conv_sizes(const ag_conv_arg *a, const ag_tensor *x, const ag_tensor *weight, const ag_tensor *y)
+{
+    return (ag_conv){ .at = *a, .n = x->shape[0], .h = x->shape[1], .w = x->shape[2], .in = x->shape[3], .out = y->shape[3],
+                      .kh = weight->shape[2], .kw = weight->shape[3], .oh = y->shape[1], .ow = y->shape[2], .type = x->dtype };
 }

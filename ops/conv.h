@@ -22,6 +22,32 @@ static inline int64_t ag_conv_out_size(int64_t size, int64_t kernel, int64_t str
  * and the activation's derivative needs it (ops/activation.h), saved[0] is for what the activation takes, like out. */
 void ag_conv_infer(ag_node *n);
 
+/* The sizes of a convolution: x [n, h, w, in], y [n, oh, ow, out], both of `type`, weight [out, in / groups, kh, kw] f32. */
+typedef struct {
+    ag_conv_arg at;
+    int64_t n, h, w, in, out, kh, kw, oh, ow;
+    ag_dtype type;
+} ag_conv;
+ag_conv ag_conv_sizes(const ag_conv_arg *a, const ag_tensor *x, const ag_tensor *weight, const ag_tensor *y);
+static inline int64_t ag_conv_depth(const ag_conv *c) { return c->kh * c->kw * (c->in / c->at.groups); }
+static inline int64_t ag_conv_pixels(const ag_conv *c) { return c->n * c->oh * c->ow; }
+/* Multiply-adds x 2 */
+static inline double ag_conv_flops(const ag_conv *c)
+{
+    return 2 * (double)ag_conv_pixels(c) * (double)c->out * (double)ag_conv_depth(c);
+}
+
+/* The three products, each over the team. n: the node that is run; its weight may be read in a packed form.
+ *     y = activation(x * weight + bias)    dx (+)= g * weight turned    dw (+)= x * g */
+void ag_conv_forward(const ag_node *n, const ag_conv *c, const void *x, const ag_tensor *weight, const ag_tensor *bias,
+                     ag_activation activation, void *y);
+void ag_conv_input_gradient(const ag_node *n, const ag_conv *c, const void *g, const ag_tensor *weight, void *dx, bool add);
+void ag_conv_weight_gradient(const ag_node *n, const ag_conv *c, const void *x, const void *g, real *dw, bool add);
+/* What each of them takes at most of workspace, in bytes. */
+int64_t ag_conv_forward_workspace(const ag_conv *c);
+int64_t ag_conv_input_workspace(const ag_conv *c);
+int64_t ag_conv_weight_workspace(const ag_conv *c);
+
 /* groups == I == O; the same inputs, argument and rules. ag_conv2d_ sends it there. (ops/conv_depthwise.c) */
 extern const ag_op ag_op_conv2d, ag_op_conv_depthwise, ag_op_conv_transpose2d;
 

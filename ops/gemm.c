@@ -91,10 +91,10 @@ void ag_gemm_prepare(const ag_node *n, ag_gemm *g)
 {
     const ag_tensor *w = g->b_param;
     if (!w || g->batch != 1 || g->b_type != AG_F32 || !worth_packing(n, g)) return;
-    const int64_t bytes = ag_gemm_packed_bytes(g), offset = (const real *)g->b - ag_real(w);
+    const int64_t bytes = ag_gemm_packed_bytes(g), offset = g->b_form ? 0 : (const real *)g->b - ag_real(w);
     if (!bytes) return;
     const int64_t form[] = { g->m, g->k, g->b_row, g->b_col, offset, g->a_type };
-    uint64_t key = 1;
+    uint64_t key = g->b_form + 1;
     for (size_t i = 0; i < sizeof form / sizeof *form; i++) key = (key ^ (uint64_t)form[i]) * 0x9E3779B97F4A7C15u, key ^= key >> 29;
     g->packed = ag_packed(n, w, key, bytes, pack, g);
 }

@@ -16,7 +16,8 @@ typedef struct {
     bool add;
     ag_activation activation;
     const ag_tensor *b_param;       /* b lies in this f32 parameter: ag_gemm_prepare may read a copy in a faster form */
-    const void *packed;             /* that copy */
+    uint64_t b_form;                /* not 0: b is not in the parameter itself but in this form of it (ag_packed's key) */
+    const void *packed;             /* the copy */
 } ag_gemm;
 
 /* Over the team, or, in a body of ag_parallel, on the calling thread. Chooses; never fails: what oneDNN does not take goes

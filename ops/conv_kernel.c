@@ -1,0 +1,75 @@
+/* ops/conv_kernel.c - the three products of a convolution: which way each is done. */
+#include "ops/conv_ways.h"
+#include "ops/gemm.h"
+
+/* A pixel's window is the pixel itself: a matrix product as it stands. */
+static bool pointwise(const ag_conv *c)
+{
+    const ag_conv_arg *a = &c->at;
+    return c->kh * c->kw == 1 && a->groups == 1 && a->stride_h == 1 && a->stride_w == 1 &&
+           !(a->pad_top | a->pad_left | a->pad_bottom | a->pad_right);
+}
+
+/* ---- pointwise ----------------------------------------------------------------------------------------- */
+
+static void pointwise_forward(const ag_node *n, const ag_conv *c, const void *x, const ag_tensor *weight, const ag_tensor *bias,
+                              ag_activation activation, void *y)
+{
+    ag_gemm g = { .batch = 1, .n = ag_conv_pixels(c), .m = c->out, .k = c->in, .a = x, .a_type = c->type, .a_row = c->in,
+                  .a_col = 1, .b = weight->data, .b_row = 1, .b_col = c->in, .b_param = weight,
+                  .bias = bias ? ag_real(bias) : NULL, .c = y, .c_type = c->type, .c_row = c->out, .activation = activation };
+    ag_gemm_prepare(n, &g);
+    ag_gemm_run(&g);
+}
+
+static void pointwise_input(const ag_node *n, const ag_conv *c, const void *g, const ag_tensor *weight, void *dx, bool add)
+{
+    ag_gemm p = { .batch = 1, .n = ag_conv_pixels(c), .m = c->in, .k = c->out, .a = g, .a_type = c->type, .a_row = c->out,
+                  .a_col = 1, .b = weight->data, .b_row = c->in, .b_col = 1, .b_param = weight, .c = dx, .c_type = c->type,
+                  .c_row = c->in, .add = add };
+    ag_gemm_prepare(n, &p);
+    ag_gemm_run(&p);
+}
+
+static void pointwise_weight(const ag_conv *c, const void *x, const void *g, real *dw, bool add)
+{
+    ag_gemm_run(&(ag_gemm){ .batch = 1, .n = c->out, .m = c->in, .k = ag_conv_pixels(c), .a = g, .a_type = c->type, .a_row = 1,
+                            .a_col = c->out, .b = x, .b_type = c->type, .b_row = c->in, .b_col = 1, .c = dw, .c_row = c->in,
+                            .add = add });
+}
+
+/* ---- choosing ------------------------------------------------------------------------------------------ */
+
+void ag_conv_forward(const ag_node *n, const ag_conv *c, const void *x, const ag_tensor *weight, const ag_tensor *bias,
+                     ag_activation activation, void *y)
+{
+    if (pointwise(c)) pointwise_forward(n, c, x, weight, bias, activation, y);
+    else ag_patches_forward(n, c, x, weight, bias, activation, y);
+}
+
+void ag_conv_input_gradient(const ag_node *n, const ag_conv *c, const void *g, const ag_tensor *weight, void *dx, bool add)
+{
+    if (pointwise(c)) pointwise_input(n, c, g, weight, dx, add);
+    else ag_patches_input_gradient(n, c, g, weight, dx, add);
+}
+
+void ag_conv_weight_gradient(const ag_node *n, const ag_conv *c, const void *x, const void *g, real *dw, bool add)
+{
+    if (pointwise(c)) pointwise_weight(c, x, g, dw, add);
+    else ag_patches_weight_gradient(n, c, x, g, dw, add);
+}
+
+int64_t ag_conv_forward_workspace(const ag_conv *c)
+{
+    return pointwise(c) ? 0 : ag_patches_forward_workspace(c);
+}
+
+int64_t ag_conv_input_workspace(const ag_conv *c)
+{
+    return pointwise(c) ? 0 : ag_patches_input_workspace(c);
+}
+
+int64_t ag_conv_weight_workspace(const ag_conv *c)
+{
+    return pointwise(c) ? 0 : ag_patches_weight_workspace(c);
+}
