@@ -234,7 +234,7 @@ void ag_model_load_(const char *at, nn_module *net, const char *path, nn_load_op
 {
     AG_NO_GRAD;
     const model_vision *s = vision(at, net);
-    const ag_safetensors *f = ag_safetensors_open_(at, path);
+    const ag_weights f = ag_weights_open_(at, path);
     const int64_t n = ag_nn_named_count(net);
     char skip[4096];
     ag_named *own = ag_alloc(n, sizeof *own), *adapted = ag_alloc(n, sizeof *adapted);
@@ -245,13 +245,14 @@ void ag_model_load_(const char *at, nn_module *net, const char *path, nn_load_op
     size_t used = (size_t)snprintf(skip, sizeof skip, "%s %s", opts.skip ? opts.skip : "", s->ignored ? s->ignored : "");
     for (int64_t i = 0; i < n; i++) {
         const char *name = own[i].name;
-        if ((opts.skip && nn_match(opts.skip, name)) || !ag_safetensors_has(f, name)) continue;
-        if (same_shape(own[i].tensor, ag_safetensors_shape(f, name))) continue;
-        ag_tensor *fit = fitted(at, s, name, ag_safetensors_get_(at, f, name), own[i].tensor);
+        if ((opts.skip && nn_match(opts.skip, name)) || !ag_weights_has(f, name)) continue;
+        if (same_shape(own[i].tensor, ag_weights_shape(f, name))) continue;
+        ag_tensor *fit = fitted(at, s, name, ag_weights_get_(at, f, name), own[i].tensor);
         if (!fit || used + strlen(name) + 2 > sizeof skip) continue;
         used += (size_t)snprintf(skip + used, sizeof skip - used, " %s", name);
         adapted[n_adapted++] = (ag_named){ name, fit };
     }
-    ag_nn_load_from(at, net, f, "", skip);
+    opts.skip = skip;
+    ag_nn_load_weights(at, net, f, "", opts);
     for (int64_t i = 0; i < n_adapted; i++) ag_copy_(at, ag_nn_find_(at, net, adapted[i].name), adapted[i].tensor);
 }

@@ -67,7 +67,7 @@ ag_tensor *ag_model_features_(const char *at, nn_module *net, ag_tensor *x) AG_P
 #define nn_reset_classifier(net, classes) ag_nn_reset_classifier_(AG_HERE, net, classes)
 void ag_nn_reset_classifier_(const char *at, nn_module *net, int64_t classes);
 
-/* Loads a safetensors file like nn_load, and fits to the net what depends on its options: the first convolution
+/* Loads a file like nn_load, and fits to the net what depends on its options: the first convolution
  * (model_adapt_input) and position embeddings of another size (ag_resample_positions). */
 #define model_load(net, ...) ag_model_load_(AG_HERE, net, AG_HEAD(__VA_ARGS__), AG_OPTS(nn_load_opts, __VA_ARGS__))
 void ag_model_load_(const char *at, nn_module *net, const char *path, nn_load_opts opts);

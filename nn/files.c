@@ -151,16 +151,16 @@ static void require_finite(const loading *l)
                 "'%s'; nothing was loaded", bad, tensors, first);
 }
 
-static void load(const char *at, nn_module *m, ag_weights file, const char *prefix, const char *skip, bool check_finite)
+void ag_nn_load_weights(const char *at, nn_module *m, ag_weights file, const char *prefix, nn_load_opts opts)
 {
     AG_SCOPE;
-    loading l = { at, m, NULL, ag_nn_named_count(m), file, prefix, skip };
+    loading l = { at, m, NULL, ag_nn_named_count(m), file, prefix, opts.skip };
     char name[1024];
     l.own = ag_alloc(l.n, sizeof *l.own);
     ag_defer(ag_free, l.own);
     ag_nn_to_named(m, l.own);
     require_fit(&l);
-    if (check_finite) require_finite(&l);
+    if (opts.check_finite) require_finite(&l);
     for (int64_t i = 0; i < l.n; i++) {
         if (skipped(&l, l.own[i].name)) continue;
         AG_SCOPE;
@@ -170,13 +170,13 @@ static void load(const char *at, nn_module *m, ag_weights file, const char *pref
 
 void ag_nn_load_from(const char *at, nn_module *m, const ag_safetensors *f, const char *prefix, const char *skip)
 {
-    load(at, m, (ag_weights){ .safetensors = f }, prefix, skip, false);
+    ag_nn_load_weights(at, m, (ag_weights){ .safetensors = f }, prefix, (nn_load_opts){ .skip = skip });
 }
 
 void ag_nn_load_(const char *at, nn_module *m, const char *path, nn_load_opts opts)
 {
     AG_SCOPE;
-    load(at, m, ag_weights_open_(at, path), "", opts.skip, opts.check_finite);
+    ag_nn_load_weights(at, m, ag_weights_open_(at, path), "", opts);
 }
 
 /* ---- summary ------------------------------------------------------------------------------------------- */

@@ -1,6 +1,7 @@
 /* nn/module.h - inside of nn/. */
 #ifndef AG_NN_MODULE_H
 #define AG_NN_MODULE_H
+#include "core/weights.h"
 #include "nn/nn.h"
 
 /* Hidden: a tensor that ends with the module and is no part of its state. */
@@ -15,6 +16,9 @@ struct nn_slot {
 /* Calls visit(arg, module, slot) for every tensor of one kind below m; stops, returning true, when it returns true. */
 typedef bool (*nn_visit_fn)(void *arg, const nn_module *owner, const struct nn_slot *slot);
 bool ag_nn_each(const nn_module *m, nn_slot_kind kind, nn_visit_fn visit, void *arg);
+
+/* nn_load from an open file, whose names begin with `prefix`. */
+void ag_nn_load_weights(const char *at, nn_module *m, ag_weights file, const char *prefix, nn_load_opts opts);
 
 /* "blocks.0.fc1" of a module into buf; "" for a root. */
 char *ag_nn_path(const nn_module *m, char *buf, size_t size);
