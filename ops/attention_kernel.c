@@ -302,7 +302,8 @@ static void gradient_row(const ag_attention_job *j, const scratch *s, int64_t n,
 
 static matrix weights_in(const plan *p, real *products)         /* K2 */
 {
-    return (matrix){ products, p->j.q.type == AG_BF16 ? 2 * p->wide : p->wide, p->j.q.type };
+    const int64_t row = p->wide * (int64_t)(sizeof(real) / ag_dtype_size(p->j.q.type));
+    return (matrix){ products, row, p->j.q.type };
 }
 
 /* ---- forward ------------------------------------------------------------------------------------------- */
