@@ -10,7 +10,7 @@ NVCC   ?= nvcc
 out := build/$(BUILD)
 
 wide_vectors   := $(if $(filter x86_64,$(shell uname -m)),-mprefer-vector-width=512)
-cflags.release := -O3 -march=native $(wide_vectors) -fno-math-errno -fno-trapping-math -g
+cflags.release := -O3 -march=native $(wide_vectors) -fno-math-errno -fno-trapping-math -ffp-contract=fast -g
 cflags.debug   := -O0 -g3 -DAG_DEBUG
 cflags.asan    := -O1 -g3 -DAG_DEBUG -fsanitize=address,undefined -fno-sanitize-recover=undefined
 cflags.tsan    := -O1 -g3 -DAG_DEBUG -fsanitize=thread
