@@ -41,8 +41,8 @@ static ag_attention_job job_of(const ag_node *n)
     ag_attention_job j = {
         .n = q->shape[0], .heads = out->shape[out->ndim - 2], .d = out->shape[out->ndim - 1], .window = a->window,
         .scale = a->scale, .dropout = a->dropout, .key = a->key, .cosine = logit != NULL,
-        .q = dense(q, parts, Q, false), .k = dense(n->in[parts == 3 ? 0 : K], parts, parts == 3 ? K : 0, false),
-        .v = dense(n->in[parts == 3 ? 0 : V], parts, parts == 3 ? V : 0, false), .out = dense(out, 1, 0, false),
+        .at.q = dense(q, parts, Q, false), .at.k = dense(n->in[parts == 3 ? 0 : K], parts, parts == 3 ? K : 0, false),
+        .at.v = dense(n->in[parts == 3 ? 0 : V], parts, parts == 3 ? V : 0, false), .at.out = dense(out, 1, 0, false),
         .bias = terms(n->in[slot(n, BIAS)], n->in[slot(n, BIAS)], false),
         .mask = terms(n->in[slot(n, MASK)], n->in[slot(n, MASK)], false),
         .logit_scale = logit ? ag_real(logit) : NULL, .lse = n->saved[0] ? ag_real(n->saved[0]) : NULL,
@@ -59,12 +59,12 @@ static ag_attention_job backward_job_of(const ag_node *n)
 {
     ag_attention_job j = job_of(n);
     const int parts = packed(n) ? 3 : 1, bias = slot(n, BIAS), logit = slot(n, LOGIT_SCALE);
-    j.dout = dense(n->out->grad, 1, 0, false);
-    ag_heads *const d[] = { &j.dq, &j.dk, &j.dv };
+    j.at.dout = dense(n->out->grad, 1, 0, false);
+    ag_heads *const d[] = { &j.at.dq, &j.at.dk, &j.at.dv };
     for (int i = 0; i < 3; i++) {
         const int k = packed(n) ? 0 : i;
         *d[i] = dense(n->din[k], parts, packed(n) ? i : 0, n->accumulate[k]);
-        d[i]->type = j.q.type;
+        d[i]->type = j.at.q.type;
     }
     j.dbias = terms(n->din[bias], gradient_wanted(n, bias) ? n->in[bias] : NULL, n->accumulate[bias]);
     if (!j.dbias.data && n->out->device == AG_CPU) j.dbias.batches = 0;

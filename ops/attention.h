@@ -5,16 +5,17 @@
 
 /* [N, L, heads, D] somewhere in memory, D dense; strides in elements. */
 typedef struct { void *data; ag_dtype type; int64_t batch, token, head; bool add; } ag_heads;
+typedef struct { ag_heads q, k, v, out, dout, dq, dk, dv; } ag_attention_operands;
 /* Added to the products: dense [batches, heads, L, S], batches and heads 1 or whole; batches 0: none. */
 typedef struct { real *data; int64_t batches, heads; bool add; } ag_terms;
 
 typedef struct {
     int64_t n, heads, l, s, d;
     int64_t window, shift, h, w;        /* window > 0: L = window^2 pixels of images [h, w]; else tokens lie in order */
-    ag_heads q, k, v, out, dout, dq, dk, dv;
+    ag_attention_operands at;
     ag_terms bias, mask, dbias;
     const real *logit_scale;            /* [heads] */
-    real *dlogit_scale, *lse;           /* lse [N, heads, L]: log of the sums of exp */
+    real *dlogit_scale, *lse;           /* lse [N, heads, L]: log2 of the sums of exp */
     double scale, dropout;
     uint64_t key;
     bool cosine, add_logit_scale;       /* cosine: q and k are scaled to length 1, products multiplied by logit_scale */
@@ -23,5 +24,23 @@ typedef struct {
 int64_t ag_attention_workspace(const ag_attention_job *j, bool backward);       /* bytes */
 void ag_attention_run(const ag_node *n, const ag_attention_job *j);
 void ag_attention_run_backward(const ag_node *n, const ag_attention_job *j);
+
+/* ---- rows (ops/attention_rows.c) ----------------------------------------------------------------------- */
+
+enum { AG_ATTENTION_LANES = 16 };       /* rows of products are padded to multiples of this */
+/* Query i of head h of sample n; scratch for the rows a, b, c of at least `wide` and D elements. */
+typedef struct { int64_t n, h, i, wide; real *a, *b, *c; } ag_attention_row;
+
+/* The weights in the place of the products x, in q's dtype; keeps the log of their sum. */
+void ag_attention_weights(const ag_attention_job *j, const ag_attention_row *r, real *x);
+/* From products x and gradients g of the weights w as dropped: x becomes w keep, g becomes scale dx, in q's dtype, where
+ * dx = w (keep g - delta), delta = sum of w keep g. Adds dx to dbias, its product with x to dlogit_scale, unless NULL. */
+void ag_attention_weights_grad(const ag_attention_job *j, const ag_attention_row *r, real delta, real *x, real *g,
+                               real *dbias, real *dlogit_scale);
+/* to = x / |x|; returns 1 / |x|. (F.normalize) */
+real ag_attention_unit(const ag_attention_job *j, const ag_attention_row *r, ag_dtype type, const void *x, void *to);
+/* The gradient g of to, as that of x: inverse (g - to (to . g)); inverse 0: no scaling took place. */
+void ag_attention_unit_grad(const ag_attention_job *j, const ag_attention_row *r, const ag_heads *d, int64_t at,
+                            const real *g, const void *to, real inverse);
 
 #endif

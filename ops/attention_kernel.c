@@ -4,37 +4,40 @@
  *     kept; backward makes the weights from it again. (Dao et al. 2022, FlashAttention)
  * K2  bf16: products of bf16 with f32 sums, softmax in f32; a row of weights is narrowed in place, to the start of the f32
  *     row that it came from.
- * K3  A head's rows go into products where they lie. They are copied to scratch where they lie in no order (windows of an
- *     image) or are scaled to length 1 (cosine attention).
- * K4  Gradients of a bias that many images share are summed over runs of images that depend on N alone, then together. */
+ * K3  A head's rows go into products where they lie. A window's pixels lie apart: some heads of them at a time are copied
+ *     to scratch, and results back from it. So are rows scaled to length 1 (cosine attention).
+ * K4  Gradients of a bias that many samples share are summed over runs of samples that depend on N alone, then together. */
 #include "ops/attention.h"
 #include <string.h>
 #include "core/bf16.h"
-#include "core/random.h"
 #include "core/thread.h"
-#include "ops/formulas.h"
 #include "ops/gemm.h"
+#include "ops/window.h"
 
 enum { BLOCK = 256 << 10, LEAST_ROWS = 16, MOST_ROWS = 256 };       /* bytes and rows of a block of products */
 enum { PARTIALS = 16, PARTIAL_BYTES = 8 << 20 };                    /* K4 */
+enum { TILE = 64 << 10, LEAST_UNITS = 32 };                         /* K3: bytes of a window's q; pieces of work */
 
 typedef struct { void *p; int64_t row; ag_dtype type; } matrix;     /* rows `row` elements apart */
 
 typedef struct {
-    real *products, *dproducts;             /* [block, wide] */
-    real *a, *b, *c;                        /* a row each */
-    real *delta, *q_inverse, *k_inverse;    /* [block], 1 / length: [block], [S] */
-    real *q, *k, *v, *out, *dq, *dk, *dv;
-    int64_t *pixel;                         /* of a window's tokens */
+    real *products, *dproducts;                 /* [block, wide] */
+    real *a, *b, *c;                            /* a row each */
+    real *delta, *q_inverse, *k_inverse;        /* [block], 1 / length: [block], [S] */
+    real *q, *k, *dq, *dk, *dv;                 /* of one head: scaled to length 1; sums that are kept apart */
+    real *tile[8];                              /* of a window: q k v out dout dq dk dv, [L, heads of a group, D] */
+    int64_t *pixel;                             /* of a window's tokens */
+    ag_attention_operands at;                           /* where a unit's operands are, */
+    int64_t head;                               /* from this head on */
 } scratch;
 
 typedef struct {
     ag_attention_job j;
-    int64_t block, blocks, wide;            /* queries in a block; elements from one row of products to the next */
-    int64_t units, chunks, group;           /* backward: runs of images x groups of heads; forward: heads x runs of blocks */
-    real *dbias, *dlogit_scale;             /* sums of the chunks: [chunks, heads of the bias, L, S], [chunks, heads] */
+    int64_t block, blocks, wide;                /* queries in a block; elements from one row of products to the next */
+    int64_t group, chunks, runs, units;         /* a unit of work: heads x runs of samples (backward), runs of blocks */
+    real *dbias, *dlogit_scale;                 /* sums of the chunks: [chunks, heads of the bias, L, S], [chunks, heads] */
     char *memory;
-    int64_t bytes;                          /* of a thread's scratch */
+    int64_t bytes;                              /* of a thread's scratch */
     bool backward;
 } plan;
 
@@ -47,51 +50,63 @@ static int64_t parts_of(int64_t n, int64_t size) { return (n + size - 1) / size;
 /* Whether sums over the blocks are kept in scratch until they are complete. */
 static bool sums_apart(const plan *p, const ag_heads *d, bool cosine)
 {
-    return p->j.window || cosine || (d->type == AG_BF16 && p->blocks > 1);
+    return cosine || (d->type == AG_BF16 && p->blocks > 1);
 }
 
 /* A thread's scratch from `base` on (NULL: only measures); returns its bytes. */
 static int64_t lay_out(const plan *p, char *base, scratch *s)
 {
     const ag_attention_job *j = &p->j;
-    const bool back = p->backward, copies = j->window || j->cosine;
     const int64_t row = larger(p->wide, j->d), queries = p->block * j->d, keys = j->s * j->d;
+    const int64_t cosine = j->cosine, back = p->backward;
     const struct { real **at; int64_t count; } parts[] = {
-        { &s->products, p->block * p->wide }, { &s->dproducts, back ? p->block * p->wide : 0 },
+        { &s->products, p->block * p->wide }, { &s->dproducts, back * p->block * p->wide },
         { &s->a, row }, { &s->b, row }, { &s->c, row },
         { &s->delta, p->block }, { &s->q_inverse, p->block }, { &s->k_inverse, j->s },
-        { &s->q, copies ? queries : 0 }, { &s->k, copies ? keys : 0 }, { &s->v, j->window ? keys : 0 },
-        { &s->out, j->window ? queries : 0 }, { &s->dq, back && copies ? queries : 0 },
-        { &s->dk, back && sums_apart(p, &j->dk, j->cosine) ? keys : 0 },
-        { &s->dv, back && sums_apart(p, &j->dv, false) ? keys : 0 },
+        { &s->q, cosine * queries }, { &s->k, cosine * keys }, { &s->dq, back * cosine * queries },
+        { &s->dk, back && sums_apart(p, &j->at.dk, j->cosine) ? keys : 0 },
+        { &s->dv, back && sums_apart(p, &j->at.dv, false) ? keys : 0 },
     };
     int64_t at = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         *parts[i].at = base ? (real *)(void *)(base + at) : NULL;
         at += parts_of(parts[i].count * (int64_t)sizeof(real), 64) * 64 + 64;
     }
+    for (int i = 0; i < (j->window ? back ? 8 : 4 : 0); i++) {
+        s->tile[i] = base ? (real *)(void *)(base + at) : NULL;
+        at += parts_of(j->l * p->group * j->d * (int64_t)sizeof(real), 64) * 64 + 64;
+    }
     s->pixel = base ? (int64_t *)(void *)(base + at) : NULL;
-    return at + parts_of(j->window ? j->l * 8 : 0, 64) * 64;
+    return at + (j->window ? parts_of(j->l * 8, 64) * 64 : 0);
+}
+
+/* Of a window's heads as many at a time as have room and leave enough pieces of work. */
+static int64_t heads_at_once(const ag_attention_job *j, int64_t samples)
+{
+    const int64_t one = j->l * j->d * (int64_t)ag_dtype_size(j->at.q.type);
+    for (int64_t parts = 1; j->window && parts < j->heads; parts++)
+        if (j->heads % parts == 0 && samples * parts >= LEAST_UNITS && one * (j->heads / parts) <= TILE) return j->heads / parts;
+    return 1;
 }
 
 static plan plan_of(const ag_attention_job *j, bool backward)
 {
-    plan p = { .j = *j, .backward = backward, .wide = parts_of(j->s, 16) * 16 };
-    if (p.wide % 256 == 0) p.wide += 16;            /* rows whole pages apart meet in few places of a cache */
+    plan p = { .j = *j, .backward = backward, .chunks = j->n, .runs = 1 };
+    p.wide = parts_of(j->s, AG_ATTENTION_LANES) * AG_ATTENTION_LANES;
+    if (p.wide % 256 == 0) p.wide += AG_ATTENTION_LANES;    /* rows whole pages apart meet in few places of a cache */
     const int64_t fit = smaller(larger(BLOCK / (p.wide * (int64_t)sizeof(real)), LEAST_ROWS), MOST_ROWS);
-    scratch s;
     p.blocks = parts_of(j->l, fit);
     p.block = parts_of(j->l, larger(p.blocks, 1));
-    p.bytes = lay_out(&p, NULL, &s);
-    if (backward) {
+    if (backward && j->dbias.batches == 1) {
         const int64_t one = larger(j->dbias.heads * j->l * j->s * (int64_t)sizeof(real), 1);
-        p.chunks = j->dbias.batches == 1 ? smaller(smaller(j->n, PARTIALS), larger(PARTIAL_BYTES / one, 1)) : j->n;
-        p.group = j->dbias.batches ? j->heads / j->dbias.heads : 1;
-        p.units = p.chunks * (j->heads / p.group);
-    } else {
-        p.group = j->window || j->cosine ? larger(p.blocks, 1) : 1;
-        p.units = j->n * j->heads * parts_of(p.blocks, p.group);
+        p.chunks = smaller(smaller(j->n, PARTIALS), larger(PARTIAL_BYTES / one, 1));
     }
+    p.group = heads_at_once(j, p.chunks);
+    if (backward && j->dbias.batches && j->dbias.heads == 1) p.group = j->heads;
+    if (!backward && !j->window && !j->cosine) p.runs = larger(p.blocks, 1);
+    p.units = p.chunks * (j->heads / p.group) * p.runs;
+    scratch s;
+    p.bytes = lay_out(&p, NULL, &s);
     return p;
 }
 
@@ -114,13 +129,11 @@ int64_t ag_attention_workspace(const ag_attention_job *j, bool backward)
     return bytes;
 }
 
-/* ---- rows of a head ------------------------------------------------------------------------------------ */
+/* ---- a unit's operands: where they are, or copies of a window's pixels ----------------------------------- */
 
-/* The window's pixels in the image, after a cyclic shift. */
-static void find_pixels(const ag_attention_job *j, const scratch *s, int64_t n)
+static void find_pixels(const ag_attention_job *j, const scratch *s, int64_t window)
 {
-    if (!j->window) return;
-    const int64_t across = j->w / j->window, window = n % (across * (j->h / j->window));
+    const int64_t across = j->w / j->window;
     for (int64_t i = 0, y = window / across * j->window + j->shift; i < j->l; y++) {
         const int64_t row = (y < j->h ? y : y - j->h) * j->w;
         for (int64_t k = 0, x = window % across * j->window + j->shift; k < j->window; k++, x++)
@@ -128,69 +141,103 @@ static void find_pixels(const ag_attention_job *j, const scratch *s, int64_t n)
     }
 }
 
-static int64_t image_of(const ag_attention_job *j, int64_t n)
+static char *pixels_of(const ag_heads *t, int64_t image, int64_t head)
 {
-    return j->window ? n / (j->w / j->window * (j->h / j->window)) : n;
+    return (char *)t->data + (image * t->batch + head * t->head) * (int64_t)ag_dtype_size(t->type);
 }
 
-/* Where the head h of token i begins, in elements. */
-static int64_t place(const ag_attention_job *j, const scratch *s, const ag_heads *t, int64_t n, int64_t h, int64_t i)
+static ag_heads tile_of(const plan *p, const ag_heads *t, real *tile)
 {
-    return image_of(j, n) * t->batch + (j->window ? s->pixel[i] : i) * t->token + h * t->head;
+    return (ag_heads){ t->data ? tile : NULL, t->type, 0, p->group * p->j.d, p->j.d, false };
 }
 
-static matrix in_place(const plan *p, const scratch *s, const ag_heads *t, int64_t n, int64_t h, int64_t first)
+static ag_heads gather(const plan *p, const scratch *s, const ag_heads *t, int64_t image, int64_t head, real *tile)
 {
-    return (matrix){ (char *)t->data + place(&p->j, s, t, n, h, first) * (int64_t)ag_dtype_size(t->type), t->token, t->type };
+    const int64_t size = (int64_t)ag_dtype_size(t->type), width = p->group * p->j.d * size;
+    const char *from = pixels_of(t, image, head);
+    for (int64_t i = 0; i < p->j.l; i++)
+        memcpy((char *)tile + i * width, from + s->pixel[i] * t->token * size, (size_t)width);
+    return tile_of(p, t, tile);
 }
 
-/* to = x / |x|; returns 1 / |x|. (F.normalize) */
-static real unit_row(const ag_attention_job *j, const scratch *s, const ag_heads *t, int64_t from, void *to, int64_t at)
+static void scatter(const plan *p, const scratch *s, const ag_heads *t, int64_t image, int64_t head, const real *tile)
 {
-    const real *x = ag_widen(t->data, t->type, from, j->d, s->a);
-    real *y = ag_narrow_to(to, t->type, at, s->b), sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < j->d; i++) sum += x[i] * x[i];
-    const real length = SQRT(sum), inverse = 1 / (length > R(1e-12) ? length : R(1e-12));
-#pragma omp simd
-    for (int64_t i = 0; i < j->d; i++) y[i] = x[i] * inverse;
-    ag_narrow(to, t->type, at, j->d, y);
-    return inverse;
+    const int64_t size = (int64_t)ag_dtype_size(t->type), width = p->group * p->j.d;
+    char *to = pixels_of(t, image, head);
+    for (int64_t i = 0; i < p->j.l && t->data; i++)
+        ag_move_run(t->type, t->add, width, to + s->pixel[i] * t->token * size, (const char *)tile + i * width * size);
 }
 
-/* The head's tokens first .. first + count: in place, or copied to `to` (K3); inverse: scaled to length 1. */
+/* Sets where the heads from `head` on of sample n are. */
+static void enter(const plan *p, scratch *s, int64_t n, int64_t head)
+{
+    const ag_attention_job *j = &p->j;
+    s->at = j->at, s->head = 0;
+    if (!j->window) return;
+    const int64_t windows = j->w / j->window * (j->h / j->window), image = n / windows;
+    find_pixels(j, s, n % windows);
+    s->head = head;
+    s->at.q = gather(p, s, &j->at.q, image, head, s->tile[0]), s->at.k = gather(p, s, &j->at.k, image, head, s->tile[1]);
+    s->at.v = gather(p, s, &j->at.v, image, head, s->tile[2]), s->at.out = tile_of(p, &j->at.out, s->tile[3]);
+    if (!p->backward) return;
+    gather(p, s, &j->at.out, image, head, s->tile[3]);
+    s->at.dout = gather(p, s, &j->at.dout, image, head, s->tile[4]);
+    s->at.dq = tile_of(p, &j->at.dq, s->tile[5]), s->at.dk = tile_of(p, &j->at.dk, s->tile[6]);
+    s->at.dv = tile_of(p, &j->at.dv, s->tile[7]);
+}
+
+/* Takes results back to where they belong. */
+static void leave(const plan *p, const scratch *s, int64_t n)
+{
+    const ag_attention_job *j = &p->j;
+    if (!j->window) return;
+    const int64_t image = n / (j->w / j->window * (j->h / j->window));
+    if (!p->backward) scatter(p, s, &j->at.out, image, s->head, s->tile[3]);
+    else {
+        scatter(p, s, &j->at.dq, image, s->head, s->tile[5]);
+        scatter(p, s, &j->at.dk, image, s->head, s->tile[6]);
+        scatter(p, s, &j->at.dv, image, s->head, s->tile[7]);
+    }
+}
+
+/* ---- rows of a head ------------------------------------------------------------------------------------ */
+
+static int64_t place(const scratch *s, const ag_heads *t, int64_t n, int64_t h, int64_t i)      /* in elements */
+{
+    return n * t->batch + i * t->token + (h - s->head) * t->head;
+}
+
+static matrix rows_from(const scratch *s, const ag_heads *t, int64_t n, int64_t h, int64_t first)
+{
+    if (!t->data) return (matrix){ 0 };
+    return (matrix){ ag_element(t->data, t->type, place(s, t, n, h, first)), t->token, t->type };
+}
+
+static ag_attention_row row_of(const plan *p, const scratch *s, int64_t n, int64_t h, int64_t i)
+{
+    return (ag_attention_row){ n, h, i, p->wide, s->a, s->b, s->c };
+}
+
+/* The tokens first .. first + count of a head: in place, or scaled to length 1 in `to`. */
 static matrix load(const plan *p, const scratch *s, const ag_heads *t, int64_t n, int64_t h, int64_t first, int64_t count,
                    real *to, real *inverse)
 {
-    const ag_attention_job *j = &p->j;
-    const int64_t size = (int64_t)ag_dtype_size(t->type), width = j->d * size;
-    if (!j->window && !inverse) return in_place(p, s, t, n, h, first);
-    for (int64_t i = 0; i < count; i++) {
-        const int64_t from = place(j, s, t, n, h, first + i);
-        if (inverse) inverse[i] = unit_row(j, s, t, from, to, i * j->d);
-        else memcpy((char *)to + i * width, (const char *)t->data + from * size, (size_t)width);
-    }
-    return (matrix){ to, j->d, t->type };
+    const matrix m = rows_from(s, t, n, h, first);
+    if (!p->j.cosine) return m;
+    const ag_attention_row r = row_of(p, s, n, h, 0);
+    for (int64_t i = 0; i < count; i++)
+        inverse[i] = ag_attention_unit(&p->j, &r, m.type, ag_element(m.p, m.type, i * m.row), ag_element(to, m.type, i * p->j.d));
+    return (matrix){ to, p->j.d, m.type };
 }
 
-/* The way back for results, with inverse through the scaling to length 1: d x = inverse (g - u (u . g)). */
-static void store(const plan *p, const scratch *s, const ag_heads *t, int64_t n, int64_t h, int64_t first, int64_t count,
+/* The way back of a gradient that was summed apart; unit and inverse not NULL: through the scaling to length 1. */
+static void store(const plan *p, const scratch *s, const ag_heads *d, int64_t n, int64_t h, int64_t first, int64_t count,
                   const real *from, const matrix *unit, const real *inverse)
 {
-    const ag_attention_job *j = &p->j;
-    for (int64_t i = 0; i < count; i++, from += j->d) {
-        const int64_t to = place(j, s, t, n, h, first + i);
-        const real *u = inverse ? ag_widen(unit->p, unit->type, i * unit->row, j->d, s->a) : from;
-        real *y = t->add ? ag_narrow_onto(t->data, t->type, to, j->d, s->b) : ag_narrow_to(t->data, t->type, to, s->b);
-        real dot = 0;
-        if (inverse)
-#pragma omp simd reduction(+ : dot)
-            for (int64_t c = 0; c < j->d; c++) dot += u[c] * from[c];
-        const real factor = inverse ? inverse[i] : 1;
-#pragma omp simd
-        for (int64_t c = 0; c < j->d; c++) y[c] = (t->add ? y[c] : 0) + factor * (from[c] - u[c] * dot);
-        ag_narrow(t->data, t->type, to, j->d, y);
-    }
+    const ag_attention_row r = row_of(p, s, n, h, 0);
+    for (int64_t i = 0; i < count; i++)
+        ag_attention_unit_grad(&p->j, &r, d, place(s, d, n, h, first + i), from + i * p->j.d,
+                               unit ? ag_element(unit->p, unit->type, i * unit->row) : NULL, unit ? inverse[i] : 0);
 }
 
 /* c [n, m] (+)= a [n, k] b [k, m]; turned: a [k, n], b [m, k] */
@@ -201,109 +248,10 @@ static void product(int64_t n, int64_t m, int64_t k, matrix a, bool turn_a, matr
                             .c = c.p, .c_row = c.row, .a_type = a.type, .b_type = b.type, .c_type = c.type, .add = add });
 }
 
-/* ---- rows of products ---------------------------------------------------------------------------------- */
-
-static real *terms_row(const ag_attention_job *j, const ag_terms *t, int64_t n, int64_t h, int64_t i)
-{
-    return t->data + (((n % t->batches) * t->heads + h % t->heads) * j->l + i) * j->s;
-}
-
-static real scale_of(const ag_attention_job *j, int64_t h)
-{
-    return j->cosine ? j->logit_scale[h] : (real)j->scale;
-}
-
-/* y = scale x + bias + mask; y may be x */
-static void add_terms(const ag_attention_job *j, int64_t n, int64_t h, int64_t i, const real *x, real *y)
-{
-    const real scale = scale_of(j, h);
-    const real *bias = j->bias.batches ? terms_row(j, &j->bias, n, h, i) : NULL;
-    const real *mask = j->mask.batches ? terms_row(j, &j->mask, n, h, i) : NULL;
-    if (!bias) bias = mask, mask = NULL;
-    if (!bias)
-#pragma omp simd
-        for (int64_t c = 0; c < j->s; c++) y[c] = scale * x[c];
-    else
-#pragma omp simd
-        for (int64_t c = 0; c < j->s; c++) y[c] = scale * x[c] + bias[c];
-    if (mask)
-#pragma omp simd
-        for (int64_t c = 0; c < j->s; c++) y[c] += mask[c];
-}
-
-/* What dropout multiplies the weights of query `line` of all with: 0 or 1 / (1 - p). */
-static void keep_row(const ag_attention_job *j, int64_t line, real *keep)
-{
-    enum { DRAWS = 4, STREAM = 4 };
-    const real kept = j->dropout < 1 ? (real)(1 / (1 - j->dropout)) : 0;
-    const uint64_t threshold = (uint64_t)(j->dropout * 0x1p32), first = (uint64_t)(line * parts_of(j->s, DRAWS));
-    for (int64_t c = 0; c < j->s; c += DRAWS) {
-        const ag_philox4 r = ag_philox(j->key, STREAM, first + (uint64_t)(c / DRAWS));
-        for (int64_t i = 0; i < DRAWS && c + i < j->s; i++) keep[c + i] = r.v[i] >= threshold ? kept : 0;
-    }
-}
-
-static int64_t line_of(const ag_attention_job *j, int64_t n, int64_t h, int64_t i)
-{
-    return (n * j->heads + h) * j->l + i;
-}
-
-/* Weights in the place of products. A query whose keys are all masked with -inf gets weights of 0. */
-static void softmax_row(const ag_attention_job *j, const scratch *s, int64_t n, int64_t h, int64_t i, real *x)
-{
-    real *y = ag_narrow_to(x, j->q.type, 0, s->a), top = -INFINITY, sum = 0;
-    add_terms(j, n, h, i, x, y);
-#pragma omp simd reduction(max : top)
-    for (int64_t c = 0; c < j->s; c++) top = y[c] > top ? y[c] : top;
-    if (top == -INFINITY) top = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t c = 0; c < j->s; c++) sum += y[c] = EXP(y[c] - top);
-    const real inverse = sum > 0 ? 1 / sum : 0;
-    if (j->lse) j->lse[line_of(j, n, h, i)] = sum > 0 ? top + LOG(sum) : INFINITY;
-#pragma omp simd
-    for (int64_t c = 0; c < j->s; c++) y[c] *= inverse;
-    if (j->dropout > 0) {
-        keep_row(j, line_of(j, n, h, i), s->b);
-        for (int64_t c = 0; c < j->s; c++) y[c] *= s->b[c];
-    }
-    ag_narrow(x, j->q.type, 0, j->s, y);
-}
-
-/* From products x and gradients g of the weights w as dropped: x becomes w keep, g becomes scale dx, dx = w (keep g - delta). */
-static void gradient_row(const ag_attention_job *j, const scratch *s, int64_t n, int64_t h, int64_t i, real delta, real *x,
-                         real *g, real *dbias, real *dlogit_scale)
-{
-    const bool narrow = j->q.type == AG_BF16;
-    const real lse = j->lse[line_of(j, n, h, i)], scale = scale_of(j, h);
-    real *w = narrow || j->cosine ? s->a : x, *d = ag_narrow_to(g, j->q.type, 0, s->b), *keep = s->c;
-    add_terms(j, n, h, i, x, w);
-    if (j->dropout > 0) {
-        keep_row(j, line_of(j, n, h, i), keep);
-        for (int64_t c = 0; c < j->s; c++) g[c] *= keep[c];
-    }
-#pragma omp simd
-    for (int64_t c = 0; c < j->s; c++) w[c] = EXP(w[c] - lse), d[c] = w[c] * (g[c] - delta);
-    if (j->dropout > 0) for (int64_t c = 0; c < j->s; c++) w[c] *= keep[c];
-    if (dbias)
-#pragma omp simd
-        for (int64_t c = 0; c < j->s; c++) dbias[c] += d[c];
-    if (dlogit_scale) {
-        real dot = 0;
-#pragma omp simd reduction(+ : dot)
-        for (int64_t c = 0; c < j->s; c++) dot += d[c] * x[c];
-        *dlogit_scale += dot;
-    }
-#pragma omp simd
-    for (int64_t c = 0; c < j->s; c++) d[c] *= scale;
-    ag_narrow(x, j->q.type, 0, j->s, w);
-    ag_narrow(g, j->q.type, 0, j->s, d);
-    if (j->cosine && !narrow) memcpy(x, w, (size_t)j->s * sizeof *x);
-}
-
 static matrix weights_in(const plan *p, real *products)         /* K2 */
 {
-    const int64_t row = p->wide * (int64_t)(sizeof(real) / ag_dtype_size(p->j.q.type));
-    return (matrix){ products, row, p->j.q.type };
+    const int64_t row = p->wide * (int64_t)(sizeof(real) / ag_dtype_size(p->j.at.q.type));
+    return (matrix){ products, row, p->j.at.q.type };
 }
 
 /* ---- forward ------------------------------------------------------------------------------------------- */
@@ -311,42 +259,44 @@ static matrix weights_in(const plan *p, real *products)         /* K2 */
 static void attend(const plan *p, const scratch *s, int64_t n, int64_t h, int64_t begin, int64_t end)
 {
     const ag_attention_job *j = &p->j;
-    find_pixels(j, s, n);
-    const matrix k = load(p, s, &j->k, n, h, 0, j->s, s->k, j->cosine ? s->k_inverse : NULL);
-    const matrix v = load(p, s, &j->v, n, h, 0, j->s, s->v, NULL), products = { s->products, p->wide, AG_F32 };
+    const matrix k = load(p, s, &s->at.k, n, h, 0, j->s, s->k, s->k_inverse), v = rows_from(s, &s->at.v, n, h, 0);
     for (int64_t b = begin; b < end; b++) {
         const int64_t first = b * p->block, count = smaller(p->block, j->l - first);
-        const matrix q = load(p, s, &j->q, n, h, first, count, s->q, j->cosine ? s->q_inverse : NULL);
-        product(count, j->s, j->d, q, false, k, true, products, false);
-        for (int64_t i = 0; i < count; i++) softmax_row(j, s, n, h, first + i, s->products + i * p->wide);
-        const matrix out = j->window ? (matrix){ s->out, j->d, AG_F32 } : in_place(p, s, &j->out, n, h, first);
-        product(count, j->d, j->s, weights_in(p, s->products), false, v, false, out, false);
-        if (j->window) store(p, s, &j->out, n, h, first, count, s->out, NULL, NULL);
+        const matrix q = load(p, s, &s->at.q, n, h, first, count, s->q, s->q_inverse);
+        product(count, j->s, j->d, q, false, k, true, (matrix){ s->products, p->wide, AG_F32 }, false);
+        for (int64_t i = 0; i < count; i++) {
+            const ag_attention_row r = row_of(p, s, n, h, first + i);
+            ag_attention_weights(j, &r, s->products + i * p->wide);
+        }
+        product(count, j->d, j->s, weights_in(p, s->products), false, v, false, rows_from(s, &s->at.out, n, h, first), false);
     }
 }
 
 static void forward_units(int64_t begin, int64_t end, void *arg)
 {
     const plan *p = arg;
-    const int64_t runs = parts_of(p->blocks, p->group);
+    const int64_t groups = p->j.heads / p->group, blocks = parts_of(p->blocks, p->runs);
     scratch s;
     lay_out(p, p->memory + ag_thread_id() * p->bytes, &s);
     for (int64_t u = begin; u < end; u++) {
-        const int64_t head = u / runs, first = u % runs * p->group;
-        attend(p, &s, head / p->j.heads, head % p->j.heads, first, smaller(first + p->group, p->blocks));
+        const int64_t item = u / p->runs, n = item / groups, head = item % groups * p->group, first = u % p->runs * blocks;
+        enter(p, &s, n, head);
+        for (int64_t h = head; h < head + p->group; h++) attend(p, &s, n, h, first, smaller(first + blocks, p->blocks));
+        leave(p, &s, n);
     }
 }
 
-static double cost(const ag_attention_job *j)       /* of a head, in ns */
+static double cost(const plan *p)       /* of a unit's forward, in ns */
 {
-    return (double)j->l * (double)j->s * (0.03 * (double)j->d + 0.5);
+    const ag_attention_job *j = &p->j;
+    return (double)(j->n * j->heads) / (double)p->units * (double)j->l * (double)j->s * (0.03 * (double)j->d + 0.5);
 }
 
 void ag_attention_run(const ag_node *n, const ag_attention_job *j)
 {
     plan p = plan_of(j, false);
     p.memory = ag_workspace(n, ag_threads(), (size_t)p.bytes);
-    ag_parallel(p.units, 1, cost(j) * (double)(j->n * j->heads) / (double)p.units, forward_units, &p);
+    ag_parallel(p.units, 1, cost(&p), forward_units, &p);
 }
 
 /* ---- backward ------------------------------------------------------------------------------------------ */
@@ -354,74 +304,82 @@ void ag_attention_run(const ag_node *n, const ag_attention_job *j)
 /* delta = sum of dout out = sum of w keep g over the keys */
 static void find_delta(const plan *p, const scratch *s, int64_t n, int64_t h, int64_t first, int64_t count)
 {
-    const ag_attention_job *j = &p->j;
+    const ag_heads *out = &s->at.out, *dout = &s->at.dout;
+    const int64_t d = p->j.d;
     for (int64_t i = 0; i < count; i++) {
-        const real *o = ag_widen(j->out.data, j->out.type, place(j, s, &j->out, n, h, first + i), j->d, s->a);
-        const real *g = ag_widen(j->dout.data, j->dout.type, place(j, s, &j->dout, n, h, first + i), j->d, s->b);
+        const real *o = ag_widen(out->data, out->type, place(s, out, n, h, first + i), d, s->a);
+        const real *g = ag_widen(dout->data, dout->type, place(s, dout, n, h, first + i), d, s->b);
         real sum = 0;
 #pragma omp simd reduction(+ : sum)
-        for (int64_t c = 0; c < j->d; c++) sum += o[c] * g[c];
+        for (int64_t c = 0; c < d; c++) sum += o[c] * g[c];
         s->delta[i] = sum;
     }
 }
 
-/* Where sums over the blocks go, and whether the first block adds. */
-static matrix sums(const plan *p, const scratch *s, const ag_heads *d, int64_t n, int64_t h, bool apart, real *own, bool *add)
+/* One block of queries: what it adds to dk and dv, and its dq. */
+static void block_back(const plan *p, const scratch *s, int64_t n, int64_t h, int64_t first, int64_t count, matrix k, matrix v,
+                       matrix dk, bool add_k, matrix dv, bool add_v, real *dbias, real *dlogit_scale)
 {
-    *add = d->add && !apart;
-    if (!d->data) return (matrix){ 0 };
-    return apart ? (matrix){ own, p->j.d, AG_F32 } : in_place(p, s, d, n, h, 0);
+    const ag_attention_job *j = &p->j;
+    const matrix q = load(p, s, &s->at.q, n, h, first, count, s->q, s->q_inverse), dout = rows_from(s, &s->at.dout, n, h, first);
+    const matrix w = weights_in(p, s->products), dx = weights_in(p, s->dproducts);
+    product(count, j->s, j->d, q, false, k, true, (matrix){ s->products, p->wide, AG_F32 }, false);
+    product(count, j->s, j->d, dout, false, v, true, (matrix){ s->dproducts, p->wide, AG_F32 }, false);
+    find_delta(p, s, n, h, first, count);
+    for (int64_t i = 0; i < count; i++) {
+        const ag_attention_row r = row_of(p, s, n, h, first + i);
+        ag_attention_weights_grad(j, &r, s->delta[i], s->products + i * p->wide, s->dproducts + i * p->wide,
+                                  dbias ? dbias + (first + i) * j->s : NULL, dlogit_scale);
+    }
+    if (dv.p) product(j->s, j->d, count, w, true, dout, false, dv, add_v);
+    if (dk.p) product(j->s, j->d, count, dx, true, q, false, dk, add_k);
+    if (!s->at.dq.data) return;
+    const matrix dq = j->cosine ? (matrix){ s->dq, j->d, AG_F32 } : rows_from(s, &s->at.dq, n, h, first);
+    product(count, j->d, j->s, dx, false, k, false, dq, !j->cosine && s->at.dq.add);
+    if (j->cosine) store(p, s, &s->at.dq, n, h, first, count, s->dq, &q, s->q_inverse);
 }
 
 static void attend_back(const plan *p, const scratch *s, int64_t n, int64_t h, real *dbias, real *dlogit_scale)
 {
     const ag_attention_job *j = &p->j;
-    find_pixels(j, s, n);
-    const bool k_apart = sums_apart(p, &j->dk, j->cosine), v_apart = sums_apart(p, &j->dv, false);
-    bool add_k, add_v;
-    const matrix k = load(p, s, &j->k, n, h, 0, j->s, s->k, j->cosine ? s->k_inverse : NULL);
-    const matrix v = load(p, s, &j->v, n, h, 0, j->s, s->v, NULL);
-    const matrix dk = sums(p, s, &j->dk, n, h, k_apart, s->dk, &add_k), dv = sums(p, s, &j->dv, n, h, v_apart, s->dv, &add_v);
-    const matrix products = { s->products, p->wide, AG_F32 }, dproducts = { s->dproducts, p->wide, AG_F32 };
-    const matrix w = weights_in(p, s->products), dx = weights_in(p, s->dproducts);
-    for (int64_t first = 0; first < j->l; first += p->block) {
-        const int64_t count = smaller(p->block, j->l - first);
-        const matrix q = load(p, s, &j->q, n, h, first, count, s->q, j->cosine ? s->q_inverse : NULL);
-        const matrix dout = load(p, s, &j->dout, n, h, first, count, s->out, NULL);
-        product(count, j->s, j->d, q, false, k, true, products, false);
-        product(count, j->s, j->d, dout, false, v, true, dproducts, false);
-        find_delta(p, s, n, h, first, count);
-        for (int64_t i = 0; i < count; i++)
-            gradient_row(j, s, n, h, first + i, s->delta[i], s->products + i * p->wide, s->dproducts + i * p->wide,
-                         dbias ? dbias + (first + i) * j->s : NULL, dlogit_scale);
-        if (dv.p) product(j->s, j->d, count, w, true, dout, false, dv, first > 0 || add_v);
-        if (dk.p) product(j->s, j->d, count, dx, true, q, false, dk, first > 0 || add_k);
-        if (!j->dq.data) continue;
-        const bool apart = j->window || j->cosine;
-        const matrix dq = apart ? (matrix){ s->dq, j->d, AG_F32 } : in_place(p, s, &j->dq, n, h, first);
-        product(count, j->d, j->s, dx, false, k, false, dq, !apart && j->dq.add);
-        if (apart) store(p, s, &j->dq, n, h, first, count, s->dq, &q, j->cosine ? s->q_inverse : NULL);
-    }
-    if (dk.p && k_apart) store(p, s, &j->dk, n, h, 0, j->s, s->dk, &k, j->cosine ? s->k_inverse : NULL);
-    if (dv.p && v_apart) store(p, s, &j->dv, n, h, 0, j->s, s->dv, NULL, NULL);
+    const ag_heads *to_k = &s->at.dk, *to_v = &s->at.dv;
+    const bool k_apart = to_k->data && sums_apart(p, to_k, j->cosine), v_apart = to_v->data && sums_apart(p, to_v, false);
+    const matrix k = load(p, s, &s->at.k, n, h, 0, j->s, s->k, s->k_inverse), v = rows_from(s, &s->at.v, n, h, 0);
+    const matrix dk = k_apart ? (matrix){ s->dk, j->d, AG_F32 } : rows_from(s, to_k, n, h, 0);
+    const matrix dv = v_apart ? (matrix){ s->dv, j->d, AG_F32 } : rows_from(s, to_v, n, h, 0);
+    for (int64_t first = 0; first < j->l; first += p->block)
+        block_back(p, s, n, h, first, smaller(p->block, j->l - first), k, v, dk, first || (to_k->add && !k_apart), dv,
+                   first || (to_v->add && !v_apart), dbias, dlogit_scale);
+    if (k_apart) store(p, s, to_k, n, h, 0, j->s, s->dk, j->cosine ? &k : NULL, s->k_inverse);
+    if (v_apart) store(p, s, to_v, n, h, 0, j->s, s->dv, NULL, NULL);
+}
+
+/* Sums of a unit's heads start at zero, or with what is there. */
+static void clear_sums(const plan *p, int64_t chunk, int64_t head)
+{
+    const ag_attention_job *j = &p->j;
+    const int64_t square = j->l * j->s, count = j->dbias.heads == 1 ? 1 : p->group, first = j->dbias.heads == 1 ? 0 : head;
+    if (p->dbias && (sums_partially(p) || !j->dbias.add))
+        memset(p->dbias + (chunk * j->dbias.heads + first) * square, 0, (size_t)(count * square) * sizeof(real));
+    for (int64_t h = head; h < head + p->group && p->dlogit_scale; h++) p->dlogit_scale[chunk * j->heads + h] = 0;
 }
 
 static void backward_units(int64_t begin, int64_t end, void *arg)
 {
     const plan *p = arg;
     const ag_attention_job *j = &p->j;
-    const int64_t groups = j->heads / p->group, square = j->l * j->s;
+    const int64_t groups = j->heads / p->group;
     scratch s;
     lay_out(p, p->memory + ag_thread_id() * p->bytes, &s);
     for (int64_t u = begin; u < end; u++) {
-        const int64_t chunk = u / groups, g = u % groups, first = j->n * chunk / p->chunks;
-        real *dbias = p->dbias ? p->dbias + (chunk * groups + g) * square : NULL;
-        if (dbias && (sums_partially(p) || !j->dbias.add)) memset(dbias, 0, (size_t)square * sizeof *dbias);
-        for (int64_t h = g * p->group; h < (g + 1) * p->group; h++) {
-            real *dlogit_scale = p->dlogit_scale ? p->dlogit_scale + chunk * j->heads + h : NULL;
-            if (dlogit_scale) *dlogit_scale = 0;
-            for (int64_t n = first; n < j->n * (chunk + 1) / p->chunks; n++)
-                attend_back(p, &s, n, h, dbias, dlogit_scale);
+        const int64_t chunk = u / groups, head = u % groups * p->group;
+        clear_sums(p, chunk, head);
+        for (int64_t n = j->n * chunk / p->chunks; n < j->n * (chunk + 1) / p->chunks; n++) {
+            enter(p, &s, n, head);
+            for (int64_t h = head; h < head + p->group; h++)
+                attend_back(p, &s, n, h, p->dbias ? p->dbias + (chunk * j->dbias.heads + h % j->dbias.heads) * j->l * j->s : NULL,
+                            p->dlogit_scale ? p->dlogit_scale + chunk * j->heads + h : NULL);
+            leave(p, &s, n);
         }
     }
 }
@@ -442,7 +400,7 @@ void ag_attention_run_backward(const ag_node *n, const ag_attention_job *j)
     p.dbias = j->dbias.data;
     if (sums_partially(&p)) p.dbias = ag_workspace(n, p.chunks * bias_size(j), sizeof(real));
     if (j->dlogit_scale) p.dlogit_scale = ag_workspace(n, p.chunks * j->heads, sizeof(real));
-    ag_parallel(p.units, 1, 2.5 * cost(j) * (double)(j->n * j->heads) / (double)p.units, backward_units, &p);
+    ag_parallel(p.units, 1, 2.5 * cost(&p), backward_units, &p);
     if (sums_partially(&p)) ag_parallel(bias_size(j), 256, (double)p.chunks, sum_partials, &p);
     for (int64_t h = 0; h < j->heads && j->dlogit_scale; h++) {
         real sum = j->add_logit_scale ? j->dlogit_scale[h] : 0;

@@ -6,11 +6,11 @@
 #include "ops/ops.h"
 #include "ops/registry.h"
 #include "ops/vision.h"
+#include "ops/window.h"
 
 enum { CHUNK = 512 };
 
-/* to[0 .. n) = or += from[0 .. n), both of one dtype */
-static void move_run(ag_dtype type, bool add, int64_t n, char *restrict to, const char *restrict from)
+void ag_move_run(ag_dtype type, bool add, int64_t n, char *to, const char *from)
 {
     const int64_t size = (int64_t)ag_dtype_size(type);
     if (!add) memcpy(to, from, (size_t)(n * size));
@@ -53,8 +53,8 @@ static void move_rows(int64_t begin, int64_t end, void *arg)
             char *part = j.windows + (window * j.size * j.size + token) * pixel;
             int64_t run = j.size - column;
             if (run > j.w - from_x) run = j.w - from_x;
-            if (j.cut) move_run(j.type, j.add, run * j.channels, part, image + from_x * pixel);
-            else move_run(j.type, j.add, run * j.channels, image + from_x * pixel, part);
+            if (j.cut) ag_move_run(j.type, j.add, run * j.channels, part, image + from_x * pixel);
+            else ag_move_run(j.type, j.add, run * j.channels, image + from_x * pixel, part);
             x += run;
         }
     }
@@ -152,7 +152,7 @@ static void roll_lines(int64_t begin, int64_t end, void *arg)
         const int64_t i = p % j.size, from = cyclic(i - j.shift, j.size);
         int64_t run = j.size - (i > from ? i : from);
         if (run > end - p) run = end - p;
-        move_run(j.type, j.add, run * j.inner, j.to + p * line, j.from + (p - i + from) * line);
+        ag_move_run(j.type, j.add, run * j.inner, j.to + p * line, j.from + (p - i + from) * line);
         p += run;
     }
 }
