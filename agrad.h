@@ -10,6 +10,7 @@
 #include "ops/vision.h"
 #include "nn/nn.h"
 #include "nn/vision.h"
+#include "nn/plan.h"
 #include "data/data.h"
 #include "optim/optim.h"
 #include "optim/schedule.h"

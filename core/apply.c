@@ -88,6 +88,7 @@ void ag_node_discard_pending(ag_node *down_to)
 static void check_devices(ag_node *n)
 {
     ag_device device = AG_DEVICES;
+    if (ag_ledger_now) return;
     for (int i = 0; i < n->n_in; i++) {
         if (!n->in[i]) continue;
         if (device == AG_DEVICES) device = n->in[i]->device;
@@ -117,6 +118,7 @@ bool ag_node_trains(const ag_node *n)
 static void run_forward(ag_node *n)
 {
     const ag_device device = n->out->device;
+    if (ag_ledger_now && !n->op->view) ag_ledger_workspace(ag_ledger_now, n, false);
     if (n->op->view || device == AG_META || ag_numel(n->out) == 0) return;
     if (!n->op->forward[device])
         ag_node_fail(n, "no %s kernel; move the operands to the cpu with ag_to, or add one (core/op.h)",

@@ -133,18 +133,25 @@ static void check_versions(const ag_node *n)
                          "be computed; copy it before, or run backward first");
 }
 
+static void compute(ag_node *n, ag_node_fn backward)
+{
+    if (ag_ledger_now) ag_ledger_workspace(ag_ledger_now, n, true);
+    if (backward && ag_numel(n->out)) backward(n);
+    else for (int k = 0; k < n->n_in; k++) if (n->din[k] && !n->accumulate[k]) ag_fill_any(n->din[k], 0);
+}
+
 static void run_backward(ag_node *n, const targets *only)
 {
     const ag_device device = n->out->device;
+    const ag_node_fn backward = n->op->backward[device];
     ag_running = n->module;
     check_versions(n);
-    if (!n->op->backward[device]) ag_node_fail(n, "no %s kernel for the gradient", ag_device_name(device));
+    if (!backward && device != AG_META) ag_node_fail(n, "no %s kernel for the gradient", ag_device_name(device));
     offer_gradients(n, only);
     AG_SCOPE;                               /* of workspaces and of what gradients are composed from */
     AG_NO_GRAD;
     const double start = ag_profiling ? ag_profile_now() : 0;
-    if (ag_numel(n->out)) n->op->backward[device](n);
-    else for (int k = 0; k < n->n_in; k++) if (n->din[k] && !n->accumulate[k]) ag_fill_any(n->din[k], 0);
+    compute(n, backward);
     if (ag_profiling && !n->op->replays) ag_profile_add(n, true, ag_profile_now() - start);
     accept_gradients(n);
 }
@@ -263,7 +270,7 @@ void ag_backward_(const char *at, ag_tensor *loss, ag_backward_opts opts)
         return;
     }
     seed(at, loss, opts.grad);
-    walk(at, loss, NULL, opts.retain_graph, NULL);
+    walk(at, loss, NULL, opts.retain_graph, ag_ledger_now ? ag_ledger_now->floor : NULL);
 }
 
 void ag_grad_(const char *at, ag_tensor *loss, int n, ag_tensor **inputs, ag_tensor **out)

@@ -2,7 +2,7 @@
 #ifndef AG_ENGINE_H
 #define AG_ENGINE_H
 #include "core/device.h"
-#include "core/heap.h"
+#include "core/ledger.h"
 #include "core/memory.h"
 #include "core/tensor.h"
 #include "core/op.h"
@@ -28,13 +28,19 @@ void ag_block_put(void *block, int64_t capacity);
 int ag_block_class(int64_t bytes, int64_t *capacity);
 
 /* Memory of a large tensor: sets block, region, bytes, data; false where the budget or the system has no more. */
-enum { AG_REGION_STEP, AG_REGION_LASTING, AG_REGIONS };
-enum { AG_LARGE = 256 << 10 };
+enum { AG_LARGE = 256 << 10, AG_HEADER = 64 };     /* the header keeps the data of small ones 64-byte aligned */
 int ag_region_of(ag_mem_kind kind);
 bool ag_region_get(ag_storage *s, int64_t bytes);
 void ag_region_put(ag_storage *s);
 void ag_region_trim(void);
 void ag_region_each(void (*visit)(void *arg, const ag_storage *s), void *arg);
+/* The plan that is being made in this thread (ledger.c), or NULL. */
+extern _Thread_local ag_ledger *ag_ledger_now;
+void ag_ledger_get(ag_ledger *l, ag_storage *s, int64_t bytes);
+void ag_ledger_put(ag_ledger *l, ag_storage *s);
+void ag_ledger_workspace(ag_ledger *l, const ag_node *n, bool backward);
+void ag_ledger_packed(ag_ledger *l, const ag_storage *of, uint64_t key, int64_t bytes);
+
 typedef struct { int64_t in_use, held; } ag_region_stats;
 ag_region_stats ag_regions(void);
 

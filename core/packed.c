@@ -33,6 +33,8 @@ static form *find(const ag_node *n, const ag_tensor *t, uint64_t key, int64_t by
 
 const void *ag_packed(const ag_node *n, const ag_tensor *t, uint64_t key, int64_t bytes, ag_pack_fn pack, const void *arg)
 {
+    if (ag_ledger_now) ag_ledger_packed(ag_ledger_now, t->storage, key_of(t, key), bytes);
+    if (ag_ledger_now || t->device == AG_META) return NULL;
     form *f = find(n, t, key_of(t, key), bytes);
     if (f->version != t->storage->version) {
         pack(t, f->memory->data, arg);

@@ -22,8 +22,9 @@ static void set_device(const char *at, const char *name)
     char why[512] = "";
     const bool automatic = strcmp(name, "auto") == 0;
     if (strcmp(name, "cpu") == 0) default_device = AG_CPU;
+    else if (strcmp(name, "meta") == 0) default_device = AG_META;
     else if (!automatic && strcmp(name, "cuda") != 0)
-        ag_fail(at, "ag_init: .device = \"%s\" is unknown; it is \"cpu\", \"cuda\" or \"auto\"", name);
+        ag_fail(at, "ag_init: .device = \"%s\" is unknown; it is \"cpu\", \"cuda\", \"auto\" or \"meta\"", name);
     else if (ag_cuda_available(why, sizeof why)) default_device = AG_CUDA;
     else if (!automatic) ag_fail(at, "ag_init: .device = \"cuda\" cannot be used: %s", why);
     else {
@@ -43,7 +44,7 @@ void ag_init_(const char *at, ag_init_opts opts)
 
 ag_device ag_default_device(void)
 {
-    return default_device;
+    return ag_ledger_now ? AG_META : default_device;
 }
 
 int ag_threads(void)
@@ -90,6 +91,7 @@ static const ag_op op_to = {
 ag_tensor *ag_to_(const char *at, ag_tensor *t, ag_device device)
 {
     if (t->device == device) return t;
+    if (ag_ledger_now || (t->device == AG_META && default_device == AG_META)) return t;
     if (t->device == AG_META) ag_fail(at, "ag_to: a meta tensor has a shape but no values");
     return ag_apply_(at, &op_to, 1, &t, &device, sizeof device);
 }

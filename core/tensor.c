@@ -27,13 +27,11 @@ const char *ag_device_name(ag_device device)
 
 /* ---- storage ------------------------------------------------------------------------------------------- */
 
-enum { HEADER = 64 };                   /* keeps the data 64-byte aligned behind its ag_storage */
-
 static void get_cuda(const char *at, ag_storage *s, int64_t bytes)
 {
     s->data = ag_device_table(AG_CUDA)->alloc((size_t)bytes);
     if (s->data) return;
-    ag_block_put(s, HEADER);
+    ag_block_put(s, AG_HEADER);
     ag_device_memory m = { 0 };
     ag_device_table(AG_CUDA)->memory(&m);
     ag_fail(at, "GPU out of memory: needed %.1f MB, %.1f MB of %.1f MB free; tensors hold %.1f MB. Try a smaller batch with "
@@ -46,7 +44,7 @@ static void get_large(const char *at, ag_storage *s, int64_t bytes)
     if (ag_region_get(s, bytes)) return;
     ag_memory_trim();
     if (ag_region_get(s, bytes)) return;
-    ag_block_put(s, HEADER);
+    ag_block_put(s, AG_HEADER);
     ag_out_of_memory(at, bytes);
 }
 
@@ -54,12 +52,13 @@ ag_storage *ag_storage_new(const char *at, ag_device device, ag_mem_kind kind, i
 {
     const bool small = device == AG_CPU && bytes < AG_LARGE;
     int64_t capacity;
-    ag_storage *s = ag_block_get(small ? bytes + HEADER : HEADER, &capacity);
-    *s = (ag_storage){ .refs = 1, .device = device, .kind = kind ? kind : ag_memory_kind(), .bytes = capacity };
-    if (small) s->data = (char *)s + HEADER;
+    ag_storage *s = ag_block_get(small ? bytes + AG_HEADER : AG_HEADER, &capacity);
+    *s = (ag_storage){ .refs = 1, .device = device, .kind = kind ? kind : ag_memory_kind(), .bytes = small ? capacity : 0 };
+    if (small) s->data = (char *)s + AG_HEADER;
     else s->owner = ag_owner_now();             /* of small ones nobody asks */
     if (device == AG_CPU && !small) get_large(at, s, bytes);
     if (device == AG_CUDA) get_cuda(at, s, bytes);
+    if (device == AG_META && ag_ledger_now) ag_ledger_get(ag_ledger_now, s, bytes);
     ag_memory_count(device, s->kind, s->bytes);
     return s;
 }
@@ -70,8 +69,9 @@ void ag_storage_release(ag_storage *s)
     ag_memory_count(s->device, s->kind, -s->bytes);
     if (s->packed) ag_packed_release(s);
     if (s->device == AG_CUDA) ag_device_table(AG_CUDA)->free(s->data);
-    if (s->block) ag_region_put(s);
-    ag_block_put(s, s->block ? HEADER : s->bytes);
+    if (s->device == AG_META && ag_ledger_now && s->bytes) ag_ledger_put(ag_ledger_now, s);
+    if (s->device == AG_CPU && s->block) ag_region_put(s);
+    ag_block_put(s, s->device == AG_CPU && !s->block ? s->bytes : AG_HEADER);
 }
 
 /* ---- making -------------------------------------------------------------------------------------------- */
@@ -108,6 +108,7 @@ static void contiguous_strides(ag_tensor *t)
 ag_tensor *ag_tensor_new(const char *at, ag_device device, ag_mem_kind kind, ag_dtype dtype, ag_shape shape)
 {
     const int64_t bytes = ag_mul_size(at, ag_shape_numel(at, shape), (int64_t)ag_dtype_size(dtype));
+    if (ag_ledger_now) device = AG_META;
     ag_storage *s = ag_storage_new(at, device, kind, bytes);
     ag_tensor *t = tensor_struct();
     *t = (ag_tensor){ .ndim = shape.ndim, .dtype = dtype, .device = device, .data = s->data, .storage = s,
@@ -123,7 +124,8 @@ ag_tensor *ag_tensor_view(const char *at, const ag_tensor *base, ag_shape shape,
     *t = (ag_tensor){ .ndim = shape.ndim, .dtype = base->dtype, .device = base->device, .storage = base->storage,
                       .at = at, .refs = 1 };
     base->storage->refs++;
-    if (base->data) t->data = (char *)base->data + offset * (int64_t)ag_dtype_size(base->dtype);
+    if (ag_ledger_now) t->device = AG_META;
+    else if (base->data) t->data = (char *)base->data + offset * (int64_t)ag_dtype_size(base->dtype);
     for (int i = 0; i < shape.ndim; i++) t->shape[i] = shape.dim[i];
     if (stride) memcpy(t->stride, stride, (size_t)shape.ndim * sizeof *stride);
     else contiguous_strides(t);
@@ -378,6 +380,7 @@ static void require_same_shape(const char *at, const char *what, const ag_tensor
 void ag_copy_(const char *at, ag_tensor *dst, const ag_tensor *src)
 {
     require_same_shape(at, "ag_copy", dst, src);
+    if (ag_ledger_now) return;
     dst->storage->version++;
     if (dst->device == src->device) {
         ag_assign_any(dst, src);
@@ -401,6 +404,7 @@ uint32_t ag_version(const ag_tensor *t)
 void ag_fill_(const char *at, ag_tensor *dst, double value)
 {
     (void)at;
+    if (ag_ledger_now) return;
     dst->storage->version++;
     ag_fill_any(dst, value);
 }

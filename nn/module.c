@@ -208,14 +208,14 @@ void ag_nn_train(nn_module *m, bool training)
 
 typedef struct { nn_module *net; bool *was; } modes;
 
-static bool *swap_modes(nn_module *m, bool *was, bool back)
+static bool *swap_modes(nn_module *m, bool *mode)
 {
     const bool now = m->training;
-    m->training = back ? *was : false;
-    *was++ = now;
+    m->training = *mode;
+    *mode++ = now;
     for (int i = 0; i < m->n_slots; i++)
-        if (m->slots[i].child) was = swap_modes(m->slots[i].child, was, back);
-    return was;
+        if (m->slots[i].child) mode = swap_modes(m->slots[i].child, mode);
+    return mode;
 }
 
 static int64_t module_count(const nn_module *m)
@@ -229,20 +229,34 @@ static int64_t module_count(const nn_module *m)
 static void restore_modes(void *p)
 {
     modes *s = p;
-    swap_modes(s->net, s->was, true);
+    swap_modes(s->net, s->was);
     ag_free(s->was);
     release(s->net);
     ag_free(s);
 }
 
+static void set_modes(nn_module *net, bool training)
+{
+    const int64_t n = module_count(net);
+    modes *s = ag_alloc(1, sizeof *s);
+    *s = (modes){ net, ag_alloc(n, sizeof(bool)) };
+    for (int64_t i = 0; i < n; i++) s->was[i] = training;
+    net->refs++;
+    swap_modes(net, s->was);
+    ag_defer(restore_modes, s);
+}
+
+ag_scope ag_nn_mode_begin(nn_module *net, bool training)
+{
+    const ag_scope scope = ag_scope_begin();
+    set_modes(net, training);
+    return scope;
+}
+
 ag_scope ag_nn_eval_begin(nn_module *net)
 {
     const ag_scope scope = ag_no_grad_begin();
-    modes *s = ag_alloc(1, sizeof *s);
-    *s = (modes){ net, ag_alloc(module_count(net), sizeof(bool)) };
-    net->refs++;
-    swap_modes(net, s->was, false);
-    ag_defer(restore_modes, s);
+    set_modes(net, false);
     return scope;
 }
 

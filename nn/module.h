@@ -32,6 +32,9 @@ ag_tensor *ag_nn_run(nn_module *m, ag_tensor *x, nn_run_fn fn, const void *arg);
 /* The same as a string that stays. */
 const char *ag_nn_label(nn_module *m);
 
+/* Until the scope ends, every module of net is in training (or not). */
+ag_scope ag_nn_mode_begin(nn_module *net, bool training);
+
 /* While set, nn_call tells it every module's result. */
 extern _Thread_local void (*ag_nn_observer)(void *arg, const nn_module *m, const ag_tensor *y);
 extern _Thread_local void *ag_nn_observer_arg;

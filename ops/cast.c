@@ -27,7 +27,7 @@ static ag_tensor *contiguous_check(ag_tensor **in) { return ag_contiguous(ag_tra
 
 const ag_op ag_op_cast = {
     .name = "cast", .inputs = "x", .infer = cast_infer, .strided = true, .bf16 = 1,
-    .forward = { copy_forward, copy_forward }, .backward = { copy_backward, copy_backward },
+    .forward = { copy_forward, copy_forward }, .backward = { copy_backward, copy_backward, copy_backward },
     .check = { { "x[3,5]", cast_check } },
 };
 
@@ -57,7 +57,7 @@ static void contiguous_infer(ag_node *n)
 
 const ag_op ag_op_contiguous = {
     .name = "contiguous", .inputs = "x", .infer = contiguous_infer, .strided = true, .bf16 = 1,
-    .forward = { copy_forward, copy_forward }, .backward = { copy_backward, copy_backward },
+    .forward = { copy_forward, copy_forward }, .backward = { copy_backward, copy_backward, copy_backward },
     .check = { { "x[3,5]", contiguous_check } },
 };
 

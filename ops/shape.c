@@ -44,7 +44,7 @@ static ag_tensor *reshape_check(ag_tensor **in) { return ag_reshape(in[0], 2, -1
 
 const ag_op ag_op_reshape = {
     .name = "reshape", .inputs = "x", .infer = reshape_infer, .view = true,
-    .backward = { reshape_backward, reshape_backward }, .check = { { "x[3,4]", reshape_check } },
+    .backward = { reshape_backward, reshape_backward, reshape_backward }, .check = { { "x[3,4]", reshape_check } },
 };
 
 ag_tensor *ag_reshape_(const char *at, ag_tensor *x, ag_shape shape)
@@ -85,7 +85,7 @@ static ag_tensor *transpose_check(ag_tensor **in) { return ag_transpose(in[0], 0
 
 const ag_op ag_op_permute = {
     .name = "permute", .inputs = "x", .infer = permute_infer, .view = true,
-    .backward = { permute_backward, permute_backward },
+    .backward = { permute_backward, permute_backward, permute_backward },
     .check = { { "x[2,3,4]", permute_check }, { "x[2,3,4]", transpose_check } },
 };
 
@@ -136,7 +136,7 @@ static ag_tensor *expand_check(ag_tensor **in) { return ag_expand(in[0], 2, 3, 4
 
 const ag_op ag_op_expand = {
     .name = "expand", .inputs = "x", .infer = expand_infer, .view = true,
-    .backward = { expand_backward, expand_backward },
+    .backward = { expand_backward, expand_backward, expand_backward },
     .check = { { "x[3,1]", expand_check }, { "x[4]", expand_check } },
 };
 
@@ -190,7 +190,7 @@ static ag_tensor *slice_twice_check(ag_tensor **in)
 
 const ag_op ag_op_slice = {
     .name = "slice", .inputs = "x", .infer = slice_infer, .view = true,
-    .backward = { slice_backward, slice_backward },
+    .backward = { slice_backward, slice_backward, slice_backward },
     .check = { { "x[3,5]", slice_check }, { "x[3,2]", slice_twice_check } },
 };
 
@@ -225,7 +225,7 @@ static ag_tensor *select_check(ag_tensor **in) { return ag_select(in[0], 1, -2);
 
 const ag_op ag_op_select = {
     .name = "select", .inputs = "x", .infer = select_infer, .view = true,
-    .backward = { select_backward, select_backward }, .check = { { "x[3,4,2]", select_check } },
+    .backward = { select_backward, select_backward, select_backward }, .check = { { "x[3,4,2]", select_check } },
 };
 
 ag_tensor *ag_select_(const char *at, ag_tensor *x, int axis, int64_t index)

@@ -109,6 +109,7 @@ static optim *make(const char *at, nn_module *net, const plan *a)
     o->clock = ag_alloc(2 * n, sizeof *o->clock);
     o->segment = ag_alloc(n, sizeof *o->segment);
     ag_defer(drop, o);
+    ag_scope state AG_CLEANUP(ag_scope_end) = ag_memory_kind_begin(AG_MEM_OPTIM);
     ag_owner_enter(o->owner);
     for (int64_t i = 0; i < n; i++) {
         optim_param *p = &o->param[i];

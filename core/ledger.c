@@ -1,0 +1,129 @@
+/* core/ledger.c - what tensors would hold.
+ *
+ * D1  Sizes are rounded as real ones are: large ones to pages in a heap, small ones with their header to size classes.
+ * D2  A small block that was let go of waits for one of its class: a class holds the most that it ever had. */
+#include "core/engine.h"
+
+enum { CHUNK = 64 };
+
+typedef struct ag_ledger_form { struct ag_ledger_form *next; const ag_storage *of; uint64_t key; } form;
+
+_Thread_local ag_ledger *ag_ledger_now;
+
+static void end_planning(void *p)
+{
+    ag_ledger *l = p;
+    ag_ledger_now = l->outer;
+}
+
+ag_scope ag_planning_begin(ag_ledger *l)
+{
+    const ag_scope scope = ag_scope_begin();
+    ag_defer(end_planning, l);
+    l->outer = ag_ledger_now, l->floor = ag_tape_top();
+    l->peak_where = "";
+    ag_ledger_now = l;
+    return scope;
+}
+
+bool ag_planning(void)
+{
+    return ag_ledger_now != NULL;
+}
+
+/* ---- counting ------------------------------------------------------------------------------------------ */
+
+static int64_t held_now(const ag_ledger *l)
+{
+    int64_t sum = l->small_held;
+    for (int i = 0; i < AG_REGIONS; i++) sum += ag_heap_held(&l->heap[i]);
+    return sum;
+}
+
+static void count(ag_ledger *l, const char *owner, ag_mem_kind kind, int64_t bytes)
+{
+    l->in_use += bytes, l->by_kind[kind] += bytes;
+    if (l->watch) l->watch(l->watch_arg, owner, kind, bytes);
+    const int64_t held = held_now(l);
+    if (held > l->held) l->held = held;
+    if (l->in_use <= l->peak) return;
+    const char *where = ag_owner_now();
+    l->peak = l->in_use;
+    l->peak_where = where ? where : "";
+    l->peak_in_backward = ag_in_backward;
+    for (int k = 0; k < AG_MEM_KINDS; k++) l->at_peak[k] = l->by_kind[k];
+}
+
+static ag_heap_block *take(ag_ledger *l, ag_mem_kind kind, int64_t bytes, int64_t *counted)
+{
+    if (bytes < AG_LARGE) {
+        ag_small_class *c = &l->small[ag_block_class(bytes + AG_HEADER, counted)];
+        if (++c->taken > c->most) c->most = c->taken, l->small_held += *counted;
+        return NULL;
+    }
+    ag_heap *h = &l->heap[ag_region_of(kind)];
+    if (!ag_heap_fed(h)) ag_heap_feed(h, ag_alloc(CHUNK, sizeof(ag_heap_block)), CHUNK);
+    ag_heap_block *b = ag_heap_get(h, bytes);
+    *counted = b->size;
+    return b;
+}
+
+static void give(ag_ledger *l, int region, ag_heap_block *b, int64_t counted)
+{
+    int64_t same;
+    if (b) ag_heap_put(&l->heap[region], b);
+    else l->small[ag_block_class(counted, &same)].taken--;
+}
+
+void ag_ledger_get(ag_ledger *l, ag_storage *s, int64_t bytes)
+{
+    s->region = (uint8_t)ag_region_of(s->kind);
+    s->block = take(l, s->kind, bytes, &s->bytes);
+    count(l, s->owner, s->kind, s->bytes);
+}
+
+void ag_ledger_put(ag_ledger *l, ag_storage *s)
+{
+    give(l, s->region, s->block, s->bytes);
+    count(l, s->owner, s->kind, -s->bytes);
+}
+
+void ag_ledger_add(ag_ledger *l, ag_mem_kind kind, int64_t bytes)
+{
+    int64_t counted;
+    (void)take(l, kind, bytes, &counted);
+    count(l, NULL, kind, counted);
+}
+
+/* ---- ops ----------------------------------------------------------------------------------------------- */
+
+void ag_ledger_workspace(ag_ledger *l, const ag_node *n, bool backward)
+{
+    const int64_t bytes = n->op->workspace ? n->op->workspace(n, backward) : 0;
+    int64_t counted;
+    if (bytes <= 0) return;
+    ag_heap_block *b = take(l, AG_MEM_WORKSPACE, bytes, &counted);
+    count(l, ag_owner_now(), AG_MEM_WORKSPACE, counted);
+    give(l, ag_region_of(AG_MEM_WORKSPACE), b, counted);
+    count(l, ag_owner_now(), AG_MEM_WORKSPACE, -counted);
+}
+
+void ag_ledger_packed(ag_ledger *l, const ag_storage *of, uint64_t key, int64_t bytes)
+{
+    for (const form *f = l->forms; f; f = f->next)
+        if (f->of == of && f->key == key) return;
+    form *f = ag_alloc(1, sizeof *f);
+    *f = (form){ l->forms, of, key };
+    l->forms = f;
+    ag_ledger_add(l, AG_MEM_PACKED, bytes);
+}
+
+void ag_ledger_drop(ag_ledger *l)
+{
+    for (int i = 0; i < AG_REGIONS; i++) ag_heap_drop(&l->heap[i]);
+    while (l->forms) {
+        form *f = l->forms;
+        l->forms = f->next;
+        ag_free(f);
+    }
+}
