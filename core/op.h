@@ -49,7 +49,8 @@ struct ag_op {
     bool strided;                       /* kernels read the inputs' strides themselves */
     bool view;                          /* out shares in[0]'s memory; no forward */
     uint32_t bf16;                      /* bit k: in[k] may be bf16 as well as f32; others are widened before */
-    /* Bytes of ag_workspace that forward (backward) holds at most at one time; NULL: none. For plans of memory. */
+    /* For plans of memory, where kernels do not run: the bytes of ag_workspace that forward (backward) holds at most at one
+     * time; and it calls ag_packed, which only counts then, for the forms that the kernel will ask for. NULL: none. */
     int64_t (*workspace)(const ag_node *n, bool backward);
     double (*flops)(const ag_node *n);  /* of forward, for the profile; backward counts as twice that */
     bool replays;                       /* backward calls ag_node_replay; in[1], ... have their gradients from there */

@@ -345,16 +345,6 @@ static void infer(ag_node *n)
                x->shape[3]);
 }
 
-static int64_t workspace(const ag_node *n, bool backward)
-{
-    const sum_job j = sum_job_of(n, backward);
-    int64_t bytes = ag_dw_plan_bytes(&j.w) + ag_threads() * sum_scratch(&j);
-    if (!backward) return bytes;
-    const grad_job g = grad_job_of(n);
-    return bytes + ag_dw_plan_bytes(&g.w) + ag_threads() * grad_scratch(&g) +
-           g.chunks * up(g.g.channels, LANES) * (g.h.taps * g.w.taps + 1) * LANES * (int64_t)sizeof(real);
-}
-
 static double flops(const ag_node *n)
 {
     const ag_tensor *w = n->in[AG_CONV_WEIGHT];
@@ -376,6 +366,17 @@ static const real *packed_weight(const ag_node *n)
     const ag_tensor *w = n->in[AG_CONV_WEIGHT];
     const int64_t reals = up(w->shape[0], LANES) * w->shape[2] * w->shape[3] * LANES;
     return ag_packed(n, w, 0x6477, reals * (int64_t)sizeof(real), pack_weight, NULL);
+}
+
+static int64_t workspace(const ag_node *n, bool backward)
+{
+    const sum_job j = sum_job_of(n, backward);
+    (void)packed_weight(n);
+    int64_t bytes = ag_dw_plan_bytes(&j.w) + ag_threads() * sum_scratch(&j);
+    if (!backward) return bytes;
+    const grad_job g = grad_job_of(n);
+    return bytes + ag_dw_plan_bytes(&g.w) + ag_threads() * grad_scratch(&g) +
+           g.chunks * up(g.g.channels, LANES) * (g.h.taps * g.w.taps + 1) * LANES * (int64_t)sizeof(real);
 }
 
 static void forward(ag_node *n)

@@ -12,22 +12,29 @@ static bool pointwise(const ag_conv *c)
 
 /* ---- pointwise ----------------------------------------------------------------------------------------- */
 
+/* Pixels times the weight's transpose, or (back) gradients times the weight. */
+static ag_gemm by_weight(const ag_node *n, const ag_conv *c, const ag_tensor *weight, bool back)
+{
+    const int64_t m = back ? c->in : c->out, k = back ? c->out : c->in;
+    ag_gemm g = { .batch = 1, .n = ag_conv_pixels(c), .m = m, .k = k, .a_type = c->type, .a_row = k, .a_col = 1,
+                  .b = weight->data, .b_row = back ? c->in : 1, .b_col = back ? 1 : c->in, .b_param = weight,
+                  .c_type = c->type, .c_row = m };
+    ag_gemm_prepare(n, &g);
+    return g;
+}
+
 static void pointwise_forward(const ag_node *n, const ag_conv *c, const void *x, const ag_tensor *weight, const ag_tensor *bias,
                               ag_activation activation, void *y)
 {
-    ag_gemm g = { .batch = 1, .n = ag_conv_pixels(c), .m = c->out, .k = c->in, .a = x, .a_type = c->type, .a_row = c->in,
-                  .a_col = 1, .b = weight->data, .b_row = 1, .b_col = c->in, .b_param = weight,
-                  .bias = bias ? ag_real(bias) : NULL, .c = y, .c_type = c->type, .c_row = c->out, .activation = activation };
-    ag_gemm_prepare(n, &g);
+    ag_gemm g = by_weight(n, c, weight, false);
+    g.a = x, g.c = y, g.bias = bias ? ag_real(bias) : NULL, g.activation = activation;
     ag_gemm_run(&g);
 }
 
 static void pointwise_input(const ag_node *n, const ag_conv *c, const void *g, const ag_tensor *weight, void *dx, bool add)
 {
-    ag_gemm p = { .batch = 1, .n = ag_conv_pixels(c), .m = c->in, .k = c->out, .a = g, .a_type = c->type, .a_row = c->out,
-                  .a_col = 1, .b = weight->data, .b_row = c->in, .b_col = 1, .b_param = weight, .c = dx, .c_type = c->type,
-                  .c_row = c->in, .add = add };
-    ag_gemm_prepare(n, &p);
+    ag_gemm p = by_weight(n, c, weight, true);
+    p.a = g, p.c = dx, p.add = add;
     ag_gemm_run(&p);
 }
 
@@ -57,6 +64,12 @@ void ag_conv_weight_gradient(const ag_node *n, const ag_conv *c, const void *x, 
 {
     if (pointwise(c)) pointwise_weight(c, x, g, dw, add);
     else ag_patches_weight_gradient(n, c, x, g, dw, add);
+}
+
+void ag_conv_prepare(const ag_node *n, const ag_conv *c, const ag_tensor *weight, bool back)
+{
+    if (pointwise(c)) (void)by_weight(n, c, weight, back);
+    else ag_patches_prepare(n, c, weight, back);
 }
 
 int64_t ag_conv_forward_workspace(const ag_conv *c)

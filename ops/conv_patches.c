@@ -70,6 +70,11 @@ static ag_gemm by_weight(const ag_node *n, const ag_conv *c, const ag_tensor *we
     return g;
 }
 
+void ag_patches_prepare(const ag_node *n, const ag_conv *c, const ag_tensor *weight, bool back)
+{
+    (void)by_weight(n, c, weight, back);
+}
+
 /* ---- patches ------------------------------------------------------------------------------------------- */
 
 typedef struct { int64_t n, y, x; } pixel;

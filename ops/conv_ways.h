@@ -8,6 +8,7 @@ void ag_patches_forward(const ag_node *n, const ag_conv *c, const void *x, const
                         ag_activation activation, void *y);
 void ag_patches_input_gradient(const ag_node *n, const ag_conv *c, const void *g, const ag_tensor *weight, void *dx, bool add);
 void ag_patches_weight_gradient(const ag_node *n, const ag_conv *c, const void *x, const void *g, real *dw, bool add);
+void ag_patches_prepare(const ag_node *n, const ag_conv *c, const ag_tensor *weight, bool back);
 int64_t ag_patches_forward_workspace(const ag_conv *c);
 int64_t ag_patches_input_workspace(const ag_conv *c);
 int64_t ag_patches_weight_workspace(const ag_conv *c);

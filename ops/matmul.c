@@ -154,20 +154,29 @@ static double linear_flops(const ag_node *n)
     return 2 * (double)ag_numel(n->out) * (double)n->in[WEIGHT]->shape[1];
 }
 
+/* [rows, in] times the weight's transpose, or (back) [rows, out] times the weight. */
+static ag_gemm by_weight(const ag_node *n, bool back)
+{
+    const ag_tensor *w = n->in[WEIGHT];
+    const int64_t out = w->shape[0], in = w->shape[1], m = back ? in : out, k = back ? out : in;
+    ag_gemm g = { .batch = 1, .n = out ? ag_numel(n->out) / out : 0, .m = m, .k = k, .a_type = n->out->dtype, .a_row = k,
+                  .a_col = 1, .b = w->data, .b_row = back ? in : 1, .b_col = back ? 1 : in, .b_param = w,
+                  .c_type = n->out->dtype, .c_row = m };
+    ag_gemm_prepare(n, &g);
+    return g;
+}
+
 static int64_t linear_workspace(const ag_node *n, bool backward)
 {
+    if (!backward || n->din[X]) (void)by_weight(n, backward);
     return backward ? ag_fused_workspace(n, activation_of(n)) : 0;
 }
 
 static void linear_forward(ag_node *n)
 {
-    const ag_tensor *x = n->in[X], *w = n->in[WEIGHT];
-    const int64_t out = w->shape[0], in = w->shape[1];
-    ag_gemm g = { .batch = 1, .n = ag_numel(n->out) / out, .m = out, .k = in, .a = x->data, .a_type = x->dtype, .a_row = in,
-                  .a_col = 1, .b = w->data, .b_row = 1, .b_col = in, .b_param = w, .bias = n->in[BIAS] ? ag_real(n->in[BIAS]) : NULL,
-                  .c = ag_fused_target(n), .c_type = n->out->dtype, .c_row = out,
-                  .activation = ag_fused_activation(n, activation_of(n)) };
-    ag_gemm_prepare(n, &g);
+    ag_gemm g = by_weight(n, false);
+    g.a = n->in[X]->data, g.c = ag_fused_target(n);
+    g.bias = n->in[BIAS] ? ag_real(n->in[BIAS]) : NULL, g.activation = ag_fused_activation(n, activation_of(n));
     ag_gemm_run(&g);
     ag_fused_finish(n, activation_of(n));
 }
@@ -179,13 +188,11 @@ static void linear_backward(ag_node *n)
     const int64_t out = w->shape[0], in = w->shape[1], rows = ag_numel(n->out) / out;
     const ag_dtype type = n->out->dtype;
     const void *g = ag_fused_gradient(n, activation_of(n));
-    ag_gemm dx = { .batch = 1, .n = rows, .m = in, .k = out, .a = g, .a_type = type, .a_row = out, .a_col = 1, .b = w->data,
-                   .b_row = in, .b_col = 1, .b_param = w, .c_type = type, .c_row = in, .add = n->accumulate[X] };
     ag_gemm dw = { .batch = 1, .n = out, .m = in, .k = rows, .a = g, .a_type = type, .a_row = 1, .a_col = out, .b = x->data,
                    .b_type = type, .b_row = in, .b_col = 1, .c_row = in, .add = n->accumulate[WEIGHT] };
     if (n->din[X]) {
-        dx.c = n->din[X]->data;
-        ag_gemm_prepare(n, &dx);
+        ag_gemm dx = by_weight(n, true);
+        dx.a = g, dx.c = n->din[X]->data, dx.add = n->accumulate[X];
         ag_gemm_run(&dx);
     }
     if (n->din[WEIGHT]) {

@@ -52,15 +52,6 @@ static mlp sizes_of(const ag_node *n)
 
 static int64_t slots(const mlp *m) { return m->rows > m->chunk ? ag_threads() : 1; }    /* M4 */
 
-static int64_t mlp_workspace(const ag_node *n, bool backward)
-{
-    const mlp m = sizes_of(n);
-    const int64_t size = (int64_t)ag_dtype_size(m.type), real_size = (int64_t)sizeof(real);
-    if (!backward) return slots(&m) * m.chunk * m.hidden * size;
-    return 2 * m.run * m.hidden * size + slots(&m) * m.chunk * m.hidden * real_size +
-           m.run / m.chunk * (m.hidden + m.out) * real_size;
-}
-
 static double mlp_flops(const ag_node *n)
 {
     const mlp m = sizes_of(n);
@@ -76,6 +67,17 @@ static ag_gemm by_weight(const ag_node *n, const mlp *m, const ag_tensor *w, boo
                   .c_type = to, .b_param = w };
     ag_gemm_prepare(n, &g);
     return g;
+}
+
+static int64_t mlp_workspace(const ag_node *n, bool backward)
+{
+    const mlp m = sizes_of(n);
+    const int64_t size = (int64_t)ag_dtype_size(m.type), real_size = (int64_t)sizeof(real);
+    for (int k = W1; k <= W2; k += W2 - W1)
+        (void)by_weight(n, &m, n->in[k], !backward, NULL, backward && k == W2 ? AG_F32 : m.type);
+    if (!backward) return slots(&m) * m.chunk * m.hidden * size;
+    return 2 * m.run * m.hidden * size + slots(&m) * m.chunk * m.hidden * real_size +
+           m.run / m.chunk * (m.hidden + m.out) * real_size;
 }
 
 /* The same for the rows of a chunk. */
