@@ -45,25 +45,28 @@ static void pointwise_weight(const ag_conv *c, const void *x, const void *g, rea
                             .add = add });
 }
 
-/* ---- choosing ------------------------------------------------------------------------------------------ */
+/* ---- choosing: oneDNN where windows overlap, as far as it can ------------------------------------------ */
 
 void ag_conv_forward(const ag_node *n, const ag_conv *c, const void *x, const ag_tensor *weight, const ag_tensor *bias,
                      ag_activation activation, void *y)
 {
     if (pointwise(c)) pointwise_forward(n, c, x, weight, bias, activation, y);
-    else ag_patches_forward(n, c, x, weight, bias, activation, y);
+    else if (!ag_direct_fits(c) || !ag_direct_forward(n, c, x, weight, bias, activation, y))
+        ag_patches_forward(n, c, x, weight, bias, activation, y);
 }
 
 void ag_conv_input_gradient(const ag_node *n, const ag_conv *c, const void *g, const ag_tensor *weight, void *dx, bool add)
 {
     if (pointwise(c)) pointwise_input(n, c, g, weight, dx, add);
-    else ag_patches_input_gradient(n, c, g, weight, dx, add);
+    else if (!ag_direct_fits(c) || !ag_direct_input_gradient(n, c, g, weight, dx, add))
+        ag_patches_input_gradient(n, c, g, weight, dx, add);
 }
 
 void ag_conv_weight_gradient(const ag_node *n, const ag_conv *c, const void *x, const void *g, real *dw, bool add)
 {
     if (pointwise(c)) pointwise_weight(c, x, g, dw, add);
-    else ag_patches_weight_gradient(n, c, x, g, dw, add);
+    else if (!ag_direct_fits(c) || !ag_direct_weight_gradient(n, c, x, g, dw, add))
+        ag_patches_weight_gradient(n, c, x, g, dw, add);
 }
 
 void ag_conv_prepare(const ag_node *n, const ag_conv *c, const ag_tensor *weight, bool back)
@@ -74,15 +77,15 @@ void ag_conv_prepare(const ag_node *n, const ag_conv *c, const ag_tensor *weight
 
 int64_t ag_conv_forward_workspace(const ag_conv *c)
 {
-    return pointwise(c) ? 0 : ag_patches_forward_workspace(c);
+    return pointwise(c) ? 0 : ag_direct_fits(c) ? ag_direct_forward_workspace(c) : ag_patches_forward_workspace(c);
 }
 
 int64_t ag_conv_input_workspace(const ag_conv *c)
 {
-    return pointwise(c) ? 0 : ag_patches_input_workspace(c);
+    return pointwise(c) ? 0 : ag_direct_fits(c) ? ag_direct_input_workspace(c) : ag_patches_input_workspace(c);
 }
 
 int64_t ag_conv_weight_workspace(const ag_conv *c)
 {
-    return pointwise(c) ? 0 : ag_patches_weight_workspace(c);
+    return pointwise(c) ? 0 : ag_direct_fits(c) ? ag_direct_weight_workspace(c) : ag_patches_weight_workspace(c);
 }

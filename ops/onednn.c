@@ -85,17 +85,21 @@ static int set_threads(int n)
     return before;
 }
 
-static uint64_t hash_of(const ag_dnnl_key *key)
+static uint64_t hash_bytes(const void *p, size_t bytes)
 {
-    uint64_t h = 0;
-    for (int i = 0; i < AG_DNNL_WORDS; i++) h = (h ^ (uint64_t)key->word[i]) * 0x9E3779B97F4A7C15u, h ^= h >> 29;
+    uint64_t h = bytes, word;
+    for (size_t i = 0; i < bytes; i += sizeof word) {
+        word = 0;
+        memcpy(&word, (const char *)p + i, bytes - i < sizeof word ? bytes - i : sizeof word);
+        h = (h ^ word) * 0x9E3779B97F4A7C15u, h ^= h >> 29;
+    }
     return h;
 }
 
 const ag_dnnl *ag_dnnl_find(const ag_dnnl_key *key, bool (*make)(ag_dnnl *p, const ag_dnnl_key *key))
 {
     if (!mine && !start()) return NULL;
-    entry **bucket = &mine->bucket[hash_of(key) % BUCKETS];
+    entry **bucket = &mine->bucket[hash_bytes(key, sizeof *key) % BUCKETS];
     for (entry *e = *bucket; e; e = e->next)
         if (!memcmp(&e->key, key, sizeof *key)) return e->primitive.run ? &e->primitive : NULL;
     if (mine->entries == MOST) drop_all(mine);
@@ -176,6 +180,13 @@ bool ag_layout_copy(ag_layout *l, dnnl_primitive_desc_t plan, dnnl_query_t which
     return found && dnnl_memory_desc_clone(&l->of, found) == dnnl_success;
 }
 
+static uint64_t layout_hash(const ag_layout *l)
+{
+    uint8_t blob[4096];
+    size_t size = sizeof blob;
+    return dnnl_memory_desc_get_blob(blob, &size, l->of) == dnnl_success ? hash_bytes(blob, size) : 0;
+}
+
 void ag_layout_free(ag_layout *l)
 {
     if (l->of) dnnl_memory_desc_destroy(l->of);
@@ -204,6 +215,11 @@ bool ag_layout_copy(ag_layout *l, dnnl_primitive_desc_t plan, dnnl_query_t which
     const dnnl_memory_desc_t *found = dnnl_primitive_desc_query_md(plan, which, 0);
     if (found) l->of = *found;
     return found;
+}
+
+static uint64_t layout_hash(const ag_layout *l)
+{
+    return hash_bytes(&l->of, sizeof l->of);
 }
 
 void ag_layout_free(ag_layout *l)
@@ -275,6 +291,52 @@ bool ag_plan_matmul(dnnl_primitive_desc_t *plan, const ag_layout *a, const ag_la
 }
 #endif
 
+#if DNNL_VERSION_MAJOR >= 3
+bool ag_plan_conv(dnnl_primitive_desc_t *plan, const ag_layout *a, const ag_layout *b, const ag_layout *bias,
+                  const ag_layout *c, const ag_dnnl_window *w, dnnl_primitive_attr_t attr)
+{
+    return dnnl_convolution_forward_primitive_desc_create(plan, mine->engine, dnnl_forward_training, dnnl_convolution_direct,
+                                                          a->of, b->of, bias ? bias->of : NULL, c->of, w->stride, w->dilation,
+                                                          w->before, w->after, attr) == dnnl_success;
+}
+
+bool ag_plan_conv_gradient(dnnl_primitive_desc_t *plan, ag_dnnl_kind kind, const ag_layout *a, const ag_layout *b,
+                           const ag_layout *c, const ag_dnnl_window *w, dnnl_primitive_desc_t forward,
+                           dnnl_primitive_attr_t attr)
+{
+    if (kind == AG_DNNL_INPUT)
+        return dnnl_convolution_backward_data_primitive_desc_create(plan, mine->engine, dnnl_convolution_direct, a->of, b->of,
+                                                                    c->of, w->stride, w->dilation, w->before, w->after, forward,
+                                                                    attr) == dnnl_success;
+    return dnnl_convolution_backward_weights_primitive_desc_create(plan, mine->engine, dnnl_convolution_direct, a->of, b->of, NULL,
+                                                                   c->of, w->stride, w->dilation, w->before, w->after, forward,
+                                                                   attr) == dnnl_success;
+}
+#else
+bool ag_plan_conv(dnnl_primitive_desc_t *plan, const ag_layout *a, const ag_layout *b, const ag_layout *bias,
+                  const ag_layout *c, const ag_dnnl_window *w, dnnl_primitive_attr_t attr)
+{
+    dnnl_convolution_desc_t op;
+    return dnnl_dilated_convolution_forward_desc_init(&op, dnnl_forward_training, dnnl_convolution_direct, &a->of, &b->of,
+                                                      bias ? &bias->of : NULL, &c->of, w->stride, w->dilation, w->before,
+                                                      w->after) == dnnl_success &&
+           dnnl_primitive_desc_create(plan, &op, attr, mine->engine, NULL) == dnnl_success;
+}
+
+bool ag_plan_conv_gradient(dnnl_primitive_desc_t *plan, ag_dnnl_kind kind, const ag_layout *a, const ag_layout *b,
+                           const ag_layout *c, const ag_dnnl_window *w, dnnl_primitive_desc_t forward,
+                           dnnl_primitive_attr_t attr)
+{
+    dnnl_convolution_desc_t op;
+    const dnnl_status_t status = kind == AG_DNNL_INPUT
+        ? dnnl_dilated_convolution_backward_data_desc_init(&op, dnnl_convolution_direct, &a->of, &b->of, &c->of, w->stride,
+                                                           w->dilation, w->before, w->after)
+        : dnnl_dilated_convolution_backward_weights_desc_init(&op, dnnl_convolution_direct, &a->of, &b->of, NULL, &c->of,
+                                                              w->stride, w->dilation, w->before, w->after);
+    return status == dnnl_success && dnnl_primitive_desc_create(plan, &op, attr, mine->engine, forward) == dnnl_success;
+}
+#endif
+
 bool ag_plan_reorder(dnnl_primitive_desc_t *plan, const ag_layout *from, const ag_layout *to, dnnl_primitive_attr_t attr)
 {
     return dnnl_reorder_primitive_desc_create(plan, LAYOUT(from), mine->engine, LAYOUT(to), mine->engine, attr) == dnnl_success;
@@ -305,6 +367,7 @@ bool ag_dnnl_finish(ag_dnnl *p, dnnl_primitive_desc_t plan, int operands, const 
     p->operands = operands;
     for (int i = 0; i < operands && ok; i++) {
         p->bytes[i] = (int64_t)dnnl_memory_desc_get_size(LAYOUT(&l[i]));
+        p->form[i] = layout_hash(&l[i]);
         ok = add_memory(&p->arg[i], arg[i], LAYOUT(&l[i]), raw >> i & 1);
     }
     layout_pointer s = ok ? dnnl_primitive_desc_query_md(plan, dnnl_query_scratchpad_md, 0) : NULL;

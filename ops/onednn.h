@@ -15,7 +15,8 @@
 enum { AG_DNNL_OPERANDS = 4, AG_DNNL_WORDS = 32 };
 
 /* What a primitive depends on: numbers only, compared as bytes; the first is the kind. */
-typedef enum { AG_DNNL_GEMM = 1, AG_DNNL_PACK } ag_dnnl_kind;
+typedef enum { AG_DNNL_GEMM = 1, AG_DNNL_PACK, AG_DNNL_FORWARD, AG_DNNL_INPUT, AG_DNNL_WEIGHT, AG_DNNL_CONV_PACK,
+               AG_DNNL_CONV_UNPACK } ag_dnnl_kind;
 typedef struct { int64_t word[AG_DNNL_WORDS]; } ag_dnnl_key;
 
 typedef struct {
@@ -23,6 +24,7 @@ typedef struct {
     dnnl_exec_arg_t arg[AG_DNNL_OPERANDS + 1];  /* the last: scratch memory */
     int operands;
     int64_t bytes[AG_DNNL_OPERANDS], scratch;
+    uint64_t form[AG_DNNL_OPERANDS];            /* a hash of the operand's layout */
 } ag_dnnl;
 
 typedef struct { dnnl_memory_desc_t of; } ag_layout;       /* in version 3 a pointer, which is owned */
@@ -43,14 +45,20 @@ void ag_layout_free(ag_layout *l);              /* also of one that is all zeros
 /* Scratch memory is ours; c (+)= activation(...) */
 dnnl_primitive_attr_t ag_dnnl_attributes(bool add, int64_t activation);
 
-typedef struct { int64_t stride[2], dilation[2], before[2], after[2]; } ag_dnnl_window;     /* dilation: 1 is dense */
+typedef struct { dnnl_dims_t stride, dilation, before, after; } ag_dnnl_window;     /* dilation: 0 is dense; padding */
 /* Plans; false where oneDNN has none. bias may be NULL. */
 bool ag_plan_matmul(dnnl_primitive_desc_t *plan, const ag_layout *a, const ag_layout *b, const ag_layout *bias,
                     const ag_layout *c, dnnl_primitive_attr_t attr);
+bool ag_plan_conv(dnnl_primitive_desc_t *plan, const ag_layout *a, const ag_layout *b, const ag_layout *bias,
+                  const ag_layout *c, const ag_dnnl_window *w, dnnl_primitive_attr_t attr);
+/* kind: which of a and b has its gradient taken; it wants to see the plan of the convolution itself. */
+bool ag_plan_conv_gradient(dnnl_primitive_desc_t *plan, ag_dnnl_kind kind, const ag_layout *a, const ag_layout *b,
+                           const ag_layout *c, const ag_dnnl_window *w, dnnl_primitive_desc_t forward,
+                           dnnl_primitive_attr_t attr);
 bool ag_plan_reorder(dnnl_primitive_desc_t *plan, const ag_layout *from, const ag_layout *to, dnnl_primitive_attr_t attr);
 
 /* Makes the primitive of a plan, which it frees; operand i is arg[i] with layout l[i]. `raw`: bit i, the operand's memory is
- * passed as so many bytes, as oneDNN 2 writes zeros behind the edges of a blocked layout at every call. */
+ * passed as so many bytes, for oneDNN 2 writes zeros behind the edges of a blocked layout at every call. */
 bool ag_dnnl_finish(ag_dnnl *p, dnnl_primitive_desc_t plan, int operands, const int *arg, const ag_layout *l, uint32_t raw);
 
 #endif
