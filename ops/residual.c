@@ -1,0 +1,176 @@
+/* ops/residual.c - y = x + branch scale keep in one pass: keep is 0 for the samples whose branch is dropped and 1 / (1 - p) for
+ * the others, a function of (key, sample) that backward computes again. */
+#include "core/random.h"
+#include "ops/channels.h"
+#include "ops/registry.h"
+#include "ops/tiles.h"
+#include "ops/vision.h"
+
+enum { X, BRANCH, SCALE, INPUTS };
+typedef struct { double p; uint64_t key; } residual_arg;
+
+static void residual_infer(ag_node *n)
+{
+    const residual_arg *a = n->arg;
+    const ag_tensor *x = n->in[X], *branch = n->in[BRANCH];
+    ag_node_require_real(n, x, "x");
+    ag_node_require_real(n, branch, "branch");
+    AG_REQUIRE(n, ag_same_shape(x, branch), "x and branch must have the same shape");
+    AG_REQUIRE(n, x->ndim >= 1, "needs x [N, ..., C]");
+    ag_node_require_channels(n, n->in[SCALE], "scale", x->shape[x->ndim - 1]);
+    AG_REQUIRE(n, a->p >= 0 && a->p <= 1, ".drop_path = %g; a share lies between 0 and 1", a->p);
+    ag_node_out_like(n, x);
+}
+
+typedef struct {
+    const void *x, *branch, *g;
+    void *y, *d_branch;
+    const real *scale;                  /* NULL: 1 */
+    ag_dtype dtype;
+    int64_t rows, width;                /* of a sample */
+    residual_arg drop;
+    bool add;
+} residual_job;
+
+static real keep(residual_arg a, int64_t sample)
+{
+    if (a.p == 0 || a.p == 1) return a.p == 0;
+    return ag_philox(a.key, 4, (uint64_t)sample).v[0] >= (uint32_t)(a.p * 0x1p32) ? (real)(1 / (1 - a.p)) : 0;
+}
+
+/* scale keep of the tile's columns; returns keep. */
+static real factors(const residual_job *j, ag_tile t, real *by)
+{
+    const real kept = keep(j->drop, t.row / j->rows);
+    for (int64_t i = 0; i < t.n; i++) by[i] = kept * (j->scale ? j->scale[t.column + i] : 1);
+    return kept;
+}
+
+static void forward_tile(ag_tile t, real *sums, const void *arg)
+{
+    const residual_job *j = arg;
+    real by[AG_TILE_COLUMNS], x_buf[AG_TILE_COLUMNS], branch_buf[AG_TILE_COLUMNS], y_buf[AG_TILE_COLUMNS];
+    const real kept = factors(j, t, by);
+    (void)sums;
+    for (int64_t r = t.row; r < t.end; r++) {
+        const int64_t at = r * j->width + t.column;
+        const real *x = ag_widen(j->x, j->dtype, at, t.n, x_buf);
+        real *y = ag_narrow_to(j->y, j->dtype, at, y_buf);
+        if (kept == 0) memcpy(y, x, (size_t)t.n * sizeof *y);
+        else {
+            const real *branch = ag_widen(j->branch, j->dtype, at, t.n, branch_buf);
+#pragma omp simd
+            for (int64_t i = 0; i < t.n; i++) y[i] = x[i] + branch[i] * by[i];
+        }
+        ag_narrow(j->y, j->dtype, at, t.n, y);
+    }
+}
+
+static void grad_row(int64_t n, const real *g, const real *by, real *d, bool add)
+{
+    if (add)
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++) d[i] += g[i] * by[i];
+    else
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++) d[i] = g[i] * by[i];
+}
+
+/* d branch = g scale keep,  d scale = sum g branch keep */
+static void grad_tile(ag_tile t, real *sums, const void *arg)
+{
+    const residual_job *j = arg;
+    real by[AG_TILE_COLUMNS], g_buf[AG_TILE_COLUMNS], branch_buf[AG_TILE_COLUMNS], d_buf[AG_TILE_COLUMNS];
+    const real kept = factors(j, t, by);
+    for (int64_t r = t.row; r < t.end; r++) {
+        const int64_t at = r * j->width + t.column;
+        const real *g = ag_widen(j->g, j->dtype, at, t.n, g_buf);
+        if (sums && kept != 0) {
+            const real *branch = ag_widen(j->branch, j->dtype, at, t.n, branch_buf);
+#pragma omp simd
+            for (int64_t i = 0; i < t.n; i++) sums[i] += g[i] * branch[i] * kept;
+        }
+        if (!j->d_branch) continue;
+        real *d = j->add ? ag_narrow_onto(j->d_branch, j->dtype, at, t.n, d_buf) : ag_narrow_to(j->d_branch, j->dtype, at, d_buf);
+        grad_row(t.n, g, by, d, j->add);
+        ag_narrow(j->d_branch, j->dtype, at, t.n, d);
+    }
+}
+
+static residual_job job_of(const ag_node *n)
+{
+    const ag_tensor *x = n->in[X];
+    residual_job j = { .x = x->data, .branch = n->in[BRANCH]->data, .scale = n->in[SCALE] ? ag_real(n->in[SCALE]) : NULL,
+                       .dtype = x->dtype, .width = x->shape[x->ndim - 1], .drop = *(const residual_arg *)n->arg };
+    const int64_t samples = x->ndim > 1 && j.drop.p > 0 ? x->shape[0] : 1;
+    j.rows = ag_numel(x) / (samples * j.width);
+    return j;
+}
+
+static ag_tiles tiles_of(const ag_node *n, const residual_job *j, bool backward)
+{
+    return (ag_tiles){ .groups = ag_numel(n->in[X]) / (j->rows * j->width), .rows = j->rows, .width = j->width, .arg = j,
+                       .sums = backward && ag_node_trained(n, SCALE), .tile = backward ? grad_tile : forward_tile,
+                       .cost = 0.5 * (double)j->width };
+}
+
+static void residual_forward(ag_node *n)
+{
+    residual_job j = job_of(n);
+    j.y = n->out->data;
+    const ag_tiles t = tiles_of(n, &j, false);
+    ag_tiles_run(n, &t);
+}
+
+/* Whether y = x + branch, so that both gradients are g. */
+static bool plain(const ag_node *n)
+{
+    return !n->in[SCALE] && ((const residual_arg *)n->arg)->p == 0;
+}
+
+static void residual_give(ag_node *n)
+{
+    ag_node_give(n, X, n->out->grad);
+    if (plain(n)) ag_node_give(n, BRANCH, n->out->grad);
+}
+
+static void residual_backward(ag_node *n)
+{
+    residual_job j = job_of(n);
+    const ag_tensor *d = n->din[BRANCH];
+    residual_give(n);
+    if (plain(n)) return;
+    j.g = n->out->grad->data, j.d_branch = d ? d->data : NULL, j.add = n->accumulate[BRANCH];
+    const ag_tiles t = tiles_of(n, &j, true);
+    double *sums = ag_tiles_run(n, &t);
+    if (!sums) return;
+    for (int64_t i = j.width; i < t.groups * j.width; i++) sums[i % j.width] += sums[i];
+    ag_give_channels(n, SCALE, sums);
+}
+
+static int64_t residual_workspace(const ag_node *n, bool backward)
+{
+    if (!ag_numel(n->out)) return 0;
+    const residual_job j = job_of(n);
+    const ag_tiles t = tiles_of(n, &j, backward);
+    return ag_tiles_workspace(&t);
+}
+
+static ag_tensor *plain_check(ag_tensor **in) { return ag_residual(in[0], in[1]); }
+static ag_tensor *scale_check(ag_tensor **in) { return ag_residual(in[0], in[1], .scale = in[2]); }
+/* With this key the first of two samples is dropped, the second kept. */
+static ag_tensor *drop_check(ag_tensor **in) { return ag_residual(in[0], in[1], .scale = in[2], .drop_path = 0.25, .key = 4); }
+
+const ag_op ag_op_residual = {
+    .name = "residual", .inputs = "x branch scale", .infer = residual_infer, .bf16 = 1 << X | 1 << BRANCH,
+    .workspace = residual_workspace, .forward = { residual_forward },
+    .backward = { residual_backward, [AG_META] = residual_give },
+    .check = { { "x[2,3,5] branch[2,3,5]", plain_check }, { "x[2,3,5] branch[2,3,5] scale[5]", scale_check },
+               { "x[2,3,5] branch[2,3,5] scale[5]", drop_check }, { "x[1,67,3] branch[1,67,3] scale[3]", scale_check } },
+};
+
+ag_tensor *ag_residual_(const char *at, ag_tensor *x, ag_tensor *branch, ag_residual_opts opts)
+{
+    const residual_arg a = { opts.drop_path, opts.key };
+    return ag_apply_(at, &ag_op_residual, INPUTS, (ag_tensor *[]){ x, branch, opts.scale }, &a, sizeof a);
+}
