@@ -26,7 +26,6 @@ static void part(int64_t begin, int64_t end, void *arg)
         g.m = end - begin;
         g.b = ag_element(g.b, g.b_type, begin * g.b_col), g.c = ag_element(g.c, g.c_type, begin);
         if (g.bias) g.bias += begin;
-        if (g.packed) g.packed = ag_gemm_panel(j->g, begin / AG_GEMM_PANEL);
     } else {
         const bool rows = j->by == BY_ROWS;
         *(rows ? &g.n : &g.batch) = end - begin;
@@ -37,13 +36,12 @@ static void part(int64_t begin, int64_t end, void *arg)
     alone(&g);
 }
 
-/* Along the longer side, so that little is read twice; a packed b is read in place, so rows are better where they suffice. */
+/* Along the longer side, so that little is read twice; a packed b is read as a whole. */
 static direction choose(const ag_gemm *g)
 {
     const int64_t threads = ag_threads();
     if (g->batch >= 4 * threads || (g->batch > 1 && g->n < 16 * threads)) return BY_BATCH;
-    if (g->packed) return g->n >= 16 * threads ? BY_ROWS : BY_COLUMNS;
-    return g->n >= g->m ? BY_ROWS : BY_COLUMNS;
+    return g->packed || g->n >= g->m ? BY_ROWS : BY_COLUMNS;
 }
 
 void ag_gemm_run(const ag_gemm *g)
@@ -56,7 +54,7 @@ void ag_gemm_run(const ag_gemm *g)
     const double ns = (double)g->batch * (double)g->n * (double)g->m * (double)g->k / (g->a_type == AG_BF16 ? 300 : 60);
     job j = { g, choose(g) };
     const int64_t items = j.by == BY_ROWS ? g->n : j.by == BY_COLUMNS ? g->m : g->batch;
-    const int64_t grain = j.by == BY_ROWS ? 16 : j.by == BY_BATCH ? 1 : g->packed ? AG_GEMM_PANEL : 64;
+    const int64_t grain = j.by == BY_ROWS ? 16 : j.by == BY_BATCH ? 1 : 64;
     ag_parallel(items, grain, ns / (double)items, part, &j);
 }
 
@@ -90,7 +88,8 @@ static bool worth_packing(const ag_node *n, const ag_gemm *g)
 void ag_gemm_prepare(const ag_node *n, ag_gemm *g)
 {
     const ag_tensor *w = g->b_param;
-    if (!w || g->batch != 1 || g->b_type != AG_F32 || !worth_packing(n, g)) return;
+    if (!w || g->batch != 1 || g->b_type != AG_F32 || g->a_row != g->k || g->a_col != 1 || g->c_row != g->m) return;
+    if (!worth_packing(n, g)) return;
     const int64_t bytes = ag_gemm_packed_bytes(g), offset = g->b_form ? 0 : (const real *)g->b - ag_real(w);
     if (!bytes) return;
     const int64_t form[] = { g->m, g->k, g->b_row, g->b_col, offset, g->a_type };

@@ -31,11 +31,10 @@ void ag_gemm_portable(const ag_gemm *g);
 /* On the calling thread. False, having done nothing, where it cannot: no oneDNN in this build, double precision, strides
  * or dtypes it has no kernel for. */
 bool ag_gemm_onednn(const ag_gemm *g);
-/* The packed form of b, in panels of AG_GEMM_PANEL columns: the bytes of all (0: there is none), a panel's place in
- * g->packed, and making it from b. */
-enum { AG_GEMM_PANEL = 256 };
+/* The packed form of b: its bytes (0: there is none), and making it from b in g->packed, a panel of columns at a time (as wide
+ * as every layout's blocks fit into). Products with it take a and c that are dense as a whole. */
+enum { AG_GEMM_PANEL = 192 };
 int64_t ag_gemm_packed_bytes(const ag_gemm *g);
-const void *ag_gemm_panel(const ag_gemm *g, int64_t panel);
 bool ag_gemm_pack(const ag_gemm *g, int64_t panel);
 
 /* p + i elements */

@@ -168,6 +168,12 @@ bool ag_layout_strided(ag_layout *l, int axes, const int64_t *dims, const int64_
            dnnl_success;
 }
 
+bool ag_layout_columns(ag_layout *l, const ag_layout *whole, int64_t rows, int64_t first, int64_t width)
+{
+    const dnnl_dims_t dims = { rows, width }, offsets = { 0, first };
+    return dnnl_memory_desc_create_submemory(&l->of, whole->of, dims, offsets) == dnnl_success;
+}
+
 bool ag_layout_any(ag_layout *l, int axes, const int64_t *dims, int64_t dtype)
 {
     dnnl_dims_t d;
@@ -201,6 +207,12 @@ bool ag_layout_strided(ag_layout *l, int axes, const int64_t *dims, const int64_
     dnnl_dims_t d, s;
     return dnnl_memory_desc_init_by_strides(&l->of, axes, full(d, axes, dims), ag_dnnl_type(dtype), full(s, axes, strides)) ==
            dnnl_success;
+}
+
+bool ag_layout_columns(ag_layout *l, const ag_layout *whole, int64_t rows, int64_t first, int64_t width)
+{
+    const dnnl_dims_t dims = { rows, width }, offsets = { 0, first };
+    return dnnl_memory_desc_init_submemory(&l->of, &whole->of, dims, offsets) == dnnl_success;
 }
 
 bool ag_layout_any(ag_layout *l, int axes, const int64_t *dims, int64_t dtype)

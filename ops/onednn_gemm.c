@@ -21,12 +21,6 @@ bool ag_gemm_pack(const ag_gemm *g, int64_t panel)
     return false;
 }
 
-const void *ag_gemm_panel(const ag_gemm *g, int64_t panel)
-{
-    (void)panel;
-    return g->packed;
-}
-
 #else
 
 enum { KIND, BATCH, N, M, K, A_TYPE, B_TYPE, C_TYPE, A_BATCH, A_ROW, A_COL, B_BATCH, B_ROW, B_COL, C_BATCH, C_ROW, BIAS, ADD,
@@ -87,7 +81,7 @@ static bool dense_along_one(int64_t rows, int64_t cols, int64_t row, int64_t col
 static bool fits(const ag_gemm *g)
 {
     if (!g->k || !dense_along_one(g->n, g->k, g->a_row, g->a_col)) return false;
-    if (g->packed) return g->batch == 1;
+    if (g->packed) return g->batch == 1 && g->a_row == g->k && g->a_col == 1 && g->c_row == g->m;
     if (g->a_type != g->b_type || !dense_along_one(g->k, g->m, g->b_row, g->b_col)) return false;
     if (g->a_type == AG_F32 && g->c_type != AG_F32) return false;
     return g->batch == 1 || (g->a_batch && g->b_batch && !g->bias);
@@ -107,67 +101,50 @@ static bool product(const ag_gemm *g)
 
 bool ag_gemm_onednn(const ag_gemm *g)
 {
-    if (!fits(g)) return false;
-    if (!g->packed) return product(g);
-    for (int64_t first = 0; first < g->m; first += AG_GEMM_PANEL) {
-        ag_gemm part = *g;
-        part.m = g->m - first < AG_GEMM_PANEL ? g->m - first : AG_GEMM_PANEL;
-        part.c = ag_element(g->c, g->c_type, first);
-        part.bias = g->bias ? g->bias + first : NULL;
-        part.packed = ag_gemm_panel(g, first / AG_GEMM_PANEL);
-        if (!product(&part)) return false;
-    }
-    return true;
+    return fits(g) && product(g);
 }
 
-/* ---- packing ------------------------------------------------------------------------------------------- */
+/* ---- packing: by panels of columns, which threads share -------------------------------------------------- */
+
+enum { FIRST = BATCH, WIDTH = N };
 
 static bool make_pack(ag_dnnl *p, const ag_dnnl_key *key)
 {
     const int64_t *w = key->word;
     const int arg[] = { DNNL_ARG_FROM, DNNL_ARG_TO };
-    const int64_t dims[] = { w[K], w[M] }, strides[] = { w[B_ROW], w[B_COL] };
-    ag_layout l[2] = { 0 };
+    const int64_t dims[] = { w[K], w[WIDTH] }, strides[] = { w[B_ROW], w[B_COL] };
+    ag_layout whole = { 0 }, l[2] = { 0 };
     dnnl_primitive_attr_t attr = ag_dnnl_attributes(false, 0);
     dnnl_primitive_desc_t plan;
-    bool ok = attr && ag_layout_strided(&l[0], 2, dims, strides, AG_F32) && packed_layout(&l[1], w[K], w[M], w[A_TYPE]) &&
-              ag_plan_reorder(&plan, &l[0], &l[1], attr);
+    bool ok = attr && ag_layout_strided(&l[0], 2, dims, strides, AG_F32) && packed_layout(&whole, w[K], w[M], w[A_TYPE]) &&
+              ag_layout_columns(&l[1], &whole, w[K], w[FIRST], w[WIDTH]) && ag_plan_reorder(&plan, &l[0], &l[1], attr);
     ok = ok && ag_dnnl_finish(p, plan, 2, arg, l, 0);
+    ag_layout_free(&whole);
     for (int i = 0; i < 2; i++) ag_layout_free(&l[i]);
     if (attr) dnnl_primitive_attr_destroy(attr);
     return ok;
 }
 
-static const ag_dnnl *packer(const ag_gemm *g, int64_t width)
+static const ag_dnnl *packer(const ag_gemm *g, int64_t first, int64_t width)
 {
-    const ag_dnnl_key key = { { [KIND] = AG_DNNL_PACK, [BATCH] = 1, [M] = width, [K] = g->k, [A_TYPE] = g->a_type,
-                                [B_ROW] = g->b_row, [B_COL] = g->b_col } };
-    return width ? ag_dnnl_find(&key, make_pack) : NULL;
-}
-
-static int64_t panel_bytes(const ag_gemm *g, int64_t width)
-{
-    const ag_dnnl *p = packer(g, width);
-    return p ? (p->bytes[1] + 63) / 64 * 64 : 0;
+    const ag_dnnl_key key = { { [KIND] = AG_DNNL_PACK, [FIRST] = first, [WIDTH] = width, [M] = g->m, [K] = g->k,
+                                [A_TYPE] = g->a_type, [B_ROW] = g->b_row, [B_COL] = g->b_col } };
+    return ag_dnnl_find(&key, make_pack);
 }
 
 int64_t ag_gemm_packed_bytes(const ag_gemm *g)
 {
-    const int64_t whole = g->m / AG_GEMM_PANEL, rest = g->m % AG_GEMM_PANEL;
-    const int64_t wide = whole ? panel_bytes(g, AG_GEMM_PANEL) : 0, narrow = rest ? panel_bytes(g, rest) : 0;
-    if (!g->k || !dense_along_one(g->k, g->m, g->b_row, g->b_col) || (whole && !wide) || (rest && !narrow)) return 0;
-    return whole * wide + narrow;
-}
-
-const void *ag_gemm_panel(const ag_gemm *g, int64_t panel)
-{
-    return (const char *)g->packed + (panel ? panel * panel_bytes(g, AG_GEMM_PANEL) : 0);
+    if (!g->k || !dense_along_one(g->k, g->m, g->b_row, g->b_col)) return 0;
+    for (int64_t first = 0; first < g->m; first += AG_GEMM_PANEL)
+        if (!packer(g, first, g->m - first < AG_GEMM_PANEL ? g->m - first : AG_GEMM_PANEL)) return 0;
+    const ag_dnnl *all = packer(g, 0, g->m);
+    return all ? all->bytes[1] : 0;
 }
 
 bool ag_gemm_pack(const ag_gemm *g, int64_t panel)
 {
-    const int64_t first = panel * AG_GEMM_PANEL, width = g->m - first < AG_GEMM_PANEL ? g->m - first : AG_GEMM_PANEL;
-    const ag_dnnl *p = packer(g, width);
-    return p && ag_dnnl_run(p, (const void *[]){ (const real *)g->b + first * g->b_col, ag_gemm_panel(g, panel) });
+    const int64_t first = panel * AG_GEMM_PANEL;
+    const ag_dnnl *p = packer(g, first, g->m - first < AG_GEMM_PANEL ? g->m - first : AG_GEMM_PANEL);
+    return p && ag_dnnl_run(p, (const void *[]){ (const real *)g->b + first * g->b_col, g->packed });
 }
 #endif
