@@ -5,20 +5,21 @@
  * with the taps turned round. The gradient of the weight is summed by chunks of rows that depend on the shapes alone,
  * then over the chunks in order: the same bits for any number of threads. */
 #include <string.h>
-#include "core/bf16.h"
+#include "core/memory.h"
 #include "core/thread.h"
 #include "ops/activation.h"
 #include "ops/conv.h"
 #include "ops/conv_depthwise.h"
 #include "ops/registry.h"
 
-enum { TILE = AG_DW_TILE, LANES = AG_DW_LANES };
-enum { NEAR = 40 << 10, FAR = 512 << 10 };      /* bytes of the first cache and of the second that rows may take */
+enum { WIDE = AG_DW_WIDE, LANES = AG_DW_LANES, LINE = 64 };
+enum { NEAR = 48 << 10, FAR = 512 << 10, MOST_AT_ONCE = 16 };   /* bytes of the first cache and of the second for rows */
 typedef ag_dw_vec vec;
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t bytes_of(int64_t n, size_t size) { return up(n * (int64_t)size, LINE) * LINE; }
 
 /* ---- a thread's scratch: the latest packed rows -------------------------------------------------------- */
 
@@ -28,28 +29,28 @@ typedef struct {
 } ring_size;
 
 /* Slots for all the input rows that `at_once` rows of the result meet. */
-static ring_size ring_size_of(const ag_dw_images *im, const ag_dw_axis *h, int64_t block_row)
+static ring_size ring_size_of(const ag_dw_images *im, const ag_dw_axis *h, int64_t most_blocks)
 {
-    const int64_t stride = h->turned ? 1 : h->stride, reach = (h->taps - 1) * h->dilation / (h->turned ? h->stride : 1) + 1;
-    const int64_t at_once = most(1, least(16, (NEAR / block_row - reach) / stride + 1));
+    const int64_t row = im->padded * AG_DW_BYTES, stride = h->turned ? 1 : h->stride;
+    const int64_t reach = (h->taps - 1) * h->dilation / (h->turned ? h->stride : 1) + 1;
+    const int64_t at_once = most(1, least(MOST_AT_ONCE, (NEAR / row - reach) / stride + 1));
     const int64_t slots = least(im->rows, (at_once - 1) * stride + reach + 1);
-    const int64_t blocks = up(im->channels, LANES);
-    return (ring_size){ *im, most(1, least(blocks, FAR / (slots * block_row))), slots, at_once };
+    return (ring_size){ *im, most(1, least(most_blocks, FAR / (slots * row))), slots, at_once };
 }
 
 static int64_t ring_row(const ring_size *s) { return s->blocks * s->images.padded * LANES; }
 static int64_t ring_bytes(const ring_size *s)
 {
-    const int64_t reals = s->slots * ring_row(s) + 2 * s->blocks * LANES;
-    return reals * (int64_t)sizeof(real) + up(s->slots * (int64_t)sizeof(int64_t), 64) * 64;
+    return bytes_of(s->slots * ring_row(s) + s->images.columns * LANES, sizeof(real)) + bytes_of(s->slots, sizeof(int64_t));
 }
 
-typedef struct { const ring_size *size; real *rows, *buf; int64_t *holds; int64_t first, blocks; } ring;
+typedef struct { const ring_size *size; real *rows, *buf; int64_t *holds; int64_t first, blocks, newest; } ring;
 
 static ring ring_in(const ring_size *s, void *memory)
 {
     real *rows = memory, *buf = rows + s->slots * ring_row(s);
-    return (ring){ s, rows, buf, (int64_t *)(void *)(buf + 2 * s->blocks * LANES), 0, 0 };
+    for (int64_t i = 0; i < s->slots; i++) ag_dw_pad(&s->images, s->blocks, rows + i * ring_row(s));
+    return (ring){ s, rows, buf, (int64_t *)(void *)(buf + s->images.columns * LANES), 0, 0, -1 };
 }
 
 static void ring_begin(ring *r, int64_t first)
@@ -59,22 +60,35 @@ static void ring_begin(ring *r, int64_t first)
     for (int64_t i = 0; i < r->size->slots; i++) r->holds[i] = -1;
 }
 
+/* The first column of the image; zeros lie before it. */
 static const real *ring_get(ring *r, int64_t image, int64_t row)
 {
     const int64_t slot = row % r->size->slots, name = image * r->size->images.rows + row;
     real *at = r->rows + slot * ring_row(r->size);
-    if (r->holds[slot] != name) ag_dw_pack(&r->size->images, name, r->first, r->blocks, at, r->buf);
-    r->holds[slot] = name;
-    return at;
+    if (r->holds[slot] != name) {
+        ag_dw_pack(&r->size->images, name, r->first, r->blocks, at, r->buf);
+        r->holds[slot] = name, r->newest = name;
+    }
+    return at + r->size->images.before * LANES;
 }
 
-/* The rows that row `out` of the result meets, each with the taps (or gradients) that it meets them with. */
-static int64_t lines_of(ring *r, const ag_dw_axis *h, int64_t image, int64_t out, const real *w, int64_t w_row, ag_dw_line *line)
+/* Memory that will be wanted soon, asked for in small portions between the computations. */
+typedef struct { const char *at, *end; } ahead;
+
+/* The `rows` rows behind the newest packed one. */
+static ahead ahead_of(const ring *r, int64_t rows, int64_t images)
 {
-    int64_t n = 0, in;
-    for (int64_t k = 0; k < h->taps; k++)
-        if (ag_dw_meets(h, out, k, &in) && in >= 0 && in < h->in) line[n++] = (ag_dw_line){ ring_get(r, image, in), w + k * w_row };
-    return n;
+    const ag_dw_images *im = &r->size->images;
+    const int64_t bytes = im->columns * im->channels * (int64_t)ag_dtype_size(im->dtype);
+    const char *data = im->data;
+    return (ahead){ data + (r->newest + 1) * bytes, data + least(r->newest + 1 + rows, images * im->rows) * bytes };
+}
+
+static inline void fetch(ahead *a)
+{
+    if (a->end - a->at < WIDE * LINE) return;
+    for (int i = 0; i < WIDE; i++) __builtin_prefetch(a->at + i * LINE);
+    a->at += WIDE * LINE;
 }
 
 /* ---- sums over taps: forward, gradient of the input ---------------------------------------------------- */
@@ -88,62 +102,52 @@ typedef struct {
     ag_dtype dtype;
     ag_activation activation;
     bool add;
-    int64_t channels;
+    int64_t channels, images;
     char *scratch;
 } sum_job;
 
 static int64_t sum_scratch(const sum_job *j)
 {
-    return ring_bytes(&j->size) + up(j->h.taps * (int64_t)sizeof(ag_dw_line), 64) * 64;
+    return ring_bytes(&j->size) + bytes_of(j->size.at_once * j->h.taps, sizeof(ag_dw_line));
 }
 
-/* Elements of a block: the pixels at, at + gap, ... of `lanes` channels. */
-typedef struct { int64_t at, gap, pixels, lanes; } place;
-
-static void put(void *to, ag_dtype dtype, const place *p, const vec *tile)
+/* The rows that row `out` of the result meets, each with the taps that it meets them with. */
+static int64_t lines_of(const sum_job *j, ring *r, int64_t image, int64_t out, ag_dw_line *line)
 {
-    typedef real loose __attribute__((vector_size(AG_DW_BYTES), aligned(sizeof(real)), may_alias));
-    for (int64_t t = 0; t < p->pixels; t++) {
-        const int64_t at = p->at + t * p->gap;
-        if (dtype == AG_BF16 && p->lanes == LANES) ag_narrow(to, dtype, at, LANES, (const real *)&tile[t]);
-        else if (dtype == AG_BF16) ag_narrow(to, dtype, at, p->lanes, (const real *)&tile[t]);
-        else if (p->lanes == LANES) *(loose *)((real *)to + at) = tile[t];
-        else memcpy((real *)to + at, &tile[t], (size_t)p->lanes * sizeof(real));
-    }
+    int64_t n = 0, in;
+    for (int64_t k = 0; k < j->h.taps; k++)
+        if (ag_dw_meets(&j->h, out, k, &in) && in >= 0 && in < j->h.in)
+            line[n++] = (ag_dw_line){ ring_get(r, image, in), j->weight + k * j->w.taps * LANES };
+    return n;
 }
 
-static void put_activated(const sum_job *j, const place *p, vec *tile)
+static void put(const sum_job *j, const ag_dw_place *p, vec *tile)
 {
-    if (j->before) put(j->before, j->dtype, p, tile);
+    if (j->before) ag_dw_put(j->before, j->dtype, p, tile);
     ag_activate(j->activation, p->pixels * LANES, (real *)tile);
-    put(j->out, j->dtype, p, tile);
+    ag_dw_put(j->out, j->dtype, p, tile);
 }
 
-static void begin_tile(const sum_job *j, const place *p, const vec *bias, vec *tile)
+/* A block of one row: its tiles, each part by part. */
+static void sum_row(const sum_job *j, int64_t row, int64_t block, int64_t x_block, int64_t n, const ag_dw_line *line, ahead *next)
 {
-    real buf[LANES];
-    for (int64_t t = 0; t < TILE; t++) tile[t] = *bias;
-    for (int64_t t = 0; t < p->pixels && j->add; t++) {
-        const real *x = ag_widen(j->out, j->dtype, p->at + t * p->gap, p->lanes, buf);
-        for (int64_t l = 0; l < p->lanes; l++) ((real *)&tile[t])[l] += x[l];
-    }
-}
-
-static void sum_row(const sum_job *j, int64_t row, int64_t block, int64_t n, const ag_dw_line *line)
-{
-    const int64_t first = block * LANES, lanes = least(LANES, j->channels - first);
-    vec bias = { 0 }, tile[TILE];
+    const int64_t first = block * LANES, lanes = least(LANES, j->channels - first), w_block = block * j->h.taps * j->w.taps;
+    vec bias = { 0 }, tile[WIDE];
     if (j->bias) memcpy(&bias, j->bias + first, (size_t)lanes * sizeof(real));
     for (const ag_dw_phase *p = j->plan.phase; p < j->plan.phase + j->plan.phases; p++)
         for (int64_t b = 0; b < p->tiles; b++) {
-            const int64_t column = p->first + b * TILE * p->step;
-            const place at = { (row * j->w.out + column) * j->channels + first, p->step * j->channels,
-                               least(TILE, p->outputs - b * TILE), lanes };
-            begin_tile(j, &at, &bias, tile);
-            for (const ag_dw_part *t = p->part; t < p->part + p->parts; t++)
-                t->kernel->sum(n, line, (t->column + b * TILE * p->stride) * LANES, t->spacing * LANES, t->tap * LANES,
-                               t->tap_step * LANES, t->mask[b], tile);
-            put_activated(j, &at, tile);
+            const int64_t output = ag_dw_tile_at(p, b), pixels = least(ag_dw_tile_at(p, b + 1), p->outputs) - output;
+            const ag_dw_place at = { (row * j->w.out + p->first + output * p->step) * j->channels + first,
+                                     p->step * j->channels, pixels, lanes };
+            const vec *from = &bias;
+            fetch(next);
+            if (!p->parts) for (int t = 0; t < WIDE; t++) tile[t] = bias;
+            for (const ag_dw_part *t = p->part; t < p->part + p->parts; t++, from = tile)
+                (b < p->wide ? t->kernel->wide_sum : t->kernel->narrow_sum)
+                    (n, line, (x_block + t->column + output * p->stride) * LANES, p->stride * LANES, (w_block + t->tap) * LANES,
+                     t->tap_step * LANES, from, from == tile, tile);
+            if (j->add) ag_dw_add(j->out, j->dtype, &at, tile);
+            put(j, &at, tile);
         }
 }
 
@@ -153,28 +157,26 @@ static void sum_rows(int64_t begin, int64_t end, void *arg)
     char *memory = j->scratch + ag_thread_id() * sum_scratch(j);
     ring r = ring_in(&j->size, memory);
     ag_dw_line *line = (ag_dw_line *)(void *)(memory + ring_bytes(&j->size));
-    const int64_t taps = j->h.taps * j->w.taps, height = j->h.out;
+    const int64_t height = j->h.out, taps = j->h.taps;
+    int64_t n[MOST_AT_ONCE];
     for (int64_t first = 0; first * LANES < j->channels; first += r.blocks) {
         ring_begin(&r, first);
         for (int64_t row = begin, rows; row < end; row += rows) {
             rows = least(j->size.at_once, least(end - row, height - row % height));
+            for (int64_t i = 0; i < rows; i++) n[i] = lines_of(j, &r, row / height, row % height + i, line + i * taps);
+            ahead next = ahead_of(&r, rows * j->h.stride, j->images);
             for (int64_t b = 0; b < r.blocks; b++)
-                for (int64_t i = row; i < row + rows; i++) {
-                    const real *w = j->weight + (first + b) * taps * LANES;
-                    const int64_t n = lines_of(&r, &j->h, i / height, i % height, w, j->w.taps * LANES, line);
-                    for (int64_t k = 0; k < n; k++) line[k].x += b * j->size.images.padded * LANES;
-                    sum_row(j, i, first + b, n, line);
-                }
+                for (int64_t i = 0; i < rows; i++)
+                    sum_row(j, row + i, first + b, b * j->size.images.padded, n[i], line + i * taps, &next);
         }
     }
 }
 
-static void run_sum(const ag_node *n, sum_job *j, int64_t images)
+static void run_sum(sum_job *j, const ag_node *n)
 {
-    j->plan = ag_dw_plan_of(&j->w, ag_workspace(n, ag_dw_plan_bytes(&j->w), 1));
     j->scratch = ag_workspace(n, ag_threads(), (size_t)sum_scratch(j));
     const double flops = 2 * (double)(j->h.taps * j->w.taps * j->w.out * j->channels);
-    ag_parallel(images * j->h.out, 1, flops / 100, sum_rows, j);
+    ag_parallel(j->images * j->h.out, 1, flops / 100, sum_rows, j);
 }
 
 /* ---- the gradients of weight and bias ------------------------------------------------------------------ */
@@ -195,8 +197,8 @@ enum { GROUP = 4, CHUNKS = 16, CHUNK_PIXELS = 196 };
 static int64_t grad_row(const grad_job *j) { return j->size.blocks * j->g.padded * LANES; }
 static int64_t grad_scratch(const grad_job *j)
 {
-    return ring_bytes(&j->size) + j->size.at_once * grad_row(j) * (int64_t)sizeof(real) +
-           2 * j->size.blocks * LANES * (int64_t)sizeof(real) + up(j->size.at_once * (int64_t)sizeof(ag_dw_line), 64) * 64;
+    return ring_bytes(&j->size) + bytes_of(j->size.at_once * grad_row(j) + j->g.columns * LANES, sizeof(real)) +
+           bytes_of(j->h.taps * j->size.at_once, sizeof(ag_dw_line)) + bytes_of(j->h.taps, sizeof(int64_t));
 }
 
 static real *part_of(const grad_job *j, int64_t chunk, int64_t block)
@@ -204,32 +206,38 @@ static real *part_of(const grad_job *j, int64_t chunk, int64_t block)
     return j->part + (chunk * up(j->g.channels, LANES) + block) * (j->h.taps * j->w.taps + 1) * LANES;
 }
 
-static void add_bias(int64_t pixels, const real *g, real *to)
+/* A block of `rows` rows of the result. line: for each tap of a column the n[tap] rows that meet it, and their gradients. */
+static void grad_block(const grad_job *j, int64_t rows, int64_t block, const int64_t *n, const ag_dw_line *line, const real *g,
+                       real *part)
 {
-    vec s[4] = { { 0 } };
-    for (int64_t i = 0; i < pixels; i++) s[i % 4] += *(const vec *)(g + i * LANES);
-    *(vec *)to += (s[0] + s[1]) + (s[2] + s[3]);
-}
-
-/* One block, `rows` rows of the result of one image. g: their packed gradients. */
-static void grad_block(const grad_job *j, ring *r, int64_t image, int64_t row, int64_t rows, const real *g, int64_t block,
-                       ag_dw_line *line, real *part)
-{
-    const int64_t taps = j->w.taps;
     const ag_dw_phase *p = j->plan.phase;
-    for (int64_t k = 0; k < j->h.taps; k++) {
-        int64_t n = 0, in;
-        for (int64_t i = 0; i < rows; i++)
-            if (ag_dw_meets(&j->h, row + i, k, &in) && in >= 0 && in < j->h.in)
-                line[n++] = (ag_dw_line){ ring_get(r, image, in) + block * j->size.images.padded * LANES, g + i * grad_row(j) };
-        for (const ag_dw_part *t = p->part; t < p->part + p->parts; t++)
-            t->kernel->grad(n, line, t->column * LANES, t->spacing * LANES, p->tiles, t->mask,
-                            (vec *)(part + (k * taps + t->tap) * LANES));
-    }
-    for (int64_t i = 0; i < rows; i++) add_bias(j->g.columns, g + i * grad_row(j), part + j->h.taps * taps * LANES);
+    const int64_t g_block = block * j->g.padded, narrow = ag_dw_tile_at(p, p->wide);
+    for (int64_t k = 0; k < j->h.taps; k++)
+        for (const ag_dw_part *t = p->part; t < p->part + p->parts; t++) {
+            const int64_t x_at = block * j->size.images.padded + t->column, x_step = p->stride * LANES;
+            const ag_dw_line *l = line + k * j->size.at_once;
+            vec *to = (vec *)(part + (k * j->w.taps + t->tap) * LANES);
+            if (p->wide) t->kernel->wide_grad(n[k], l, x_at * LANES, x_step, g_block * LANES, p->wide, to);
+            if (p->wide < p->tiles)
+                t->kernel->narrow_grad(n[k], l, (x_at + narrow * p->stride) * LANES, x_step, (g_block + narrow) * LANES,
+                                       p->tiles - p->wide, to);
+        }
+    for (int64_t i = 0; i < rows; i++)
+        ag_dw_add_columns(j->g.columns, g + i * grad_row(j) + g_block * LANES, (vec *)(part + j->h.taps * j->w.taps * LANES));
 }
 
-static void grad_unit(const grad_job *j, int64_t chunk, int64_t first, ring *r, real *g, real *buf, ag_dw_line *line)
+static void grad_lines(const grad_job *j, ring *r, int64_t row, int64_t rows, const real *g, int64_t *n, ag_dw_line *line)
+{
+    const int64_t image = row / j->h.out, first = row % j->h.out;
+    for (int64_t k = 0, in; k < j->h.taps; k++) {
+        n[k] = 0;
+        for (int64_t i = 0; i < rows; i++)
+            if (ag_dw_meets(&j->h, first + i, k, &in) && in >= 0 && in < j->h.in)
+                line[k * j->size.at_once + n[k]++] = (ag_dw_line){ ring_get(r, image, in), g + i * grad_row(j) };
+    }
+}
+
+static void grad_unit(const grad_job *j, int64_t chunk, int64_t first, ring *r, real *g, real *buf, int64_t *n, ag_dw_line *line)
 {
     const int64_t height = j->h.out, end = least(j->rows, (chunk + 1) * j->chunk);
     ring_begin(r, first);
@@ -237,8 +245,8 @@ static void grad_unit(const grad_job *j, int64_t chunk, int64_t first, ring *r, 
     for (int64_t row = chunk * j->chunk, rows; row < end; row += rows) {
         rows = least(j->size.at_once, least(end - row, height - row % height));
         for (int64_t i = 0; i < rows; i++) ag_dw_pack(&j->g, row + i, first, r->blocks, g + i * grad_row(j), buf);
-        for (int64_t b = 0; b < r->blocks; b++)
-            grad_block(j, r, row / height, row % height, rows, g + b * j->g.padded * LANES, b, line, part_of(j, chunk, first + b));
+        grad_lines(j, r, row, rows, g, n, line);
+        for (int64_t b = 0; b < r->blocks; b++) grad_block(j, rows, b, n, line, g, part_of(j, chunk, first + b));
     }
 }
 
@@ -248,9 +256,10 @@ static void grad_units(int64_t begin, int64_t end, void *arg)
     char *memory = j->scratch + ag_thread_id() * grad_scratch(j);
     ring r = ring_in(&j->size, memory);
     real *g = (real *)(void *)(memory + ring_bytes(&j->size)), *buf = g + j->size.at_once * grad_row(j);
-    ag_dw_line *line = (ag_dw_line *)(void *)(buf + 2 * j->size.blocks * LANES);
-    memset(g, 0, (size_t)(j->size.at_once * grad_row(j)) * sizeof(real));
-    for (int64_t u = begin; u < end; u++) grad_unit(j, u / j->groups, u % j->groups * j->size.blocks, &r, g, buf, line);
+    ag_dw_line *line = (ag_dw_line *)(void *)(buf + j->g.columns * LANES);
+    int64_t *n = (int64_t *)(void *)(line + j->h.taps * j->size.at_once);
+    for (int64_t i = 0; i < j->size.at_once; i++) ag_dw_pad(&j->g, j->size.blocks, g + i * grad_row(j));
+    for (int64_t u = begin; u < end; u++) grad_unit(j, u / j->groups, u % j->groups * j->size.blocks, &r, g, buf, n, line);
 }
 
 static void add_chunks(int64_t begin, int64_t end, void *arg)
@@ -268,10 +277,9 @@ static void add_chunks(int64_t begin, int64_t end, void *arg)
         }
 }
 
-static void run_grad(const ag_node *n, grad_job *j)
+static void run_grad(grad_job *j, const ag_node *n)
 {
     const int64_t blocks = up(j->g.channels, LANES);
-    j->plan = ag_dw_plan_of(&j->w, ag_workspace(n, ag_dw_plan_bytes(&j->w), 1));
     j->scratch = ag_workspace(n, ag_threads(), (size_t)grad_scratch(j));
     j->part = ag_workspace(n, j->chunks * blocks * (j->h.taps * j->w.taps + 1) * LANES, sizeof(real));
     const double flops = 2 * (double)(j->h.taps * j->w.taps * j->rows * j->w.out * j->g.channels);
@@ -296,8 +304,7 @@ static ag_dw_axis turned(ag_dw_axis a)
 
 static ag_dw_images images_of(const ag_tensor *t, const void *data)
 {
-    return (ag_dw_images){ .data = data, .dtype = t->dtype, .rows = t->shape[1], .columns = t->shape[2], .padded = t->shape[2],
-                           .channels = t->shape[3] };
+    return (ag_dw_images){ .data = data, .dtype = t->dtype, .rows = t->shape[1], .columns = t->shape[2], .channels = t->shape[3] };
 }
 
 /* The gradient of what the activation was taken of, row by row where it is packed. */
@@ -310,31 +317,43 @@ static ag_dw_images gradients_of(const ag_node *n)
     return im;
 }
 
-static int64_t row_bytes(int64_t columns) { return columns * LANES * (int64_t)sizeof(real); }
+static ag_dw_plan padded_plan(const ag_dw_axis *w, ag_dw_images *im, void *memory)
+{
+    const ag_dw_plan plan = ag_dw_plan_of(w, memory);
+    im->before = plan.before, im->padded = plan.columns;
+    return plan;
+}
 
-static sum_job sum_job_of(const ag_node *n, bool backward)
+static sum_job sum_job_of(const ag_node *n, bool backward, void *plan)
 {
     const ag_tensor *x = n->in[AG_CONV_X];
-    sum_job j = { .h = axis_of(n, 1), .w = axis_of(n, 2), .dtype = x->dtype, .channels = x->shape[3] };
+    sum_job j = { .h = axis_of(n, 1), .w = axis_of(n, 2), .dtype = x->dtype, .channels = x->shape[3], .images = x->shape[0] };
     if (backward) j.h = turned(j.h), j.w = turned(j.w);
-    const ag_dw_images im = backward ? gradients_of(n) : images_of(x, x->data);
-    j.size = ring_size_of(&im, &j.h, row_bytes(im.columns));
+    ag_dw_images im = backward ? gradients_of(n) : images_of(x, x->data);
+    j.plan = padded_plan(&j.w, &im, plan);
+    j.size = ring_size_of(&im, &j.h, up(j.channels, LANES));
     return j;
 }
 
-static grad_job grad_job_of(const ag_node *n)
+static grad_job grad_job_of(const ag_node *n, void *plan)
 {
     const ag_tensor *x = n->in[AG_CONV_X];
     grad_job j = { .h = axis_of(n, 1), .w = axis_of(n, 2), .g = gradients_of(n) };
-    const ag_dw_images im = images_of(x, x->data);
-    j.g.padded = up(j.g.columns, TILE) * TILE;
-    j.size = ring_size_of(&im, &j.h, row_bytes(im.columns));
-    j.size.blocks = least(j.size.blocks, GROUP);
+    ag_dw_images im = images_of(x, x->data);
+    j.plan = padded_plan(&j.w, &im, plan);
+    j.g.padded = ag_dw_tile_at(j.plan.phase, j.plan.phase->tiles);
+    j.size = ring_size_of(&im, &j.h, least(GROUP, up(j.g.channels, LANES)));
     j.rows = x->shape[0] * j.h.out;
     j.chunk = most(up(j.rows, CHUNKS), up(CHUNK_PIXELS, j.w.out));
     j.chunks = up(j.rows, j.chunk);
     j.groups = up(up(j.g.channels, LANES), j.size.blocks);
     return j;
+}
+
+static void *plan_memory(const ag_node *n, bool backward)
+{
+    const ag_dw_axis w = axis_of(n, 2), back = turned(w);
+    return ag_workspace(n, ag_dw_plan_bytes(backward ? &back : &w), 1);
 }
 
 static void infer(ag_node *n)
@@ -368,40 +387,50 @@ static const real *packed_weight(const ag_node *n)
     return ag_packed(n, w, 0x6477, reals * (int64_t)sizeof(real), pack_weight, NULL);
 }
 
+static int64_t grad_bytes(const grad_job *j)
+{
+    const int64_t part = j->chunks * up(j->g.channels, LANES) * (j->h.taps * j->w.taps + 1) * LANES;
+    return ag_dw_plan_bytes(&j->w) + ag_threads() * grad_scratch(j) + part * (int64_t)sizeof(real);
+}
+
 static int64_t workspace(const ag_node *n, bool backward)
 {
-    const sum_job j = sum_job_of(n, backward);
+    const ag_dw_axis w = axis_of(n, 2), back = turned(w);
+    void *plan = ag_alloc(most(ag_dw_plan_bytes(&w), ag_dw_plan_bytes(&back)), 1);      /* without a device there is no other */
+    const sum_job j = sum_job_of(n, backward, plan);
     (void)packed_weight(n);
     int64_t bytes = ag_dw_plan_bytes(&j.w) + ag_threads() * sum_scratch(&j);
-    if (!backward) return bytes;
-    const grad_job g = grad_job_of(n);
-    return bytes + ag_dw_plan_bytes(&g.w) + ag_threads() * grad_scratch(&g) +
-           g.chunks * up(g.g.channels, LANES) * (g.h.taps * g.w.taps + 1) * LANES * (int64_t)sizeof(real);
+    if (backward) {
+        const grad_job g = grad_job_of(n, plan);
+        bytes += grad_bytes(&g);
+    }
+    ag_free(plan);
+    return bytes;
 }
 
 static void forward(ag_node *n)
 {
     const ag_tensor *bias = n->in[AG_CONV_BIAS];
-    sum_job j = sum_job_of(n, false);
+    sum_job j = sum_job_of(n, false, plan_memory(n, false));
     j.weight = packed_weight(n), j.bias = bias ? ag_real(bias) : NULL;
     j.out = n->out->data, j.before = n->saved[0] ? n->saved[0]->data : NULL;
     j.activation = ((const ag_conv_arg *)n->arg)->activation;
-    run_sum(n, &j, n->out->shape[0]);
+    run_sum(&j, n);
 }
 
 static void backward(ag_node *n)
 {
     ag_tensor *dx = n->din[AG_CONV_X], *dw = n->din[AG_CONV_WEIGHT], *db = n->din[AG_CONV_BIAS];
     if (dx) {
-        sum_job j = sum_job_of(n, true);
+        sum_job j = sum_job_of(n, true, plan_memory(n, true));
         j.weight = packed_weight(n), j.out = dx->data, j.add = n->accumulate[AG_CONV_X];
-        run_sum(n, &j, n->out->shape[0]);
+        run_sum(&j, n);
     }
     if (!dw && !db) return;
-    grad_job j = grad_job_of(n);
+    grad_job j = grad_job_of(n, plan_memory(n, false));
     j.weight = dw ? ag_real(dw) : NULL, j.add_weight = n->accumulate[AG_CONV_WEIGHT];
     j.bias = db ? ag_real(db) : NULL, j.add_bias = n->accumulate[AG_CONV_BIAS];
-    run_grad(n, &j);
+    run_grad(&j, n);
 }
 
 static ag_tensor *conv(ag_tensor *x, ag_tensor *w, ag_tensor *bias, ag_conv_arg a)

@@ -1,105 +1,75 @@
 #include "ops/conv_depthwise.h"
-#include <string.h>
-#include "core/bf16.h"
-#include "ops/activation.h"
 
-enum { TILE = AG_DW_TILE, LANES = AG_DW_LANES };
+enum { WIDE = AG_DW_WIDE, NARROW = AG_DW_NARROW };
 
 bool ag_dw_meets(const ag_dw_axis *a, int64_t out, int64_t tap, int64_t *in)
 {
     const int64_t at = a->turned ? out + a->pad - tap * a->dilation : out * a->stride + tap * a->dilation - a->pad;
-    *in = a->turned ? at / a->stride : at;
-    return !a->turned || at % a->stride == 0;
+    *in = at;
+    if (!a->turned || a->stride == 1) return true;
+    *in = at / a->stride;
+    return at % a->stride == 0;
 }
 
-static int64_t tiles_of(int64_t outputs) { return (outputs + TILE - 1) / TILE; }
-static int64_t phases_of(const ag_dw_axis *a) { return a->turned && a->stride < a->out ? a->stride : a->turned ? a->out : 1; }
+static int64_t phases_of(const ag_dw_axis *a)
+{
+    return !a->turned ? 1 : a->stride < a->out ? a->stride : a->out;
+}
 
 int64_t ag_dw_plan_bytes(const ag_dw_axis *a)
 {
-    const int64_t part = (int64_t)sizeof(ag_dw_part) + tiles_of(a->out) * (int64_t)sizeof(uint64_t);
-    return phases_of(a) * (int64_t)sizeof(ag_dw_phase) + a->taps * part;
+    return phases_of(a) * (int64_t)sizeof(ag_dw_phase) + a->taps * (int64_t)sizeof(ag_dw_part);
 }
 
-/* Bits of the columns that exist and that one of the tile's outputs meets. */
-static uint64_t mask_of(const ag_dw_phase *p, const ag_dw_part *t, int64_t tile, int64_t columns)
+/* As few columns too many as can be, then as few tiles. */
+static void choose_tiles(ag_dw_phase *p)
 {
-    const int64_t first = t->column + tile * TILE * p->stride;
-    const int64_t outputs = p->outputs - tile * TILE < TILE ? p->outputs - tile * TILE : TILE;
-    uint64_t mask = 0;
-    for (int64_t i = 0; i < (outputs - 1) * t->kernel->stride + t->kernel->taps; i++)
-        if (first + i * t->spacing >= 0 && first + i * t->spacing < columns) mask |= (uint64_t)1 << i;
-    return mask;
+    int64_t fewest = INT64_MAX;
+    for (int64_t wide = 0; wide * WIDE < p->outputs + WIDE; wide++) {
+        const int64_t left = p->outputs - wide * WIDE, narrow = left > 0 ? (left + NARROW - 1) / NARROW : 0;
+        const int64_t columns = wide * WIDE + narrow * (NARROW + 1);      /* a narrow tile is the slower one */
+        if (columns > fewest) continue;
+        fewest = columns;
+        p->wide = wide, p->tiles = wide + narrow;
+    }
 }
 
 /* Taps of the phase in the order of their columns, cut into parts that a kernel takes at once. */
-static void plan_phase(const ag_dw_axis *a, ag_dw_phase *p, uint64_t **masks)
+static void choose_parts(const ag_dw_axis *a, ag_dw_phase *p)
 {
     int64_t at[2] = { 0 }, run;
     for (int64_t i = 0; i < a->taps; i += run) {
         const int64_t tap = a->turned ? a->taps - 1 - i : i, back = a->turned ? -1 : 1;
         run = 1;
         if (!ag_dw_meets(a, p->first, tap, &at[0])) continue;
-        ag_dw_part *t = &p->part[p->parts++];
-        *t = (ag_dw_part){ .column = at[0], .tap = tap, .mask = *masks };
         int64_t gap = 1, most = 1;                  /* taps from one that is met to the next */
         while (i + gap < a->taps && !ag_dw_meets(a, p->first, tap + back * gap, &at[1])) gap++;
         if (i + gap < a->taps && at[1] == at[0] + 1) most = (a->taps - 1 - i) / gap + 1;
-        t->kernel = ag_dw_kernel_for(most, p->stride);
-        t->tap_step = back * gap;
-        t->spacing = t->kernel->taps > 1 ? 1 : p->stride;
-        run = (t->kernel->taps - 1) * gap + 1;
-        for (int64_t k = 0; k < p->tiles; k++) *(*masks)++ = mask_of(p, t, k, a->in);
+        const ag_dw_kernel *kernel = ag_dw_kernel_for(most, p->stride);
+        p->part[p->parts++] = (ag_dw_part){ kernel, at[0], tap, back * gap };
+        run = (kernel->taps - 1) * gap + 1;
     }
 }
 
 ag_dw_plan ag_dw_plan_of(const ag_dw_axis *a, void *memory)
 {
-    ag_dw_plan plan = { memory, phases_of(a) };
+    ag_dw_plan plan = { .phase = memory, .phases = phases_of(a) };
     ag_dw_part *part = (ag_dw_part *)(plan.phase + plan.phases);
-    uint64_t *masks = (uint64_t *)(part + a->taps);
+    int64_t first = 0, end = a->in;
     for (int64_t i = 0; i < plan.phases; i++) {
         ag_dw_phase *p = &plan.phase[i];
-        const int64_t outputs = (a->out - i + plan.phases - 1) / plan.phases;
-        *p = (ag_dw_phase){ .first = i, .step = plan.phases, .outputs = outputs, .tiles = tiles_of(outputs),
+        *p = (ag_dw_phase){ .first = i, .step = plan.phases, .outputs = (a->out - i + plan.phases - 1) / plan.phases,
                             .stride = a->turned ? 1 : a->stride, .part = part };
-        plan_phase(a, p, &masks);
+        choose_tiles(p);
+        choose_parts(a, p);
         part += p->parts;
-    }
-    return plan;
-}
-
-/* ---- packing ------------------------------------------------------------------------------------------- */
-
-typedef real loose __attribute__((vector_size(AG_DW_BYTES), aligned(sizeof(real)), may_alias));
-
-static inline void pack_block(const void *from, ag_dtype dtype, int64_t at, int64_t n, real *restrict to)
-{
-    const real *x = (const real *)from + at;
-    const uint16_t *h = (const uint16_t *)from + at;
-    if (n == LANES && dtype != AG_BF16) {
-        *(ag_dw_vec *)to = *(const loose *)x;
-    } else if (n == LANES) {
-        for (int64_t l = 0; l < LANES; l++) to[l] = ag_bf16_to_real(h[l]);
-    } else {
-        for (int64_t l = 0; l < LANES; l++) to[l] = l >= n ? 0 : dtype == AG_BF16 ? ag_bf16_to_real(h[l]) : x[l];
-    }
-}
-
-void ag_dw_pack(const ag_dw_images *im, int64_t row, int64_t first, int64_t blocks, real *to, real *buf)
-{
-    const int64_t all = im->channels - first * LANES, n = all < blocks * LANES ? all : blocks * LANES;
-    for (int64_t c = 0; c < im->columns; c++, to += LANES) {
-        const int64_t at = (row * im->columns + c) * im->channels + first * LANES;
-        if (!im->activation) {
-            for (int64_t b = 0; b < blocks; b++)
-                pack_block(im->data, im->dtype, at + b * LANES, n - b * LANES < LANES ? n - b * LANES : LANES,
-                           to + b * im->padded * LANES);
-            continue;
+        for (const ag_dw_part *t = p->part; t < part; t++) {
+            const int64_t behind = t->column + (ag_dw_tile_at(p, p->tiles) - 1) * p->stride + t->kernel->taps;
+            first = t->column < first ? t->column : first;
+            end = behind > end ? behind : end;
         }
-        const real *g = ag_widen(im->data, im->dtype, at, n, buf), *z = ag_widen(im->z, im->dtype, at, n, buf + blocks * LANES);
-        ag_activate_grad(im->activation, n, z, g, buf);
-        for (int64_t b = 0; b < blocks; b++)
-            pack_block(buf, AG_F32, b * LANES, n - b * LANES < LANES ? n - b * LANES : LANES, to + b * im->padded * LANES);
     }
+    plan.before = -first;
+    plan.columns = end - first;
+    return plan;
 }
