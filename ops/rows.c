@@ -25,3 +25,13 @@ ag_rows_walk ag_rows_begin(ag_shape shape, int n, const ag_tensor *const *operan
     for (int k = 0; k < n; k++) w.step[k] = w.stride[k][w.ndim - 1];
     return w;
 }
+
+void ag_rows_seek(ag_rows_walk *w, int64_t row)
+{
+    memset(w->offset, 0, sizeof w->offset);
+    for (int i = w->ndim - 2; i >= 0; i--) {
+        w->index[i] = row % w->shape[i];
+        row /= w->shape[i];
+        for (int k = 0; k < w->operands; k++) w->offset[k] += w->stride[k][i] * w->index[i];
+    }
+}

@@ -16,6 +16,8 @@ typedef struct {
 
 /* operands: their shapes broadcast to `shape`; strides are taken from the tensors. */
 ag_rows_walk ag_rows_begin(ag_shape shape, int n, const ag_tensor *const *operands);
+/* To a row, 0 .. count - 1. */
+void ag_rows_seek(ag_rows_walk *w, int64_t row);
 /* To the next row. Rows come in order; call it count - 1 times. */
 static inline void ag_rows_next(ag_rows_walk *w)
 {

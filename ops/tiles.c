@@ -4,13 +4,14 @@
 
 enum { PIECES = 32, LONG_ROW = 256 };
 
-typedef struct { const ag_tiles *t; int64_t pieces, tile_width; double *partial, *total; real *sums; } tiles_job;
+typedef struct { const ag_tiles *t; int64_t pieces, blocks, tile_width; double *partial, *total; real *sums; } tiles_job;
 
 static tiles_job job_of(const ag_tiles *t)
 {
     tiles_job j = { .t = t, .pieces = 1, .tile_width = t->width };
     while (j.pieces < PIECES && t->rows > j.pieces * AG_TILE_ROWS) j.pieces *= 2;
     if (!t->whole_rows && t->width > AG_TILE_COLUMNS) j.tile_width = AG_TILE_COLUMNS;
+    j.blocks = j.tile_width ? (t->width + j.tile_width - 1) / j.tile_width : 0;
     return j;
 }
 
@@ -23,27 +24,25 @@ static void run_tile(const tiles_job *j, ag_tile tile, real *sums, double *total
         for (int64_t i = 0; i < tile.n; i++) total[k * t->width + tile.column + i] += (double)sums[k * tile.n + i];
 }
 
-static void run_piece(const tiles_job *j, int64_t group, int64_t first, int64_t last, double *total)
+/* One piece of the rows in one block of columns. */
+static void run_piece(const tiles_job *j, int64_t piece, int64_t column)
 {
     const ag_tiles *t = j->t;
+    const int64_t k = piece % j->pieces, group = piece / j->pieces * t->rows, last = t->rows * (k + 1) / j->pieces;
+    const int64_t left = t->width - column, n = left < j->tile_width ? left : j->tile_width;
     real *sums = t->sums ? j->sums + ag_thread_id() * t->sums * j->tile_width : NULL;
-    if (t->sums) memset(total, 0, (size_t)(t->sums * t->width) * sizeof *total);
-    for (int64_t r = first; r < last; r += AG_TILE_ROWS)
-        for (int64_t c = 0; c < t->width; c += j->tile_width) {
-            const int64_t stop = r + AG_TILE_ROWS < last ? r + AG_TILE_ROWS : last, left = t->width - c;
-            run_tile(j, (ag_tile){ group + r, group + stop, c, left < j->tile_width ? left : j->tile_width }, sums, total);
-        }
+    double *total = t->sums ? j->partial + piece * t->sums * t->width : NULL;
+    for (int s = 0; s < t->sums; s++) memset(total + s * t->width + column, 0, (size_t)n * sizeof *total);
+    for (int64_t r = t->rows * k / j->pieces; r < last; r += AG_TILE_ROWS) {
+        const int64_t stop = r + AG_TILE_ROWS < last ? r + AG_TILE_ROWS : last;
+        run_tile(j, (ag_tile){ group + r, group + stop, column, n }, sums, total);
+    }
 }
 
 static void run_pieces(int64_t begin, int64_t end, void *arg)
 {
     const tiles_job *j = arg;
-    const int64_t rows = j->t->rows;
-    for (int64_t p = begin; p < end; p++) {
-        const int64_t k = p % j->pieces;
-        run_piece(j, p / j->pieces * rows, rows * k / j->pieces, rows * (k + 1) / j->pieces,
-                  j->partial ? j->partial + p * j->t->sums * j->t->width : NULL);
-    }
+    for (int64_t i = begin; i < end; i++) run_piece(j, i / j->blocks, i % j->blocks * j->tile_width);
 }
 
 static void add_pieces(int64_t begin, int64_t end, void *arg)      /* columns of [groups, sums * width] */
@@ -68,7 +67,7 @@ double *ag_tiles_run(const ag_node *n, const ag_tiles *t)
         j.sums = ag_workspace(n, ag_threads() * t->sums * j.tile_width, sizeof *j.sums);
         j.total = j.partial + (j.pieces > 1 ? pieces * width : 0);
     }
-    ag_parallel(pieces, 1, t->cost * (double)t->rows / (double)j.pieces, run_pieces, &j);
+    ag_parallel(pieces * j.blocks, 1, t->cost * (double)t->rows / (double)(j.pieces * j.blocks), run_pieces, &j);
     if (j.pieces > 1 && t->sums) ag_parallel(width, 256, 0.3 * (double)pieces, add_pieces, &j);
     return j.total;
 }
