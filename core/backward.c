@@ -206,7 +206,13 @@ static void seed(const char *at, ag_tensor *loss, ag_tensor *grad)
 
 /* What the walk holds: the output whose node has its turn, and the one below, so that letting go of inputs cannot free
  * the place to go on from. A failure lets go of both, and of all that is awaited. */
-typedef struct { ag_tensor *here, *below; const ag_node *floor; const targets *outer; const void *running; bool inner; } walk_hold;
+typedef struct {
+    ag_tensor *here, *below;
+    const ag_node *floor;
+    const targets *outer;               /* what was true before this walk */
+    const void *running;
+    bool inner;
+} walk_hold;
 
 static void stop_awaiting(ag_node *n)
 {
@@ -234,7 +240,8 @@ static void let_go(void *p)
 static void walk(const char *at, ag_tensor *loss, const targets *only, bool retain, const ag_node *floor)
 {
     AG_SCOPE;
-    walk_hold hold = { .here = ag_retain(loss), .floor = floor, .outer = walking_for, .running = ag_running, .inner = ag_in_backward };
+    walk_hold hold = { .here = ag_retain(loss), .floor = floor, .outer = walking_for, .running = ag_running,
+                       .inner = ag_in_backward };
     walking_for = only, ag_in_backward = true;
     ag_defer(let_go, &hold);
     while (hold.here && hold.here->node != floor) {

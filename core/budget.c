@@ -2,6 +2,7 @@
  * leaves beside the rest of this process. */
 #include "core/budget.h"
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -116,24 +117,46 @@ void ag_memory_advise(ag_memory_advice a)
     advice = a;
 }
 
+typedef struct { char text[1024]; size_t used; } lines;
+
+static void AG_PRINTF(2, 3) say(lines *l, const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    const int n = vsnprintf(l->text + l->used, sizeof l->text - l->used, fmt, args);
+    va_end(args);
+    l->used += n < 0 ? 0 : (size_t)n < sizeof l->text - l->used ? (size_t)n : sizeof l->text - l->used - 1;
+}
+
+static void ask(void *p)
+{
+    lines *l = p;
+    const ag_memory_advice a = advice;
+    char text[256] = "";
+    advice = (ag_memory_advice){ 0 };           /* not asked again from within itself */
+    if (a.fn) a.fn(a.arg, text, sizeof text);
+    advice = a;
+    if (*text) say(l, "\n%s", text);
+}
+
+static double mb(int64_t bytes) { return (double)bytes / 1e6; }
+
 void ag_out_of_memory(const char *at, int64_t bytes)
 {
     enum { SHOWN = 3 };
-    char text[1024] = "", hint[512] = "";
-    const ag_memory_stats s = ag_memory(AG_CPU);
-    const int64_t most = ag_memory_budget();
+    lines l = { .used = 0 };
     ag_memory_row row[SHOWN];
+    const ag_memory_stats s = ag_memory(AG_CPU);
+    const int64_t most = ag_memory_budget(), limit = atomic_load(&own);
     const int n = ag_memory_largest(row, SHOWN);
-    for (int i = 0, used = 0; i < n && used < (int)sizeof text; i++)
-        used += snprintf(text + used, sizeof text - (size_t)used, "\n    %10.1f MB  %s%s%s", (double)row[i].bytes / 1e6,
-                         ag_memory_kind_name(row[i].kind), *row[i].layer ? " of " : "", row[i].layer);
+    say(&l, "out of memory: needed %.1f MB, %.1f MB free of %.1f MB (%s); tensors hold %.1f MB", mb(bytes),
+        mb(most > s.held ? most - s.held : 0), mb(most), most < limit ? machine_name : "the limit that was set", mb(s.held));
+    for (int i = 0; i < n; i++)
+        say(&l, "%s%10.1f MB  %s%s%s", i ? "\n" : ", most of it:\n", mb(row[i].bytes), ag_memory_kind_name(row[i].kind),
+            *row[i].layer ? " of " : "", row[i].layer);
+    const size_t after = l.used;
     const ag_memory_advice a = advice;
-    advice = (ag_memory_advice){ 0 };           /* not asked again from within itself */
-    if (a.fn) a.fn(a.arg, hint, sizeof hint);
-    advice = a;
-    ag_fail(at, "out of memory: needed %.1f MB, %.1f MB free of the %.1f MB that %s; tensors hold %.1f MB (peak %.1f MB), %.1f MB is "
-            "kept for reuse.%s%s\n%s", (double)bytes / 1e6, (double)(most > s.held ? most - s.held : 0) / 1e6,
-            (double)most / 1e6, most < atomic_load(&own) ? "this machine has for them" : "are allowed", (double)s.in_use / 1e6,
-            (double)s.peak / 1e6, (double)s.cached / 1e6, n ? " The largest:" : "", text,
-            *hint ? hint : "A smaller batch with gradient accumulation needs less");
+    if (ag_try(ask, &l)) advice = a;
+    if (l.used == after) say(&l, "\nA smaller batch with gradient accumulation needs less");
+    ag_fail(at, "%s", l.text);
 }

@@ -19,7 +19,9 @@ char *ag_sprintf(const char *fmt, ...) AG_PRINTF(1, 2);     /* a new string; fre
 
 /* Tensor data: 64-byte aligned; small blocks from per-thread free lists by size class, large ones (256 KB) best fit from
  * ranges of addresses (core/region.c), so that a steady training step reaches the system never. */
-typedef enum { AG_MEM_TENSOR, AG_MEM_PARAM, AG_MEM_GRAD, AG_MEM_OPTIM, AG_MEM_WORKSPACE, AG_MEM_PACKED, AG_MEM_KINDS } ag_mem_kind;
+typedef enum {
+    AG_MEM_TENSOR, AG_MEM_PARAM, AG_MEM_GRAD, AG_MEM_OPTIM, AG_MEM_WORKSPACE, AG_MEM_PACKED, AG_MEM_KINDS
+} ag_mem_kind;
 
 typedef struct {
     int64_t in_use, peak, cached;                   /* bytes of tensor data: now, largest so far, kept for reuse */

@@ -31,8 +31,8 @@ static int64_t up_to_pages(int64_t bytes)
 /* Four times the machine's memory, or the largest part of it that the process may address. */
 static bool reserve(region *r)
 {
-    const int64_t all = 4 * ag_physical_memory(), least = 64 << 20;
-    for (int64_t size = up_to_pages(all > (int64_t)1 << 36 ? all : (int64_t)1 << 36); size >= least; size = up_to_pages(size / 2)) {
+    const int64_t least = 64 << 20, all = 4 * ag_physical_memory(), usual = (int64_t)1 << 36;
+    for (int64_t size = up_to_pages(all > usual ? all : usual); size >= least; size = up_to_pages(size / 2)) {
         char *p = mmap(NULL, (size_t)(size + HUGE_PAGE), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (p == MAP_FAILED) continue;
         r->base = p + (-(uintptr_t)p & (HUGE_PAGE - 1));

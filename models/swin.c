@@ -30,6 +30,7 @@ static ag_tensor *mask_of(const char *at, const swin_windows *w)
     const int64_t across = w->side / w->window, tokens = w->window * w->window;
     ag_tensor *mask = ag_empty_(at, AG_F32, AG_SHAPE(across * across, 1, tokens, tokens));
     real *m = mask->data;
+    if (!m) return mask;
     int part[1 << 10];
     for (int64_t n = 0; n < across * across; n++) {
         for (int64_t i = 0; i < tokens; i++)

@@ -30,7 +30,7 @@ static ag_tensor *coordinates(const char *at, const swin_windows *w)
     const int64_t across = 2 * w->window - 1;
     ag_tensor *table = ag_empty_(at, AG_F32, AG_SHAPE(across * across, 2));
     real *to = table->data;
-    for (int64_t i = 0; i < across * across; i++)
+    for (int64_t i = 0; to && i < across * across; i++)
         *to++ = coordinate(w, i / across), *to++ = coordinate(w, i % across);
     return table;
 }

@@ -2,7 +2,7 @@
  *
  * In evaluation the norm is an affine map per channel and goes into the convolution:
  *     scale = gamma / sqrt(var + eps)      weight' = scale weight      bias' = beta + scale (bias - mean) */
-#include "core/memory.h"
+#include "core/ledger.h"
 #include "core/random.h"
 #include "nn/layers.h"
 #include "nn/module.h"
@@ -27,6 +27,7 @@ static bool is_new(ag_conv_layer *c, const ag_norm_layer *n)
 static void fold(ag_conv_layer *c, const ag_norm_layer *n)
 {
     AG_NO_GRAD;
+    ag_scope kind AG_CLEANUP(ag_scope_end) = ag_memory_kind_begin(AG_MEM_PACKED);
     const char *at = c->base.at;
     ag_tensor *var = ag_add_scalar_(at, n->running_var, n->eps > 0 ? n->eps : 1e-5);
     ag_tensor *scale = ag_mul_(at, n->weight, ag_rsqrt_(at, var));
@@ -43,12 +44,29 @@ static void fold(ag_conv_layer *c, const ag_norm_layer *n)
     }
 }
 
-static ag_tensor *folded_forward(nn_module *m, ag_tensor *x, const void *activation)
+typedef struct { ag_tensor *weight, *bias; ag_activation activation; } folded_arg;
+
+static ag_tensor *folded_forward(nn_module *m, ag_tensor *x, const void *arg)
 {
-    const ag_conv_layer *c = NN_SELF(ag_conv_layer, m);
-    ag_conv2d_opts o = c->opts;
-    o.bias = c->folded.bias, o.activation = *(const ag_activation *)activation;
-    return ag_conv2d_(m->at, x, c->folded.weight, o);
+    const folded_arg *a = arg;
+    ag_conv2d_opts o = NN_SELF(ag_conv_layer, m)->opts;
+    o.bias = a->bias, o.activation = a->activation;
+    return ag_conv2d_(m->at, x, a->weight, o);
+}
+
+/* A plan counts the folded weights once and goes on with tensors of their shapes. */
+static folded_arg planned(const ag_conv_layer *c, const ag_norm_layer *n)
+{
+    const int64_t numbers = ag_numel(c->weight) + ag_numel(n->bias);
+    (void)ag_packed(NULL, c->weight, 0x646c6f66, numbers * (int64_t)sizeof(real), NULL, NULL);
+    return (folded_arg){ c->weight, n->bias, AG_LINEAR_PLAIN };
+}
+
+static folded_arg folded(ag_conv_layer *c, const ag_norm_layer *n)
+{
+    if (ag_planning()) return planned(c, n);
+    if (!is_new(c, n)) fold(c, n);
+    return (folded_arg){ c->folded.weight, c->folded.bias, AG_LINEAR_PLAIN };
 }
 
 typedef struct { ag_activation activation; ag_tensor *residual; } norm_arg;
@@ -79,8 +97,9 @@ ag_tensor *ag_nn_conv_norm_act(nn_module *conv, nn_module *norm, ag_tensor *x, a
     ag_conv_layer *c = NN_SELF(ag_conv_layer, conv);
     const ag_norm_layer *n = NN_SELF(ag_norm_layer, norm);
     if (n->running_mean && !norm->training && !ag_grad_enabled() && !residual) {
-        if (!is_new(c, n)) fold(c, n);
-        return ag_nn_run(conv, x, folded_forward, &activation);
+        folded_arg a = folded(c, n);
+        a.activation = activation;
+        return ag_nn_run(conv, x, folded_forward, &a);
     }
     const norm_arg a = { activation, residual };
     AG_SCOPE;

@@ -63,7 +63,8 @@ nn_module *ag_nn_embedding_(const char *at, int64_t n, int64_t width, nn_embeddi
 static ag_tensor *batch_norm_forward(nn_module *m, ag_tensor *x)
 {
     const ag_norm_layer *s = NN_SELF(ag_norm_layer, m);
-    if (m->training) *(int64_t *)s->num_batches_tracked->data += 1;
+    int64_t *batches = s->num_batches_tracked->data;        /* NULL on the device meta */
+    if (m->training && batches) ++*batches;
     return ag_batch_norm_(m->at, x, s->running_mean, s->running_var,
                           (ag_batch_norm_opts){ .weight = s->weight, .bias = s->bias, .training = m->training,
                                                 .momentum = s->momentum, .eps = s->eps });

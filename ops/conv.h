@@ -43,8 +43,10 @@ void ag_conv_forward(const ag_node *n, const ag_conv *c, const void *x, const ag
                      ag_activation activation, void *y);
 void ag_conv_input_gradient(const ag_node *n, const ag_conv *c, const void *g, const ag_tensor *weight, void *dx, bool add);
 void ag_conv_weight_gradient(const ag_node *n, const ag_conv *c, const void *x, const void *g, real *dw, bool add);
-/* For plans: asks for the packed form that the first (back: the second) of them reads. */
-void ag_conv_prepare(const ag_node *n, const ag_conv *c, const ag_tensor *weight, bool back);
+/* For plans: asks for the packed forms that the first of them reads, and the second. */
+void ag_conv_plan_forward(const ag_node *n, const ag_conv *c, const ag_tensor *weight, const ag_tensor *bias,
+                          ag_activation activation);
+void ag_conv_plan_input(const ag_node *n, const ag_conv *c, const ag_tensor *weight, bool add);
 /* What each of them takes at most of workspace, in bytes. */
 int64_t ag_conv_forward_workspace(const ag_conv *c);
 int64_t ag_conv_input_workspace(const ag_conv *c);

@@ -41,7 +41,9 @@ static void conv2d_backward(ag_node *n)
 static int64_t conv2d_workspace(const ag_node *n, bool backward)
 {
     const ag_conv c = sizes_of(n);
-    if (!backward || n->din[AG_CONV_X]) ag_conv_prepare(n, &c, n->in[AG_CONV_WEIGHT], backward);
+    const ag_tensor *w = n->in[AG_CONV_WEIGHT];
+    if (!backward) ag_conv_plan_forward(n, &c, w, n->in[AG_CONV_BIAS], ag_fused_activation(n, activation_of(n)));
+    else if (n->din[AG_CONV_X]) ag_conv_plan_input(n, &c, w, n->accumulate[AG_CONV_X]);
     if (!backward) return ag_conv_forward_workspace(&c);
     const int64_t input = ag_conv_input_workspace(&c), weight = ag_conv_weight_workspace(&c);
     return ag_fused_workspace(n, activation_of(n)) + (input > weight ? input : weight);

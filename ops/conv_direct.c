@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include "core/bf16.h"
+#include "core/ledger.h"
 #include "core/thread.h"
 #include "ops/conv_ways.h"
 
@@ -158,17 +159,25 @@ static void forward_parts(int64_t begin, int64_t end, void *arg)
             atomic_store(&j->failed, true);
 }
 
+/* A plan of memory comes as far as this. */
 static void run(const ag_node *n, job *j, void (*body)(int64_t, int64_t, void *))
 {
+    if (ag_planning()) return;
     ag_parallel(j->parts, 1, ag_conv_flops(j->c) / (double)j->parts / (j->c->type == AG_BF16 ? 500 : 100), body, j);
     if (atomic_load(&j->failed)) ag_node_fail(n, "no memory for the convolution");
+}
+
+static piece *pieces_new(const ag_node *n, int64_t count)
+{
+    piece *p = ag_planning() ? ag_alloc(count, sizeof *p) : ag_workspace(n, count, sizeof *p);
+    if (ag_planning()) ag_defer(ag_free, p);
+    return memset(p, 0, (size_t)count * sizeof *p);
 }
 
 static void cut_all(const ag_node *n, job *j, bool by_x)
 {
     const int64_t rows = j->c->n * (by_x ? j->c->h : j->c->oh);
-    j->pieces = ag_workspace(n, j->parts * PIECES, sizeof(piece));
-    memset(j->pieces, 0, (size_t)(j->parts * PIECES) * sizeof(piece));
+    j->pieces = pieces_new(n, j->parts * PIECES);
     for (int64_t p = 0; p < j->parts; p++)
         cut(j->c, by_x, rows * p / j->parts, rows * (p + 1) / j->parts, j->pieces + p * PIECES);
 }
@@ -243,7 +252,7 @@ bool ag_direct_input_gradient(const ag_node *n, const ag_conv *c, const void *g,
     if (!find_weights(n, &j, AG_CONV_INPUT, weight)) return false;
     if (add) j.x = ag_workspace(n, count, (size_t)size_of(c->type));
     run(n, &j, input_parts);
-    if (add) ag_parallel(count, 1024, 0.3, add_values, &(add_job){ j.x, dx, c->type });
+    if (add && !ag_planning()) ag_parallel(count, 1024, 0.3, add_values, &(add_job){ j.x, dx, c->type });
     return true;
 }
 
@@ -336,8 +345,7 @@ static void cut_images(const ag_node *n, job *j)
         cut_all(n, j, false);
         return;
     }
-    j->pieces = ag_workspace(n, j->parts * PIECES, sizeof(piece));
-    memset(j->pieces, 0, (size_t)(j->parts * PIECES) * sizeof(piece));
+    j->pieces = pieces_new(n, j->parts * PIECES);
     for (int64_t p = 0; p < j->parts; p++)
         cut(j->c, false, j->c->n * p / j->parts * j->c->oh, j->c->n * (p + 1) / j->parts * j->c->oh, j->pieces + p * PIECES);
 }

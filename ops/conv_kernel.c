@@ -69,10 +69,21 @@ void ag_conv_weight_gradient(const ag_node *n, const ag_conv *c, const void *x, 
         ag_patches_weight_gradient(n, c, x, g, dw, add);
 }
 
-void ag_conv_prepare(const ag_node *n, const ag_conv *c, const ag_tensor *weight, bool back)
+void ag_conv_plan_forward(const ag_node *n, const ag_conv *c, const ag_tensor *weight, const ag_tensor *bias,
+                          ag_activation activation)
 {
-    if (pointwise(c)) (void)by_weight(n, c, weight, back);
-    else ag_patches_prepare(n, c, weight, back);
+    AG_SCOPE;
+    if (pointwise(c)) (void)by_weight(n, c, weight, false);
+    else if (!ag_direct_fits(c) || !ag_direct_forward(n, c, NULL, weight, bias, activation, NULL))
+        ag_patches_prepare(n, c, weight, false);
+}
+
+void ag_conv_plan_input(const ag_node *n, const ag_conv *c, const ag_tensor *weight, bool add)
+{
+    AG_SCOPE;
+    if (pointwise(c)) (void)by_weight(n, c, weight, true);
+    else if (!ag_direct_fits(c) || !ag_direct_input_gradient(n, c, NULL, weight, NULL, add))
+        ag_patches_prepare(n, c, weight, true);
 }
 
 int64_t ag_conv_forward_workspace(const ag_conv *c)

@@ -228,7 +228,12 @@ static void test_recomputing_notices_overwritten_weights(void **state)
 /* ---- plans --------------------------------------------------------------------------------------------- */
 
 /* A transformer's block of the ops that models are made of. */
-typedef struct { nn_module base; nn_module *norm1, *qkv, *proj, *norm2, *drop; ag_tensor *w1, *b1, *w2, *b2; int64_t heads; } former;
+typedef struct {
+    nn_module base;
+    nn_module *norm1, *qkv, *proj, *norm2, *drop;
+    ag_tensor *w1, *b1, *w2, *b2;
+    int64_t heads;
+} former;
 
 static ag_tensor *former_forward(nn_module *m, ag_tensor *x)
 {
