@@ -12,83 +12,27 @@
 #include "ops/conv_depthwise.h"
 #include "ops/registry.h"
 
-enum { WIDE = AG_DW_WIDE, LANES = AG_DW_LANES, LINE = 64 };
+enum { WIDE = AG_DW_WIDE, LANES = AG_DW_LANES };
 enum { NEAR = 48 << 10, FAR = 512 << 10, MOST_AT_ONCE = 16 };   /* bytes of the first cache and of the second for rows */
 typedef ag_dw_vec vec;
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static int64_t bytes_of(int64_t n, size_t size) { return up(n * (int64_t)size, LINE) * LINE; }
+static int64_t bytes_of(int64_t n, size_t size) { return up(n * (int64_t)size, 64) * 64; }
 
-/* ---- a thread's scratch: the latest packed rows -------------------------------------------------------- */
-
-typedef struct {
-    ag_dw_images images;
-    int64_t blocks, slots, at_once;     /* blocks packed together; rows held; rows of the result made from them at once */
-} ring_size;
-
-/* Slots for all the input rows that `at_once` rows of the result meet. */
-static ring_size ring_size_of(const ag_dw_images *im, const ag_dw_axis *h, int64_t most_blocks)
+/* Rows of the result that are made at once of rows that the first cache holds, and slots for all rows that they meet. */
+static int64_t rows_at_once(const ag_dw_images *im, const ag_dw_axis *h)
 {
-    const int64_t row = im->padded * AG_DW_BYTES, stride = h->turned ? 1 : h->stride;
     const int64_t reach = (h->taps - 1) * h->dilation / (h->turned ? h->stride : 1) + 1;
-    const int64_t at_once = most(1, least(MOST_AT_ONCE, (NEAR / row - reach) / stride + 1));
-    const int64_t slots = least(im->rows, (at_once - 1) * stride + reach + 1);
-    return (ring_size){ *im, most(1, least(most_blocks, FAR / (slots * row))), slots, at_once };
+    return most(1, least(MOST_AT_ONCE, (NEAR / (im->padded * AG_DW_BYTES) - reach) / (h->turned ? 1 : h->stride) + 1));
 }
 
-static int64_t ring_row(const ring_size *s) { return s->blocks * s->images.padded * LANES; }
-static int64_t ring_bytes(const ring_size *s)
+static ag_dw_ring_size ring_size(const ag_dw_images *im, const ag_dw_axis *h, int64_t at_once, int64_t most_blocks)
 {
-    return bytes_of(s->slots * ring_row(s) + s->images.columns * LANES, sizeof(real)) + bytes_of(s->slots, sizeof(int64_t));
-}
-
-typedef struct { const ring_size *size; real *rows, *buf; int64_t *holds; int64_t first, blocks, newest; } ring;
-
-static ring ring_in(const ring_size *s, void *memory)
-{
-    real *rows = memory, *buf = rows + s->slots * ring_row(s);
-    for (int64_t i = 0; i < s->slots; i++) ag_dw_pad(&s->images, s->blocks, rows + i * ring_row(s));
-    return (ring){ s, rows, buf, (int64_t *)(void *)(buf + s->images.columns * LANES), 0, 0, -1 };
-}
-
-static void ring_begin(ring *r, int64_t first)
-{
-    r->first = first;
-    r->blocks = least(r->size->blocks, up(r->size->images.channels, LANES) - first);
-    for (int64_t i = 0; i < r->size->slots; i++) r->holds[i] = -1;
-}
-
-/* The first column of the image; zeros lie before it. */
-static const real *ring_get(ring *r, int64_t image, int64_t row)
-{
-    const int64_t slot = row % r->size->slots, name = image * r->size->images.rows + row;
-    real *at = r->rows + slot * ring_row(r->size);
-    if (r->holds[slot] != name) {
-        ag_dw_pack(&r->size->images, name, r->first, r->blocks, at, r->buf);
-        r->holds[slot] = name, r->newest = name;
-    }
-    return at + r->size->images.before * LANES;
-}
-
-/* Memory that will be wanted soon, asked for in small portions between the computations. */
-typedef struct { const char *at, *end; } ahead;
-
-/* The `rows` rows behind the newest packed one. */
-static ahead ahead_of(const ring *r, int64_t rows, int64_t images)
-{
-    const ag_dw_images *im = &r->size->images;
-    const int64_t bytes = im->columns * im->channels * (int64_t)ag_dtype_size(im->dtype);
-    const char *data = im->data;
-    return (ahead){ data + (r->newest + 1) * bytes, data + least(r->newest + 1 + rows, images * im->rows) * bytes };
-}
-
-static inline void fetch(ahead *a)
-{
-    if (a->end - a->at < WIDE * LINE) return;
-    for (int i = 0; i < WIDE; i++) __builtin_prefetch(a->at + i * LINE);
-    a->at += WIDE * LINE;
+    const int64_t reach = (h->taps - 1) * h->dilation / (h->turned ? h->stride : 1) + 1;
+    const int64_t slots = least(im->rows, (at_once - 1) * (h->turned ? 1 : h->stride) + reach + 1);
+    return (ag_dw_ring_size){ most(1, least(most_blocks, FAR / (slots * im->padded * AG_DW_BYTES))), slots };
 }
 
 /* ---- sums over taps: forward, gradient of the input ---------------------------------------------------- */
@@ -96,28 +40,29 @@ static inline void fetch(ahead *a)
 typedef struct {
     ag_dw_axis h, w;
     ag_dw_plan plan;
-    ring_size size;
+    ag_dw_images x;
+    ag_dw_ring_size size;
     const real *weight, *bias;          /* [blocks][taps][LANES]; [channels] or NULL */
     void *out, *before;                 /* before: NULL, or what the activation was taken of */
     ag_dtype dtype;
     ag_activation activation;
     bool add;
-    int64_t channels, images;
+    int64_t at_once;
     char *scratch;
 } sum_job;
 
 static int64_t sum_scratch(const sum_job *j)
 {
-    return ring_bytes(&j->size) + bytes_of(j->size.at_once * j->h.taps, sizeof(ag_dw_line));
+    return ag_dw_ring_bytes(&j->x, j->size) + bytes_of(j->at_once * j->h.taps, sizeof(ag_dw_line));
 }
 
 /* The rows that row `out` of the result meets, each with the taps that it meets them with. */
-static int64_t lines_of(const sum_job *j, ring *r, int64_t image, int64_t out, ag_dw_line *line)
+static int64_t lines_of(const sum_job *j, ag_dw_ring *r, int64_t image, int64_t out, ag_dw_line *line)
 {
     int64_t n = 0, in;
     for (int64_t k = 0; k < j->h.taps; k++)
         if (ag_dw_meets(&j->h, out, k, &in) && in >= 0 && in < j->h.in)
-            line[n++] = (ag_dw_line){ ring_get(r, image, in), j->weight + k * j->w.taps * LANES };
+            line[n++] = (ag_dw_line){ ag_dw_ring_get(r, image, in), j->weight + k * j->w.taps * LANES };
     return n;
 }
 
@@ -129,19 +74,20 @@ static void put(const sum_job *j, const ag_dw_place *p, vec *tile)
 }
 
 /* A block of one row: its tiles, each part by part. */
-static void sum_row(const sum_job *j, int64_t row, int64_t block, int64_t x_block, int64_t n, const ag_dw_line *line, ahead *next)
+static void sum_row(const sum_job *j, int64_t row, int64_t block, int64_t x_block, int64_t n, const ag_dw_line *line,
+                    ag_dw_ahead *next)
 {
-    const int64_t first = block * LANES, lanes = least(LANES, j->channels - first), w_block = block * j->h.taps * j->w.taps;
+    const int64_t c = j->x.channels, first = block * LANES, lanes = least(LANES, c - first);
+    const int64_t w_block = block * j->h.taps * j->w.taps;
     vec bias = { 0 }, tile[WIDE];
-    if (j->bias) memcpy(&bias, j->bias + first, (size_t)lanes * sizeof(real));
+    for (int64_t l = 0; l < lanes && j->bias; l++) bias[l] = j->bias[first + l];
     for (const ag_dw_phase *p = j->plan.phase; p < j->plan.phase + j->plan.phases; p++)
         for (int64_t b = 0; b < p->tiles; b++) {
             const int64_t output = ag_dw_tile_at(p, b), pixels = least(ag_dw_tile_at(p, b + 1), p->outputs) - output;
-            const ag_dw_place at = { (row * j->w.out + p->first + output * p->step) * j->channels + first,
-                                     p->step * j->channels, pixels, lanes };
+            const ag_dw_place at = { (row * j->w.out + p->first + output * p->step) * c + first, p->step * c, pixels, lanes };
             const vec *from = &bias;
-            fetch(next);
-            if (!p->parts) for (int t = 0; t < WIDE; t++) tile[t] = bias;
+            ag_dw_fetch(next);
+            for (int t = 0; t < WIDE && !p->parts; t++) tile[t] = bias;
             for (const ag_dw_part *t = p->part; t < p->part + p->parts; t++, from = tile)
                 (b < p->wide ? t->kernel->wide_sum : t->kernel->narrow_sum)
                     (n, line, (x_block + t->column + output * p->stride) * LANES, p->stride * LANES, (w_block + t->tap) * LANES,
@@ -155,19 +101,18 @@ static void sum_rows(int64_t begin, int64_t end, void *arg)
 {
     const sum_job *j = arg;
     char *memory = j->scratch + ag_thread_id() * sum_scratch(j);
-    ring r = ring_in(&j->size, memory);
-    ag_dw_line *line = (ag_dw_line *)(void *)(memory + ring_bytes(&j->size));
-    const int64_t height = j->h.out, taps = j->h.taps;
+    ag_dw_ring r = ag_dw_ring_in(&j->x, j->size, memory);
+    ag_dw_line *line = (ag_dw_line *)(void *)(memory + ag_dw_ring_bytes(&j->x, j->size));
+    const int64_t height = j->h.out, taps = j->h.taps, tiles = up(j->w.out, WIDE);
     int64_t n[MOST_AT_ONCE];
-    for (int64_t first = 0; first * LANES < j->channels; first += r.blocks) {
-        ring_begin(&r, first);
+    for (int64_t first = 0; first * LANES < j->x.channels; first += r.blocks) {
+        ag_dw_ring_begin(&r, first);
         for (int64_t row = begin, rows; row < end; row += rows) {
-            rows = least(j->size.at_once, least(end - row, height - row % height));
+            rows = least(j->at_once, least(end - row, height - row % height));
             for (int64_t i = 0; i < rows; i++) n[i] = lines_of(j, &r, row / height, row % height + i, line + i * taps);
-            ahead next = ahead_of(&r, rows * j->h.stride, j->images);
+            ag_dw_ahead next = ag_dw_ring_ahead(&r, j->h.turned ? up(rows, j->h.stride) : rows * j->h.stride, rows * r.blocks * tiles);
             for (int64_t b = 0; b < r.blocks; b++)
-                for (int64_t i = 0; i < rows; i++)
-                    sum_row(j, row + i, first + b, b * j->size.images.padded, n[i], line + i * taps, &next);
+                for (int64_t i = 0; i < rows; i++) sum_row(j, row + i, first + b, b * j->x.padded, n[i], line + i * taps, &next);
         }
     }
 }
@@ -175,8 +120,8 @@ static void sum_rows(int64_t begin, int64_t end, void *arg)
 static void run_sum(sum_job *j, const ag_node *n)
 {
     j->scratch = ag_workspace(n, ag_threads(), (size_t)sum_scratch(j));
-    const double flops = 2 * (double)(j->h.taps * j->w.taps * j->w.out * j->channels);
-    ag_parallel(j->images * j->h.out, 1, flops / 100, sum_rows, j);
+    const double flops = 2 * (double)(j->h.taps * j->w.taps * j->w.out * j->x.channels);
+    ag_parallel(j->x.n * j->h.out, 1, flops / 100, sum_rows, j);
 }
 
 /* ---- the gradients of weight and bias ------------------------------------------------------------------ */
@@ -184,82 +129,91 @@ static void run_sum(sum_job *j, const ag_node *n)
 typedef struct {
     ag_dw_axis h, w;
     ag_dw_plan plan;
-    ring_size size;
-    ag_dw_images g;
-    int64_t rows, chunk, chunks, groups;        /* rows of the result, in all and in a chunk */
+    ag_dw_images x, g;
+    ag_dw_ring_size x_size, g_size;
+    int64_t at_once, rows, chunk, chunks, groups;       /* rows of the result: at once, in all, in a chunk */
     real *part, *weight, *bias;                 /* part: [chunks][blocks][taps + 1][LANES], the last for the bias */
     bool add_weight, add_bias;
     char *scratch;
 } grad_job;
 
-enum { GROUP = 4, CHUNKS = 16, CHUNK_PIXELS = 196 };
+enum { UNITS = 16, CHUNK_PIXELS = 196 };        /* pieces of work, of shapes that allow it; the least pixels of a chunk */
 
-static int64_t grad_row(const grad_job *j) { return j->size.blocks * j->g.padded * LANES; }
+typedef struct { ag_dw_ring x, g; ag_dw_line *line; int64_t *n; } grad_desk;
+
 static int64_t grad_scratch(const grad_job *j)
 {
-    return ring_bytes(&j->size) + bytes_of(j->size.at_once * grad_row(j) + j->g.columns * LANES, sizeof(real)) +
-           bytes_of(j->h.taps * j->size.at_once, sizeof(ag_dw_line)) + bytes_of(j->h.taps, sizeof(int64_t));
+    return ag_dw_ring_bytes(&j->x, j->x_size) + ag_dw_ring_bytes(&j->g, j->g_size) +
+           bytes_of(j->h.taps * j->at_once, sizeof(ag_dw_line)) + bytes_of(j->h.taps, sizeof(int64_t));
 }
 
-static real *part_of(const grad_job *j, int64_t chunk, int64_t block)
+static grad_desk grad_desk_in(const grad_job *j, char *memory)
 {
-    return j->part + (chunk * up(j->g.channels, LANES) + block) * (j->h.taps * j->w.taps + 1) * LANES;
+    char *g = memory + ag_dw_ring_bytes(&j->x, j->x_size), *line = g + ag_dw_ring_bytes(&j->g, j->g_size);
+    return (grad_desk){ .x = ag_dw_ring_in(&j->x, j->x_size, memory), .g = ag_dw_ring_in(&j->g, j->g_size, g),
+                        .line = (ag_dw_line *)(void *)line,
+                        .n = (int64_t *)(void *)(line + bytes_of(j->h.taps * j->at_once, sizeof(ag_dw_line))) };
 }
 
-/* A block of `rows` rows of the result. line: for each tap of a column the n[tap] rows that meet it, and their gradients. */
-static void grad_block(const grad_job *j, int64_t rows, int64_t block, const int64_t *n, const ag_dw_line *line, const real *g,
-                       real *part)
+static vec *part_of(const grad_job *j, int64_t chunk, int64_t block)
 {
-    const ag_dw_phase *p = j->plan.phase;
-    const int64_t g_block = block * j->g.padded, narrow = ag_dw_tile_at(p, p->wide);
-    for (int64_t k = 0; k < j->h.taps; k++)
-        for (const ag_dw_part *t = p->part; t < p->part + p->parts; t++) {
-            const int64_t x_at = block * j->size.images.padded + t->column, x_step = p->stride * LANES;
-            const ag_dw_line *l = line + k * j->size.at_once;
-            vec *to = (vec *)(part + (k * j->w.taps + t->tap) * LANES);
-            if (p->wide) t->kernel->wide_grad(n[k], l, x_at * LANES, x_step, g_block * LANES, p->wide, to);
-            if (p->wide < p->tiles)
-                t->kernel->narrow_grad(n[k], l, (x_at + narrow * p->stride) * LANES, x_step, (g_block + narrow) * LANES,
-                                       p->tiles - p->wide, to);
-        }
-    for (int64_t i = 0; i < rows; i++)
-        ag_dw_add_columns(j->g.columns, g + i * grad_row(j) + g_block * LANES, (vec *)(part + j->h.taps * j->w.taps * LANES));
+    return (vec *)j->part + (chunk * up(j->g.channels, LANES) + block) * (j->h.taps * j->w.taps + 1);
 }
 
-static void grad_lines(const grad_job *j, ring *r, int64_t row, int64_t rows, const real *g, int64_t *n, ag_dw_line *line)
+/* For each tap of a column the rows that meet it, with the gradients that meet them there. */
+static void grad_lines(const grad_job *j, grad_desk *d, int64_t row, int64_t rows)
 {
     const int64_t image = row / j->h.out, first = row % j->h.out;
     for (int64_t k = 0, in; k < j->h.taps; k++) {
-        n[k] = 0;
+        d->n[k] = 0;
         for (int64_t i = 0; i < rows; i++)
             if (ag_dw_meets(&j->h, first + i, k, &in) && in >= 0 && in < j->h.in)
-                line[k * j->size.at_once + n[k]++] = (ag_dw_line){ ring_get(r, image, in), g + i * grad_row(j) };
+                d->line[k * j->at_once + d->n[k]++] =
+                    (ag_dw_line){ ag_dw_ring_get(&d->x, image, in), ag_dw_ring_get(&d->g, image, first + i) };
     }
 }
 
-static void grad_unit(const grad_job *j, int64_t chunk, int64_t first, ring *r, real *g, real *buf, int64_t *n, ag_dw_line *line)
+static void grad_block(const grad_job *j, grad_desk *d, int64_t block, vec *part)
 {
-    const int64_t height = j->h.out, end = least(j->rows, (chunk + 1) * j->chunk);
-    ring_begin(r, first);
-    memset(part_of(j, chunk, first), 0, (size_t)((char *)part_of(j, chunk, first + r->blocks) - (char *)part_of(j, chunk, first)));
-    for (int64_t row = chunk * j->chunk, rows; row < end; row += rows) {
-        rows = least(j->size.at_once, least(end - row, height - row % height));
-        for (int64_t i = 0; i < rows; i++) ag_dw_pack(&j->g, row + i, first, r->blocks, g + i * grad_row(j), buf);
-        grad_lines(j, r, row, rows, g, n, line);
-        for (int64_t b = 0; b < r->blocks; b++) grad_block(j, rows, b, n, line, g, part_of(j, chunk, first + b));
+    const ag_dw_phase *p = j->plan.phase;
+    const int64_t g_at = block * j->g.padded, narrow = ag_dw_tile_at(p, p->wide), x_step = p->stride * LANES;
+    for (int64_t k = 0; k < j->h.taps; k++, part += j->w.taps) {
+        const ag_dw_line *line = d->line + k * j->at_once;
+        for (const ag_dw_part *t = p->part; t < p->part + p->parts; t++) {
+            const int64_t x_at = block * j->x.padded + t->column;
+            if (p->wide) t->kernel->wide_grad(d->n[k], line, x_at * LANES, x_step, g_at * LANES, p->wide, part + t->tap);
+            if (p->wide < p->tiles)
+                t->kernel->narrow_grad(d->n[k], line, (x_at + narrow * p->stride) * LANES, x_step, (g_at + narrow) * LANES,
+                                       p->tiles - p->wide, part + t->tap);
+        }
     }
 }
 
+static void grad_chunk(const grad_job *j, grad_desk *d, int64_t chunk, int64_t first)
+{
+    const int64_t height = j->h.out, end = least(j->rows, (chunk + 1) * j->chunk), taps = j->h.taps * j->w.taps;
+    ag_dw_ring_begin(&d->x, first);
+    ag_dw_ring_begin(&d->g, first);
+    memset(part_of(j, chunk, first), 0, (size_t)(d->g.blocks * (taps + 1)) * sizeof(vec));
+    for (int64_t row = chunk * j->chunk, rows; row < end; row += rows) {
+        rows = least(j->at_once, least(end - row, height - row % height));
+        grad_lines(j, d, row, rows);
+        for (int64_t b = 0; b < d->g.blocks; b++) {
+            vec *part = part_of(j, chunk, first + b);
+            grad_block(j, d, b, part);
+            for (int64_t i = 0; i < rows; i++)
+                ag_dw_add_columns(j->g.columns, ag_dw_ring_get(&d->g, row / height, row % height + i) + b * j->g.padded * LANES,
+                                  part + taps);
+        }
+    }
+}
+
+/* Chunks of one group of channels follow each other: the rows they share are packed once. */
 static void grad_units(int64_t begin, int64_t end, void *arg)
 {
     const grad_job *j = arg;
-    char *memory = j->scratch + ag_thread_id() * grad_scratch(j);
-    ring r = ring_in(&j->size, memory);
-    real *g = (real *)(void *)(memory + ring_bytes(&j->size)), *buf = g + j->size.at_once * grad_row(j);
-    ag_dw_line *line = (ag_dw_line *)(void *)(buf + j->g.columns * LANES);
-    int64_t *n = (int64_t *)(void *)(line + j->h.taps * j->size.at_once);
-    for (int64_t i = 0; i < j->size.at_once; i++) ag_dw_pad(&j->g, j->size.blocks, g + i * grad_row(j));
-    for (int64_t u = begin; u < end; u++) grad_unit(j, u / j->groups, u % j->groups * j->size.blocks, &r, g, buf, n, line);
+    grad_desk d = grad_desk_in(j, j->scratch + ag_thread_id() * grad_scratch(j));
+    for (int64_t u = begin; u < end; u++) grad_chunk(j, &d, u % j->chunks, u / j->chunks * j->g_size.blocks);
 }
 
 static void add_chunks(int64_t begin, int64_t end, void *arg)
@@ -269,7 +223,7 @@ static void add_chunks(int64_t begin, int64_t end, void *arg)
     for (int64_t b = begin; b < end; b++)
         for (int64_t k = 0; k <= taps; k++) {
             vec s = { 0 };
-            for (int64_t c = 0; c < j->chunks; c++) s += *(const vec *)(part_of(j, c, b) + k * LANES);
+            for (int64_t c = 0; c < j->chunks; c++) s += part_of(j, c, b)[k];
             for (int64_t l = 0, c = b * LANES; l < LANES && c < j->g.channels; l++, c++) {
                 if (k < taps && j->weight) j->weight[c * taps + k] = (j->add_weight ? j->weight[c * taps + k] : 0) + s[l];
                 if (k == taps && j->bias) j->bias[c] = (j->add_bias ? j->bias[c] : 0) + s[l];
@@ -304,7 +258,8 @@ static ag_dw_axis turned(ag_dw_axis a)
 
 static ag_dw_images images_of(const ag_tensor *t, const void *data)
 {
-    return (ag_dw_images){ .data = data, .dtype = t->dtype, .rows = t->shape[1], .columns = t->shape[2], .channels = t->shape[3] };
+    return (ag_dw_images){ .data = data, .dtype = t->dtype, .n = t->shape[0], .rows = t->shape[1], .columns = t->shape[2],
+                           .channels = t->shape[3], .padded = t->shape[2] };
 }
 
 /* The gradient of what the activation was taken of, row by row where it is packed. */
@@ -317,7 +272,7 @@ static ag_dw_images gradients_of(const ag_node *n)
     return im;
 }
 
-static ag_dw_plan padded_plan(const ag_dw_axis *w, ag_dw_images *im, void *memory)
+static ag_dw_plan plan_of(const ag_dw_axis *w, ag_dw_images *im, void *memory)
 {
     const ag_dw_plan plan = ag_dw_plan_of(w, memory);
     im->before = plan.before, im->padded = plan.columns;
@@ -327,26 +282,29 @@ static ag_dw_plan padded_plan(const ag_dw_axis *w, ag_dw_images *im, void *memor
 static sum_job sum_job_of(const ag_node *n, bool backward, void *plan)
 {
     const ag_tensor *x = n->in[AG_CONV_X];
-    sum_job j = { .h = axis_of(n, 1), .w = axis_of(n, 2), .dtype = x->dtype, .channels = x->shape[3], .images = x->shape[0] };
+    sum_job j = { .h = axis_of(n, 1), .w = axis_of(n, 2), .dtype = x->dtype };
     if (backward) j.h = turned(j.h), j.w = turned(j.w);
-    ag_dw_images im = backward ? gradients_of(n) : images_of(x, x->data);
-    j.plan = padded_plan(&j.w, &im, plan);
-    j.size = ring_size_of(&im, &j.h, up(j.channels, LANES));
+    j.x = backward ? gradients_of(n) : images_of(x, x->data);
+    j.plan = plan_of(&j.w, &j.x, plan);
+    j.at_once = rows_at_once(&j.x, &j.h);
+    j.size = ring_size(&j.x, &j.h, j.at_once, up(j.x.channels, LANES));
     return j;
 }
 
 static grad_job grad_job_of(const ag_node *n, void *plan)
 {
     const ag_tensor *x = n->in[AG_CONV_X];
-    grad_job j = { .h = axis_of(n, 1), .w = axis_of(n, 2), .g = gradients_of(n) };
-    ag_dw_images im = images_of(x, x->data);
-    j.plan = padded_plan(&j.w, &im, plan);
+    grad_job j = { .h = axis_of(n, 1), .w = axis_of(n, 2), .x = images_of(x, x->data), .g = gradients_of(n) };
+    j.plan = plan_of(&j.w, &j.x, plan);
     j.g.padded = ag_dw_tile_at(j.plan.phase, j.plan.phase->tiles);
-    j.size = ring_size_of(&im, &j.h, least(GROUP, up(j.g.channels, LANES)));
     j.rows = x->shape[0] * j.h.out;
-    j.chunk = most(up(j.rows, CHUNKS), up(CHUNK_PIXELS, j.w.out));
+    j.chunk = most(up(j.rows, UNITS), up(CHUNK_PIXELS, j.w.out));
     j.chunks = up(j.rows, j.chunk);
-    j.groups = up(up(j.g.channels, LANES), j.size.blocks);
+    j.at_once = rows_at_once(&j.x, &j.h);
+    const int64_t blocks = up(j.g.channels, LANES);
+    j.x_size = ring_size(&j.x, &j.h, j.at_once, up(blocks, up(UNITS, j.chunks)));
+    j.g_size = (ag_dw_ring_size){ j.x_size.blocks, j.at_once };
+    j.groups = up(blocks, j.g_size.blocks);
     return j;
 }
 
@@ -467,7 +425,7 @@ static ag_tensor *check_3x9(ag_tensor **in)
 const ag_op ag_op_conv_depthwise = {
     .name = "conv_depthwise", .inputs = "x weight bias", .infer = infer,
     .forward = { forward }, .backward = { backward }, .bf16 = 1 << AG_CONV_X, .workspace = workspace, .flops = flops,
-    .check = { { "x[2,5,6,5] weight[5,1,3,3] bias[5]", check_3x3 }, { "x[1,3,15,17] weight[17,1,7,7] bias[17]", check_7x7 },
-               { "x[2,7,6,5] weight[5,1,5,5] bias[5]", check_5x5 }, { "x[1,6,8,3] weight[3,1,3,3] bias[3]", check_same },
-               { "x[2,6,9,5] weight[5,1,3,3]", check_dilated }, { "x[1,3,4,18] weight[18,1,3,9] bias[18]", check_3x9 } },
+    .check = { { "x[2,5,6,5] weight[5,1,3,3] bias[5]", check_3x3 }, { "x[1,3,15,5] weight[5,1,7,7] bias[5]", check_7x7 },
+               { "x[2,7,6,3] weight[3,1,5,5] bias[3]", check_5x5 }, { "x[1,6,8,3] weight[3,1,3,3] bias[3]", check_same },
+               { "x[2,6,9,5] weight[5,1,3,3]", check_dilated }, { "x[1,3,4,17] weight[17,1,3,9] bias[17]", check_3x9 } },
 };

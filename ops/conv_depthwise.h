@@ -67,21 +67,47 @@ static inline int64_t ag_dw_tile_at(const ag_dw_phase *p, int64_t tile)
     return tile < p->wide ? tile * AG_DW_WIDE : p->wide * AG_DW_WIDE + (tile - p->wide) * AG_DW_NARROW;
 }
 
-/* ---- packed rows (conv_depthwise_pack.c) --------------------------------------------------------------- */
+/* ---- packed rows (conv_depthwise_rows.c) --------------------------------------------------------------- */
 
-/* Images [N, rows, columns, channels] whose rows are packed as [blocks][padded][LANES] reals, after `before` columns of
+/* n images [rows, columns, channels] whose rows are packed as [blocks][padded][LANES] reals, after `before` columns of
  * zeros. With an activation they are gradients of its outputs and become those of its inputs; z as ag_activate_grad
  * wants it. */
 typedef struct {
     const void *data, *z;
     ag_dtype dtype;
     ag_activation activation;
-    int64_t rows, columns, channels, before, padded;
+    int64_t n, rows, columns, channels, before, padded;
 } ag_dw_images;
-/* Row `row` of all rows, blocks first .. first + blocks, without the zeros. buf: [columns][LANES], for z. */
-void ag_dw_pack(const ag_dw_images *im, int64_t row, int64_t first, int64_t blocks, real *to, real *buf);
-/* The zeros of a packed row. */
-void ag_dw_pad(const ag_dw_images *im, int64_t blocks, real *to);
+
+/* A thread's latest packed rows, of `blocks` blocks from `first` on. */
+typedef struct { int64_t blocks, slots; } ag_dw_ring_size;
+typedef struct {
+    const ag_dw_images *images;
+    ag_dw_ring_size size;
+    real *rows, *z;
+    int64_t *holds;                     /* [slots]: which row; -1: none */
+    int64_t first, blocks, newest;
+} ag_dw_ring;
+int64_t ag_dw_ring_bytes(const ag_dw_images *im, ag_dw_ring_size size);
+ag_dw_ring ag_dw_ring_in(const ag_dw_images *im, ag_dw_ring_size size, void *memory);
+void ag_dw_ring_begin(ag_dw_ring *r, int64_t first);
+/* The row's first column; zeros lie before it and behind the last. It stays until `slots` others were asked for. */
+const real *ag_dw_ring_get(ag_dw_ring *r, int64_t image, int64_t row);
+
+/* Memory that will be wanted soon, asked for in small portions between computations: of the rows behind the newest,
+ * pixel by pixel; `each` lines at a time. */
+typedef struct { const char *at, *end; int64_t piece, left, skip, each; } ag_dw_ahead;
+ag_dw_ahead ag_dw_ring_ahead(const ag_dw_ring *r, int64_t rows, int64_t portions);
+static inline void ag_dw_fetch(ag_dw_ahead *a)
+{
+    for (int64_t lines = a->each, run; lines > 0 && a->at < a->end; lines -= run) {
+        run = lines < a->left ? lines : a->left;
+        for (int64_t i = 0; i < run; i++) __builtin_prefetch(a->at + i * 64, 0, 2);
+        a->at += run * 64;
+        a->left -= run;
+        if (!a->left) a->at += a->skip, a->left = a->piece;
+    }
+}
 
 /* Pixels at, at + gap, ... of a block of `lanes` channels, f32 or bf16. */
 typedef struct { int64_t at, gap, pixels, lanes; } ag_dw_place;
