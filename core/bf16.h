@@ -68,4 +68,16 @@ static inline void ag_narrow(void *p, ag_dtype t, int64_t offset, int64_t n, con
     for (; i < n; i++) h[i] = ag_bf16_of(buf[i]);
 }
 
+/* Element i of p = v, or += v. */
+static inline void ag_put(void *p, ag_dtype t, int64_t i, bool add, real v)
+{
+    if (t == AG_BF16) {
+        uint16_t *h = (uint16_t *)p + i;
+        *h = ag_bf16_of((add ? ag_bf16_to_real(*h) : 0) + v);
+    } else {
+        real *f = (real *)p + i;
+        *f = (add ? *f : 0) + v;
+    }
+}
+
 #endif

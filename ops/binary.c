@@ -223,15 +223,6 @@ static void sum_units(int64_t begin, int64_t end, void *arg)
     }
 }
 
-static void hand_over(ag_tensor *d, bool add, int64_t i, double sum)
-{
-    if (d->dtype == AG_F32) ag_real(d)[i] = (add ? ag_real(d)[i] : 0) + (real)sum;
-    else {
-        uint16_t *h = (uint16_t *)d->data + i;
-        *h = ag_bf16_of((add ? ag_bf16_to_real(*h) : 0) + (real)sum);
-    }
-}
-
 static void summed_gradient(ag_node *n, const gradient of[2], int k)
 {
     ag_tensor *d = n->din[k];
@@ -240,7 +231,7 @@ static void summed_gradient(ag_node *n, const gradient of[2], int k)
     if (sums_over_rows(&j.walk)) {
         const ag_tiles t = tiles_of(&j);
         const double *sums = ag_tiles_run(n, &t);
-        for (int64_t i = 0; i < ag_numel(d); i++) hand_over(d, n->accumulate[k], i, sums[i]);
+        for (int64_t i = 0; i < ag_numel(d); i++) ag_put(d->data, d->dtype, i, n->accumulate[k], (real)sums[i]);
         return;
     }
     set_units(&j, d, ag_numel(n->out));
@@ -250,7 +241,7 @@ static void summed_gradient(ag_node *n, const gradient of[2], int k)
     for (int64_t i = 0; i < j.size; i++) {
         double sum = 0;
         for (int64_t c = 0; c < j.copies; c++) sum += (double)j.sums[c * j.size + i];
-        hand_over(d, n->accumulate[k], i, sum);
+        ag_put(d->data, d->dtype, i, n->accumulate[k], (real)sum);
     }
 }
 

@@ -1,4 +1,4 @@
-/* ops/reduce.c - sum, mean, max, min, var, logsumexp over any axes, argmax over one.
+/* ops/reduce.c - max, min, var, logsumexp over any axes, argmax over one; what all reductions share (sum, mean: sum.c).
  *
  * R1  Every reduction is one of [outer, reduced, inner] dense memory: axes that do not lie side by side are first
  *     moved behind the others by a copy.
@@ -6,17 +6,14 @@
 #include <string.h>
 #include "core/thread.h"
 #include "ops/formulas.h"
-#include "ops/ops.h"
+#include "ops/reduce.h"
 #include "ops/registry.h"
 
-typedef struct { ag_reduce_opts opts; } reduce_arg;
-typedef struct { int64_t outer, reduced, inner; uint32_t axes; bool moved; ag_shape order; } layout;
-
-static layout layout_of(const ag_node *n)
+ag_reduce_layout ag_reduce_layout_of(const ag_node *n)
 {
     const ag_tensor *x = n->in[0];
-    layout l = { .outer = 1, .reduced = 1, .inner = 1, .order = { .ndim = x->ndim } };
-    l.axes = ag_node_axes(n, x, ((const reduce_arg *)n->arg)->opts.axes);
+    ag_reduce_layout l = { .outer = 1, .reduced = 1, .inner = 1, .order = { .ndim = x->ndim } };
+    l.axes = ag_node_axes(n, x, ((const ag_reduce_arg *)n->arg)->opts.axes);
     int first = x->ndim, last = -1, kept = 0;
     for (int i = 0; i < x->ndim; i++) {
         if (!(l.axes >> i & 1)) {
@@ -37,23 +34,22 @@ static layout layout_of(const ag_node *n)
     return l;
 }
 
-static const real *values_of(const ag_node *n, const layout *l)
+const void *ag_reduce_values(const ag_node *n, const ag_reduce_layout *l)
 {
-    if (!l->moved) return ag_real(n->in[0]);
+    if (!l->moved) return n->in[0]->data;
     AG_NO_GRAD;
-    return ag_real(ag_keep(ag_contiguous_(n->at, ag_permute_(n->at, n->in[0], l->order))));
+    return ag_keep(ag_contiguous_(n->at, ag_permute_(n->at, n->in[0], l->order)))->data;
 }
 
-/* Where the gradient is to be written in layout order; hand_over brings it into din's order. */
-static ag_tensor *gradient_of(const ag_node *n, const layout *l)
+ag_tensor *ag_reduce_gradient(const ag_node *n, const ag_reduce_layout *l)
 {
     if (!l->moved) return n->din[0];
     ag_shape s = { .ndim = n->in[0]->ndim };
     for (int i = 0; i < s.ndim; i++) s.dim[i] = n->in[0]->shape[l->order.dim[i]];
-    return ag_empty_(n->at, AG_F32, s);
+    return ag_empty_(n->at, n->in[0]->dtype, s);
 }
 
-static void hand_over(ag_node *n, const layout *l, ag_tensor *g)
+void ag_reduce_hand_over(ag_node *n, const ag_reduce_layout *l, ag_tensor *g)
 {
     ag_shape inverse = { .ndim = l->order.ndim };
     if (!l->moved) return;
@@ -61,9 +57,9 @@ static void hand_over(ag_node *n, const layout *l, ag_tensor *g)
     ag_node_give(n, 0, ag_contiguous_(n->at, ag_permute_(n->at, g, inverse)));
 }
 
-static void reduce_infer(ag_node *n)
+void ag_reduce_infer(ag_node *n)
 {
-    const reduce_arg *a = n->arg;
+    const ag_reduce_arg *a = n->arg;
     const ag_tensor *x = n->in[0];
     ag_node_require_real(n, x, NULL);
     const uint32_t axes = ag_node_axes(n, x, a->opts.axes);
@@ -71,12 +67,12 @@ static void reduce_infer(ag_node *n)
     for (int i = 0; i < x->ndim; i++)
         if (!(axes >> i & 1)) s.dim[s.ndim++] = x->shape[i];
         else if (a->opts.keepdim) s.dim[s.ndim++] = 1;
-    ag_node_out(n, AG_F32, s);
+    ag_node_out(n, x->dtype, s);
 }
 
-static void require_elements(ag_node *n)
+void ag_reduce_require_elements(ag_node *n)
 {
-    const layout l = layout_of(n);
+    const ag_reduce_layout l = ag_reduce_layout_of(n);
     AG_REQUIRE(n, l.reduced > 0, "nothing to reduce: the reduced axes have no elements");
 }
 
@@ -105,7 +101,7 @@ static void run_pieces(int64_t begin, int64_t end, void *arg)
     }
 }
 
-static void run(reduce_job j, const layout *l, reduce_body body)
+static void run(reduce_job j, const ag_reduce_layout *l, reduce_body body)
 {
     j.body = body, j.reduced = l->reduced, j.inner = l->inner;
     j.blocks = (l->inner + COLUMNS - 1) / COLUMNS;
@@ -132,8 +128,6 @@ static double dense_sum(const real *x, int64_t n)
     return total;
 }
 
-/* ---- sum, mean ----------------------------------------------------------------------------------------- */
-
 static void sums(const reduce_job *j, int64_t o, int64_t i, int64_t width, double *sum)
 {
     const real *x = j->x + o * j->reduced * j->inner + i;
@@ -146,53 +140,10 @@ static void sums(const reduce_job *j, int64_t o, int64_t i, int64_t width, doubl
         for (int64_t c = 0; c < width; c++) sum[c] += (double)x[c];
 }
 
-static void sum_body(const reduce_job *j, int64_t o, int64_t i, int64_t width)
+static void elements_infer(ag_node *n)
 {
-    double sum[COLUMNS];
-    sums(j, o, i, width, sum);
-    for (int64_t c = 0; c < width; c++) j->out[o * j->inner + i + c] = (real)(sum[c] * j->scale);
-}
-
-static void spread_body(const reduce_job *j, int64_t o, int64_t i, int64_t width)
-{
-    real *d = j->out + o * j->reduced * j->inner + i;
-    const real *g = j->g + o * j->inner + i, scale = (real)j->scale;
-    if (j->inner == 1) {
-        const real v = *g * scale;
-        if (j->add) for (int64_t r = 0; r < j->reduced; r++) d[r] += v;
-        else for (int64_t r = 0; r < j->reduced; r++) d[r] = v;
-        return;
-    }
-    for (int64_t r = 0; r < j->reduced; r++, d += j->inner)
-        for (int64_t c = 0; c < width; c++) d[c] = (j->add ? d[c] : 0) + g[c] * scale;
-}
-
-static void sum_scaled(ag_node *n, bool mean)
-{
-    const layout l = layout_of(n);
-    run((reduce_job){ .x = values_of(n, &l), .out = ag_real(n->out), .scale = mean ? 1.0 / (double)l.reduced : 1 }, &l,
-        sum_body);
-}
-
-static void spread(ag_node *n, bool mean)
-{
-    if (!n->din[0]) return;
-    const layout l = layout_of(n);
-    ag_tensor *d = gradient_of(n, &l);
-    run((reduce_job){ .g = ag_real(n->out->grad), .out = ag_real(d), .add = n->accumulate[0] && !l.moved,
-                      .scale = mean ? 1.0 / (double)l.reduced : 1 }, &l, spread_body);
-    hand_over(n, &l, d);
-}
-
-static void sum_forward(ag_node *n) { sum_scaled(n, false); }
-static void sum_backward(ag_node *n) { spread(n, false); }
-static void mean_forward(ag_node *n) { sum_scaled(n, true); }
-static void mean_backward(ag_node *n) { spread(n, true); }
-
-static void mean_infer(ag_node *n)
-{
-    reduce_infer(n);
-    require_elements(n);
+    ag_reduce_infer(n);
+    ag_reduce_require_elements(n);
 }
 
 /* ---- max, min, argmax: the first of equals, NaN wins --------------------------------------------------- */
@@ -222,25 +173,25 @@ static void extreme_grad(const reduce_job *j, int64_t o, int64_t i, int64_t widt
 
 static void extreme_infer(ag_node *n)
 {
-    mean_infer(n);
+    elements_infer(n);
     ag_node_save(n, 0, AG_I64, ag_shape_of(n->out));
 }
 
 static void extreme_forward(ag_node *n, double sign)
 {
-    const layout l = layout_of(n);
-    run((reduce_job){ .x = values_of(n, &l), .out = ag_real(n->out), .where = n->saved[0]->data, .scale = sign }, &l,
+    const ag_reduce_layout l = ag_reduce_layout_of(n);
+    run((reduce_job){ .x = ag_reduce_values(n, &l), .out = ag_real(n->out), .where = n->saved[0]->data, .scale = sign }, &l,
         extreme);
 }
 
 static void extreme_backward(ag_node *n)
 {
     if (!n->din[0]) return;
-    const layout l = layout_of(n);
-    ag_tensor *d = gradient_of(n, &l);
+    const ag_reduce_layout l = ag_reduce_layout_of(n);
+    ag_tensor *d = ag_reduce_gradient(n, &l);
     run((reduce_job){ .g = ag_real(n->out->grad), .out = ag_real(d), .where = n->saved[0]->data,
                       .add = n->accumulate[0] && !l.moved }, &l, extreme_grad);
-    hand_over(n, &l, d);
+    ag_reduce_hand_over(n, &l, d);
 }
 
 static void max_forward(ag_node *n) { extreme_forward(n, 1); }
@@ -249,26 +200,26 @@ static void min_forward(ag_node *n) { extreme_forward(n, -1); }
 static void argmax_infer(ag_node *n)
 {
     const ag_tensor *x = n->in[0];
-    reduce_arg *a = n->arg;
+    ag_reduce_arg *a = n->arg;
     ag_node_require_real(n, x, NULL);
     const uint32_t axes = ag_node_axes(n, x, a->opts.axes);
     ag_shape s = { 0 };
     for (int i = 0; i < x->ndim; i++) if (!(axes >> i & 1)) s.dim[s.ndim++] = x->shape[i];
     ag_node_out(n, AG_I64, s);
-    require_elements(n);
+    ag_reduce_require_elements(n);
 }
 
 static void argmax_forward(ag_node *n)
 {
-    const layout l = layout_of(n);
-    run((reduce_job){ .x = values_of(n, &l), .where = n->out->data, .scale = 1 }, &l, extreme);
+    const ag_reduce_layout l = ag_reduce_layout_of(n);
+    run((reduce_job){ .x = ag_reduce_values(n, &l), .where = n->out->data, .scale = 1 }, &l, extreme);
 }
 
 /* ---- var: sum (x - mean)^2 / (n - correction) ---------------------------------------------------------- */
 
-static double var_divisor(const ag_node *n, const layout *l)
+static double var_divisor(const ag_node *n, const ag_reduce_layout *l)
 {
-    return (double)l->reduced - ((const reduce_arg *)n->arg)->opts.correction;
+    return (double)l->reduced - ((const ag_reduce_arg *)n->arg)->opts.correction;
 }
 
 static void var_body(const reduce_job *j, int64_t o, int64_t i, int64_t width)
@@ -297,28 +248,28 @@ static void var_grad(const reduce_job *j, int64_t o, int64_t i, int64_t width)
 
 static void var_infer(ag_node *n)
 {
-    reduce_infer(n);
-    const layout l = layout_of(n);
+    ag_reduce_infer(n);
+    const ag_reduce_layout l = ag_reduce_layout_of(n);
     AG_REQUIRE(n, var_divisor(n, &l) > 0, "%" PRId64 " elements with .correction = %d leave nothing to divide by", l.reduced,
-               ((const reduce_arg *)n->arg)->opts.correction);
+               ((const ag_reduce_arg *)n->arg)->opts.correction);
     ag_node_save(n, 0, AG_F32, ag_shape_of(n->out));
 }
 
 static void var_forward(ag_node *n)
 {
-    const layout l = layout_of(n);
-    run((reduce_job){ .x = values_of(n, &l), .out = ag_real(n->out), .extra = ag_real(n->saved[0]),
+    const ag_reduce_layout l = ag_reduce_layout_of(n);
+    run((reduce_job){ .x = ag_reduce_values(n, &l), .out = ag_real(n->out), .extra = ag_real(n->saved[0]),
                       .divisor = var_divisor(n, &l) }, &l, var_body);
 }
 
 static void var_backward(ag_node *n)
 {
     if (!n->din[0]) return;
-    const layout l = layout_of(n);
-    ag_tensor *d = gradient_of(n, &l);
-    run((reduce_job){ .x = values_of(n, &l), .g = ag_real(n->out->grad), .saved = ag_real(n->saved[0]), .out = ag_real(d),
+    const ag_reduce_layout l = ag_reduce_layout_of(n);
+    ag_tensor *d = ag_reduce_gradient(n, &l);
+    run((reduce_job){ .x = ag_reduce_values(n, &l), .g = ag_real(n->out->grad), .saved = ag_real(n->saved[0]), .out = ag_real(d),
                       .divisor = var_divisor(n, &l), .add = n->accumulate[0] && !l.moved }, &l, var_grad);
-    hand_over(n, &l, d);
+    ag_reduce_hand_over(n, &l, d);
 }
 
 /* ---- logsumexp: m + log sum exp(x - m), m = max x ------------------------------------------------------ */
@@ -347,44 +298,26 @@ static void logsumexp_grad(const reduce_job *j, int64_t o, int64_t i, int64_t wi
 
 static void logsumexp_forward(ag_node *n)
 {
-    const layout l = layout_of(n);
-    run((reduce_job){ .x = values_of(n, &l), .out = ag_real(n->out) }, &l, logsumexp_body);
+    const ag_reduce_layout l = ag_reduce_layout_of(n);
+    run((reduce_job){ .x = ag_reduce_values(n, &l), .out = ag_real(n->out) }, &l, logsumexp_body);
 }
 
 static void logsumexp_backward(ag_node *n)
 {
     if (!n->din[0]) return;
-    const layout l = layout_of(n);
-    ag_tensor *d = gradient_of(n, &l);
-    run((reduce_job){ .x = values_of(n, &l), .y = ag_real(n->out), .g = ag_real(n->out->grad), .out = ag_real(d),
+    const ag_reduce_layout l = ag_reduce_layout_of(n);
+    ag_tensor *d = ag_reduce_gradient(n, &l);
+    run((reduce_job){ .x = ag_reduce_values(n, &l), .y = ag_real(n->out), .g = ag_real(n->out->grad), .out = ag_real(d),
                       .add = n->accumulate[0] && !l.moved }, &l, logsumexp_grad);
-    hand_over(n, &l, d);
+    ag_reduce_hand_over(n, &l, d);
 }
 
 /* ---- the ops ------------------------------------------------------------------------------------------- */
 
-#define REDUCTION(id, infer_fn, backward_fn)                                                                     \
-    static ag_tensor *id##_all(ag_tensor **in) { return ag_##id(in[0]); }                                        \
-    static ag_tensor *id##_last(ag_tensor **in) { return ag_##id(in[0], .axes = AG_AXES(-1)); }                  \
-    static ag_tensor *id##_first(ag_tensor **in) { return ag_##id(in[0], .axes = AG_AXES(0), .keepdim = true); } \
-    static ag_tensor *id##_outer(ag_tensor **in) { return ag_##id(in[0], .axes = AG_AXES(0, -1)); }              \
-    const ag_op ag_op_##id = {                                                                                   \
-        .name = #id, .inputs = "x", .infer = infer_fn,                                                           \
-        .forward = { id##_forward, AG_CUDA_FN(ag_##id##_forward_cuda) },                                         \
-        .backward = { backward_fn, AG_CUDA_FN(ag_##id##_backward_cuda) },                                        \
-        .check = { { "x[3,37]", id##_all }, { "x[2,3,5]", id##_last }, { "x[3,2,70]", id##_first },              \
-                   { "x[3,4,5]", id##_outer } },                                                                 \
-    };                                                                                                           \
-    ag_tensor *ag_##id##_(const char *at, ag_tensor *x, ag_reduce_opts opts)                                     \
-    {                                                                                                            \
-        return ag_apply_(at, &ag_op_##id, 1, &x, &(reduce_arg){ opts }, sizeof(reduce_arg));                     \
-    }
-REDUCTION(sum, reduce_infer, sum_backward)
-REDUCTION(mean, mean_infer, mean_backward)
-REDUCTION(max, extreme_infer, extreme_backward)
-REDUCTION(min, extreme_infer, extreme_backward)
-REDUCTION(var, var_infer, var_backward)
-REDUCTION(logsumexp, mean_infer, logsumexp_backward)
+AG_REDUCTION_OP(max, "x[2,3,2,3]", extreme_infer, extreme_backward, )
+AG_REDUCTION_OP(min, "x[2,3,2,3]", extreme_infer, extreme_backward, )
+AG_REDUCTION_OP(var, "x[2,3,2,3]", var_infer, var_backward, )
+AG_REDUCTION_OP(logsumexp, "x[2,3,2,3]", elements_infer, logsumexp_backward, )
 
 static ag_tensor *argmax_last(ag_tensor **in) { return ag_argmax(in[0], -1); }
 static ag_tensor *argmax_first(ag_tensor **in) { return ag_argmax(in[0], 0); }
@@ -399,5 +332,5 @@ ag_tensor *ag_argmax_(const char *at, ag_tensor *x, int axis)
 {
     const ag_axis_list one = { 1, { axis } };
     if (axis < -x->ndim || axis >= x->ndim) ag_fail(at, "ag_argmax: axis %d, the tensor has %d axes", axis, x->ndim);
-    return ag_apply_(at, &ag_op_argmax, 1, &x, &(reduce_arg){ { .axes = ag_axes_(one) } }, sizeof(reduce_arg));
+    return ag_apply_(at, &ag_op_argmax, 1, &x, &(ag_reduce_arg){ { .axes = ag_axes_(one) } }, sizeof(ag_reduce_arg));
 }

@@ -1,9 +1,9 @@
-"""PyTorch's side of ops/shape.c and ops/reduce.c."""
+"""PyTorch's side of ops/shape.c, reduce.c and sum.c."""
 import torch
 
 def reduction(f):
     return [lambda x: f(x, tuple(range(x.dim())), False), lambda x: f(x, (-1,), False), lambda x: f(x, (0,), True),
-            lambda x: f(x, (0, -1), False)]
+            lambda x: f(x, (0, -1), False), lambda x: f(x, (1, 2), False)]
 
 REFERENCE = {
     "reshape": [lambda x: x.reshape(2, -1)],
