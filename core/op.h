@@ -29,6 +29,7 @@ struct ag_node {
     const void *module;                 /* that was running: a nn_module, or NULL */
     int arg_size, size_class;
     bool used, recorded, awaited;
+    bool split;                         /* made inside AG_AUTOCAST(bf16x3) */
     uint32_t *versions;                 /* of the inputs' storages when recorded: an overwritten input is reported */
     ag_node *prev, *next;
 };

@@ -9,7 +9,7 @@
 #include "core/random.h"
 #include "nn/module.h"
 
-typedef struct { nn_module *m; ag_rng rng; bool bf16; } recompute_arg;
+typedef struct { nn_module *m; ag_rng rng; const char *precision; } recompute_arg;
 
 static void recompute_infer(ag_node *n)
 {
@@ -62,7 +62,7 @@ static void put_back(void *p)
 static ag_tensor *call_again(ag_tensor *x, void *arg)
 {
     const recompute_arg *a = arg;
-    ag_scope precision AG_CLEANUP(ag_scope_end) = ag_autocast_begin(a->m->at, a->bf16 ? "bf16" : "f32");
+    ag_scope precision AG_CLEANUP(ag_scope_end) = ag_autocast_begin(a->m->at, a->precision);
     return ag_keep(nn_call(a->m, x));
 }
 
@@ -103,6 +103,6 @@ ag_tensor *ag_nn_call_recompute(nn_module *m, ag_tensor *x)
     ag_defer(ag_free, in);
     *next++ = x;
     ag_nn_each(m, NN_SLOT_PARAM, add_trained, &next);
-    const recompute_arg arg = { m, ag_rng_get(), ag_autocast() == AG_BF16 };
+    const recompute_arg arg = { m, ag_rng_get(), ag_autocast_name() };
     return ag_keep(ag_apply_(m->at, &op_recompute, (int)(next - in), in, &arg, sizeof arg));
 }

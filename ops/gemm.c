@@ -15,6 +15,7 @@ typedef struct { const ag_gemm *g; direction by; } job;
 
 static void alone(const ag_gemm *g)
 {
+    if (g->split && g->packed && ag_gemm_split_rows(g)) return;
     if (!ag_gemm_onednn(g)) ag_gemm_portable(g);
 }
 
@@ -51,6 +52,7 @@ void ag_gemm_run(const ag_gemm *g)
         ag_gemm_portable(g);
         return;
     }
+    if (g->split && !g->packed && ag_gemm_split_sum(g)) return;
     const double ns = (double)g->batch * (double)g->n * (double)g->m * (double)g->k / (g->a_type == AG_BF16 ? 300 : 60);
     job j = { g, choose(g) };
     const int64_t items = j.by == BY_ROWS ? g->n : j.by == BY_COLUMNS ? g->m : g->batch;
@@ -69,16 +71,25 @@ static void pack_panels(int64_t begin, int64_t end, void *arg)
         if (!ag_gemm_pack(&j->g, p)) atomic_store(&j->failed, true);
 }
 
+static bool pack_shared(const ag_gemm *g, void *to)
+{
+    pack_job j = { .g = *g };
+    j.g.packed = to;
+    ag_parallel((g->m + AG_GEMM_PANEL - 1) / AG_GEMM_PANEL, 1, 0.2 * AG_GEMM_PANEL * (double)g->k, pack_panels, &j);
+    return !atomic_load(&j.failed);
+}
+
 static void pack(const ag_tensor *param, void *to, const void *arg)
 {
-    pack_job j = { .g = *(const ag_gemm *)arg };
-    j.g.packed = to;
-    ag_parallel((j.g.m + AG_GEMM_PANEL - 1) / AG_GEMM_PANEL, 1, 0.2 * AG_GEMM_PANEL * (double)j.g.k, pack_panels, &j);
-    if (atomic_load(&j.failed)) ag_fail(param->at, "no memory to rearrange a parameter");
+    const ag_gemm *g = arg;
+    if (!(g->split ? ag_gemm_split_pack(g, to, pack_shared) : pack_shared(g, to)))
+        ag_fail(param->at, "no memory to rearrange a parameter");
 }
 
 /* bf16 needs a copy in any case. In f32 packing a matrix costs as much time as it saves for some hundred rows, and memory:
  * in training, where it is to be done in every step, worth it only for matrices that are used for many rows. */
+enum { LEAST_SPLIT_ROWS = 512 };        /* of a, for the splitting of b to pay */
+
 static bool worth_packing(const ag_node *n, const ag_gemm *g)
 {
     if (g->a_type == AG_BF16) return true;
@@ -89,10 +100,12 @@ void ag_gemm_prepare(const ag_node *n, ag_gemm *g)
 {
     const ag_tensor *w = g->b_param;
     if (!w || g->batch != 1 || g->b_type != AG_F32 || g->a_row != g->k || g->a_col != 1 || g->c_row != g->m) return;
-    if (!worth_packing(n, g)) return;
-    const int64_t bytes = ag_gemm_packed_bytes(g), offset = g->b_form ? 0 : (const real *)g->b - ag_real(w);
+    const int64_t split = n->split && g->a_type == AG_F32 && g->n >= LEAST_SPLIT_ROWS ? ag_gemm_split_bytes(g) : 0;
+    g->split = split > 0;
+    if (!split && !worth_packing(n, g)) return;
+    const int64_t bytes = split ? split : ag_gemm_packed_bytes(g), offset = g->b_form ? 0 : (const real *)g->b - ag_real(w);
     if (!bytes) return;
-    const int64_t form[] = { g->m, g->k, g->b_row, g->b_col, offset, g->a_type };
+    const int64_t form[] = { g->m, g->k, g->b_row, g->b_col, offset, g->a_type, g->split };
     uint64_t key = g->b_form + 1;
     for (size_t i = 0; i < sizeof form / sizeof *form; i++) key = (key ^ (uint64_t)form[i]) * 0x9E3779B97F4A7C15u, key ^= key >> 29;
     g->packed = ag_packed(n, w, key, bytes, pack, g);

@@ -116,7 +116,7 @@ static bool make_pack(ag_dnnl *p, const ag_dnnl_key *key)
     ag_layout whole = { 0 }, l[2] = { 0 };
     dnnl_primitive_attr_t attr = ag_dnnl_attributes(false, 0);
     dnnl_primitive_desc_t plan;
-    bool ok = attr && ag_layout_strided(&l[0], 2, dims, strides, AG_F32) && packed_layout(&whole, w[K], w[M], w[A_TYPE]) &&
+    bool ok = attr && ag_layout_strided(&l[0], 2, dims, strides, w[B_TYPE]) && packed_layout(&whole, w[K], w[M], w[A_TYPE]) &&
               ag_layout_columns(&l[1], &whole, w[K], w[FIRST], w[WIDTH]) && ag_plan_reorder(&plan, &l[0], &l[1], attr);
     ok = ok && ag_dnnl_finish(p, plan, 2, arg, l, 0);
     ag_layout_free(&whole);
@@ -128,7 +128,7 @@ static bool make_pack(ag_dnnl *p, const ag_dnnl_key *key)
 static const ag_dnnl *packer(const ag_gemm *g, int64_t first, int64_t width)
 {
     const ag_dnnl_key key = { { [KIND] = AG_DNNL_PACK, [FIRST] = first, [WIDTH] = width, [M] = g->m, [K] = g->k,
-                                [A_TYPE] = g->a_type, [B_ROW] = g->b_row, [B_COL] = g->b_col } };
+                                [A_TYPE] = g->a_type, [B_TYPE] = g->b_type, [B_ROW] = g->b_row, [B_COL] = g->b_col } };
     return ag_dnnl_find(&key, make_pack);
 }
 
@@ -145,6 +145,6 @@ bool ag_gemm_pack(const ag_gemm *g, int64_t panel)
 {
     const int64_t first = panel * AG_GEMM_PANEL;
     const ag_dnnl *p = packer(g, first, g->m - first < AG_GEMM_PANEL ? g->m - first : AG_GEMM_PANEL);
-    return p && ag_dnnl_run(p, (const void *[]){ (const real *)g->b + first * g->b_col, g->packed });
+    return p && ag_dnnl_run(p, (const void *[]){ ag_element(g->b, g->b_type, first * g->b_col), g->packed });
 }
 #endif
