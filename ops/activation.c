@@ -12,6 +12,11 @@
     {                                                                                                            \
         _Pragma("omp simd")                                                                                      \
         for (int64_t i = 0; i < n; i++) { const real z = zs[i]; d[i] = g[i] * (derivative); }                    \
+    }                                                                                                            \
+    static void id##_both_row(int64_t n, const real *zs, const real *g, real *y, real *d)                        \
+    {                                                                                                            \
+        _Pragma("omp simd")                                                                                      \
+        for (int64_t i = 0; i < n; i++) { const real z = zs[i]; d[i] = g[i] * (derivative); y[i] = (value); }    \
     }
 ROWS(gelu, GELU(z), GELU_GRAD(z))
 ROWS(relu, z > 0 ? z : 0, z > 0 ? R(1) : 0)
@@ -19,11 +24,14 @@ ROWS(relu6, RELU6(z), z > 0 && z < 6 ? R(1) : 0)
 ROWS(hardswish, HARDSWISH(z), HARDSWISH_GRAD(z))
 ROWS(silu, SILU(z), SILU_GRAD(z))
 
-typedef struct { void (*row)(int64_t n, real *y), (*grad)(int64_t n, const real *z, const real *g, real *d); } loops;
+typedef struct {
+    void (*row)(int64_t n, real *y), (*grad)(int64_t n, const real *z, const real *g, real *d);
+    void (*both)(int64_t n, const real *z, const real *g, real *y, real *d);
+} loops;
+#define LOOPS(id) { id##_row, id##_grad_row, id##_both_row }
 static const loops table[AG_ACTIVATIONS] = {
-    [AG_LINEAR_GELU] = { gelu_row, gelu_grad_row }, [AG_LINEAR_RELU] = { relu_row, relu_grad_row },
-    [AG_LINEAR_RELU6] = { relu6_row, relu6_grad_row }, [AG_LINEAR_HARDSWISH] = { hardswish_row, hardswish_grad_row },
-    [AG_LINEAR_SILU] = { silu_row, silu_grad_row },
+    [AG_LINEAR_GELU] = LOOPS(gelu), [AG_LINEAR_RELU] = LOOPS(relu), [AG_LINEAR_RELU6] = LOOPS(relu6),
+    [AG_LINEAR_HARDSWISH] = LOOPS(hardswish), [AG_LINEAR_SILU] = LOOPS(silu),
 };
 
 void ag_activate(ag_activation activation, int64_t n, real *y)
@@ -35,6 +43,12 @@ void ag_activate_grad(ag_activation activation, int64_t n, const real *z, const 
 {
     if (activation) table[activation].grad(n, z, g, d);
     else if (d != g) memcpy(d, g, (size_t)n * sizeof *d);
+}
+
+void ag_activate_both(ag_activation activation, int64_t n, const real *z, const real *g, real *y, real *d)
+{
+    if (activation) table[activation].both(n, z, g, y, d);
+    else memcpy(y, z, (size_t)n * sizeof *y), memcpy(d, g, (size_t)n * sizeof *d);
 }
 
 bool ag_activation_by_output(ag_activation activation)

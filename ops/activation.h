@@ -8,6 +8,8 @@
 void ag_activate(ag_activation activation, int64_t n, real *y);
 /* d[i] = g[i] activation'(z[i]); z: what went into it. d may be g. */
 void ag_activate_grad(ag_activation activation, int64_t n, const real *z, const real *g, real *d);
+/* y[i] = activation(z[i]), d[i] = g[i] activation'(z[i]): cheaper than one after the other. No two overlap. */
+void ag_activate_both(ag_activation activation, int64_t n, const real *z, const real *g, real *y, real *d);
 /* Whether the derivative can be told from the output: ag_activate_grad then takes y for z (ReLU, ReLU6, none). */
 bool ag_activation_by_output(ag_activation activation);
 /* For infer. */

@@ -109,7 +109,7 @@ AG_FORMULA real ag_gelu_real(real x)
 
 AG_FORMULA real ag_gelu_grad_real(real x)
 {
-    return R(0.5) * (1 + ERF(x * R(0.70710678118654752440))) + x * R(0.39894228040143267794) * EXP(R(-0.5) * x * x);
+    return R(0.5) * (1 + ERF(x * R(0.70710678118654752440))) + x * R(0.39894228040143267794) * EXP2(R(-0.72134752044448170368) * x * x);
 }
 
 /* x/2 (1 + tanh u), u = sqrt(2/pi) (x + 0.044715 x^3) */

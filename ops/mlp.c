@@ -14,8 +14,9 @@
 #include "ops/vision.h"
 
 enum { X, W1, B1, W2, B2, INPUTS };
-enum { CHUNK = 512 << 10, RUN = 8 << 20, LEAST_ROWS = 64, MOST_ROWS = 512 };    /* bytes of hidden layer; rows of a chunk */
-enum { PIECE = 512 };                                                           /* elements in the first cache */
+/* Bytes of hidden layer and rows, at least: a chunk forward (half of it backward, where four matrices share the cache), a run
+ * (so many rows that the sums over them are worth reading the gradients of the weights). Elements in the first cache. */
+enum { CHUNK = 256 << 10, CHUNK_ROWS = 128, RUN = 1 << 20, RUN_ROWS = 512, PIECE = 512 };
 
 typedef struct { ag_activation activation; } mlp_arg;
 
@@ -34,10 +35,11 @@ typedef struct {
 
 /* ---- sizes --------------------------------------------------------------------------------------------- */
 
-static int64_t clamped(int64_t v, int64_t lo, int64_t hi) { return v < lo ? lo : v > hi ? hi : v; }
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t parts_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
-static mlp sizes_of(const ag_node *n)
+static mlp sizes_of(const ag_node *n, bool backward)
 {
     const ag_tensor *x = n->in[X], *w1 = n->in[W1];
     mlp m = { .activation = ((const mlp_arg *)n->arg)->activation, .type = x->dtype, .split = n->split, .in = w1->shape[1],
@@ -45,9 +47,9 @@ static mlp sizes_of(const ag_node *n)
               .h = n->saved[0] ? n->saved[0]->data : NULL };
     const int64_t row = m.hidden * (int64_t)ag_dtype_size(m.type);
     m.rows = ag_numel(n->out) / m.out;
-    m.chunk = clamped(CHUNK / row / 16 * 16, LEAST_ROWS, MOST_ROWS);
-    if (parts_of(m.rows, m.chunk) < 4) m.chunk = clamped(m.rows, 1, INT64_MAX);
-    m.run = parts_of(clamped(RUN / row, 1, clamped(m.rows, 1, INT64_MAX)), m.chunk) * m.chunk;
+    m.chunk = larger(CHUNK / row / 32 * 32, CHUNK_ROWS) / (backward ? 2 : 1);
+    if (parts_of(m.rows, m.chunk) < 4) m.chunk = larger(m.rows, 1);
+    m.run = parts_of(smaller(larger(RUN / row, RUN_ROWS), larger(m.rows, 1)), m.chunk) * m.chunk;
     return m;
 }
 
@@ -55,7 +57,7 @@ static int64_t slots(const mlp *m) { return m->rows > m->chunk ? ag_threads() : 
 
 static double mlp_flops(const ag_node *n)
 {
-    const mlp m = sizes_of(n);
+    const mlp m = sizes_of(n, false);
     return 2 * (double)m.rows * (double)m.hidden * (double)(m.in + m.out);
 }
 
@@ -72,7 +74,7 @@ static ag_gemm by_weight(const ag_node *n, const mlp *m, const ag_tensor *w, boo
 
 static int64_t mlp_workspace(const ag_node *n, bool backward)
 {
-    const mlp m = sizes_of(n);
+    const mlp m = sizes_of(n, backward);
     const int64_t size = (int64_t)ag_dtype_size(m.type), real_size = (int64_t)sizeof(real);
     for (int k = W1; k <= W2; k += W2 - W1)
         (void)by_weight(n, &m, n->in[k], !backward, NULL, backward && k == W2 ? AG_F32 : m.type);
@@ -90,33 +92,30 @@ static void multiply(ag_gemm g, int64_t rows, const void *a, int64_t a_first, vo
 
 /* ---- forward ------------------------------------------------------------------------------------------- */
 
-/* a = activation(h), `count` elements */
-static void activate(const mlp *m, int64_t count, int64_t from, void *a, int64_t to)
+/* a = activation(h), `count` elements; in pieces, which is faster than as a part of oneDNN's product. a may be h. */
+static void activate(const mlp *m, int64_t count, const void *h, void *a)
 {
     for (int64_t i = 0; i < count; i += PIECE) {
-        const int64_t n = count - i < PIECE ? count - i : PIECE;
+        const int64_t n = smaller(count - i, PIECE);
         real wide[PIECE], result[PIECE];
-        const real *z = ag_widen(m->h, m->type, from + i, n, wide);
-        real *y = ag_narrow_to(a, m->type, to + i, result);
-        memcpy(y, z, (size_t)n * sizeof *y);
+        const real *z = ag_widen(h, m->type, i, n, wide);
+        real *y = ag_narrow_to(a, m->type, i, result);
+        if (y != z) memcpy(y, z, (size_t)n * sizeof *y);
         ag_activate(m->activation, n, y);
-        ag_narrow(a, m->type, to + i, n, y);
+        ag_narrow(a, m->type, i, n, y);
     }
 }
 
 static void forward_chunks(int64_t begin, int64_t end, void *arg)
 {
     const mlp *m = arg;
-    const int64_t mine = ag_thread_id() * m->chunk;
+    void *a = ag_element(m->a, m->type, ag_thread_id() * m->chunk * m->hidden);
     for (int64_t c = begin; c < end; c++) {
-        const int64_t first = c * m->chunk, rows = clamped(m->rows - first, 0, m->chunk);
-        if (m->h) {
-            multiply(m->to_h, rows, m->x, first, m->h, first);
-            activate(m, rows * m->hidden, first * m->hidden, m->a, mine * m->hidden);
-        } else {
-            multiply(m->to_h, rows, m->x, first, m->a, mine);
-        }
-        multiply(m->to_y, rows, m->a, mine, m->y, first);
+        const int64_t first = c * m->chunk, rows = smaller(m->rows - first, m->chunk);
+        void *h = m->h ? ag_element(m->h, m->type, first * m->hidden) : a;
+        multiply(m->to_h, rows, m->x, first, h, 0);
+        activate(m, rows * m->hidden, h, a);
+        multiply(m->to_y, rows, a, 0, m->y, first);
     }
 }
 
@@ -127,10 +126,9 @@ static double cost(const mlp *m)        /* of a chunk's two products, in ns */
 
 static void mlp_forward(ag_node *n)
 {
-    mlp m = sizes_of(n);
+    mlp m = sizes_of(n, false);
     m.to_h = by_weight(n, &m, n->in[W1], true, n->in[B1], m.type);
     m.to_y = by_weight(n, &m, n->in[W2], true, n->in[B2], m.type);
-    if (!m.h) m.to_h.activation = m.activation;
     m.a = ag_workspace(n, slots(&m) * m.chunk * m.hidden, ag_dtype_size(m.type));
     ag_parallel(parts_of(m.rows, m.chunk), 1, cost(&m), forward_chunks, &m);
 }
@@ -142,13 +140,11 @@ static void hidden_row(const mlp *m, int64_t row, const real *da, real *sums)
 {
     const int64_t from = row * m->hidden, to = (row - m->first) * m->hidden;
     for (int64_t i = 0; i < m->hidden; i += PIECE) {
-        const int64_t n = m->hidden - i < PIECE ? m->hidden - i : PIECE;
+        const int64_t n = smaller(m->hidden - i, PIECE);
         real wide[PIECE], value[PIECE], slope[PIECE];
         const real *z = ag_widen(m->h, m->type, from + i, n, wide);
         real *a = ag_narrow_to(m->a, m->type, to + i, value), *d = ag_narrow_to(m->dh, m->type, to + i, slope);
-        memcpy(a, z, (size_t)n * sizeof *a);
-        ag_activate(m->activation, n, a);
-        ag_activate_grad(m->activation, n, z, da + i, d);
+        ag_activate_both(m->activation, n, z, da + i, a, d);
 #pragma omp simd
         for (int64_t k = 0; k < n; k++) sums[i + k] += d[k];
         ag_narrow(m->a, m->type, to + i, n, a);
@@ -159,7 +155,7 @@ static void hidden_row(const mlp *m, int64_t row, const real *da, real *sums)
 static void output_row(const mlp *m, int64_t row, real *sums)
 {
     for (int64_t i = 0; i < m->out; i += PIECE) {
-        const int64_t n = m->out - i < PIECE ? m->out - i : PIECE;
+        const int64_t n = smaller(m->out - i, PIECE);
         real wide[PIECE];
         const real *g = ag_widen(m->dy, m->type, row * m->out + i, n, wide);
 #pragma omp simd
@@ -172,7 +168,7 @@ static void backward_chunks(int64_t begin, int64_t end, void *arg)
     const mlp *m = arg;
     real *da = m->da + ag_thread_id() * m->chunk * m->hidden;
     for (int64_t c = begin; c < end; c++) {
-        const int64_t first = m->first + c * m->chunk, rows = clamped(m->last - first, 0, m->chunk);
+        const int64_t first = m->first + c * m->chunk, rows = smaller(m->last - first, m->chunk);
         real *db1 = m->db1 + c * m->hidden, *db2 = m->db2 + c * m->out;
         memset(db1, 0, (size_t)m->hidden * sizeof *db1);
         memset(db2, 0, (size_t)m->out * sizeof *db2);
@@ -207,7 +203,7 @@ static void bias_gradient(const mlp *m, ag_tensor *d, bool add, const real *sums
 
 static void mlp_backward(ag_node *n)
 {
-    mlp m = sizes_of(n);
+    mlp m = sizes_of(n, true);
     m.dy = n->out->grad->data, m.dx = n->din[X] ? n->din[X]->data : NULL;
     m.to_da = by_weight(n, &m, n->in[W2], false, NULL, AG_F32);
     m.to_dx = by_weight(n, &m, n->in[W1], false, NULL, m.type);
@@ -218,7 +214,7 @@ static void mlp_backward(ag_node *n)
     m.db1 = ag_workspace(n, m.run / m.chunk * (m.hidden + m.out), sizeof(real));
     m.db2 = m.db1 + m.run / m.chunk * m.hidden;
     for (m.first = 0; m.first < m.rows; m.first = m.last) {
-        m.last = m.first + clamped(m.rows - m.first, 0, m.run);
+        m.last = m.first + smaller(m.rows - m.first, m.run);
         ag_parallel(parts_of(m.last - m.first, m.chunk), 1, 1.5 * cost(&m), backward_chunks, &m);
         weight_gradient(&m, n->din[W2], m.first > 0 || n->accumulate[W2], m.dy, m.first, m.a, 0);
         weight_gradient(&m, n->din[W1], m.first > 0 || n->accumulate[W1], m.dh, 0, m.x, m.first);

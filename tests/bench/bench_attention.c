@@ -1,5 +1,6 @@
 /* tests/bench/bench_attention.c - attention and the MLP at the sizes of models beside the ceiling of matrix products: lines
  * of key, value, unit. Every figure is the best of many rounds. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -116,8 +117,10 @@ static ag_tensor *gelu_mlp(ag_tensor **in) { return ag_mlp(in[0], in[1], in[2], 
 static void mlp(const char *name, ag_dtype type, int64_t rows, int64_t width)
 {
     AG_SCOPE;
-    ag_tensor *in[] = { input(type, AG_SHAPE(rows, width)), ag_param(ag_randn(4 * width, width)), ag_param(ag_randn(4 * width)),
-                        ag_param(ag_randn(width, 4 * width)), ag_param(ag_randn(width)) };
+    const double size = 1 / sqrt((double)width);
+    ag_tensor *in[] = { input(type, AG_SHAPE(rows, width)), ag_param(ag_scale(ag_randn(4 * width, width), size)),
+                        ag_param(ag_randn(4 * width)), ag_param(ag_scale(ag_randn(width, 4 * width), size)),
+                        ag_param(ag_randn(width)) };
     measure(name, type, 16. * (double)(rows * width * width), gelu_mlp, in);
 }
 
