@@ -42,7 +42,7 @@ programs := $(patsubst examples/%/main.c,build/%,$(wildcard examples/*/main.c))
 .DEFAULT_GOAL := all
 .PHONY: all lib setup demo test run-tests tests check bench asan tsan f64 cover install gpu-check help clean
 
-all: lib $(programs)    ## the library and the programs (build/movielens, build/custom_layer)
+all: lib $(programs)    ## the library and the programs (build/movielens, build/model, build/custom_layer)
 lib: $(lib)
 
 # ---- for a new machine --------------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ variants := $(if $(filter release,$(BUILD)),build/f64/tests/test_ops \
 run-tests:
 	@for t in $(if $(T),$(out)/tests/test_$(T),$(tests) $(variants)); do \
 	    echo "== $$t"; $$t || exit 1; done
-	@$(if $(T),,if [ $(BUILD) = release ]; then tests/movielens.sh; fi)
+	@$(if $(T),,if [ $(BUILD) = release ]; then tests/movielens.sh && tests/model.sh; fi)
 
 # ---- building -------------------------------------------------------------------------------------------------------
 
@@ -97,12 +97,15 @@ check: all              ## include direction, names, sizes, formatting, the head
 	@tests/check.sh $(lib)
 
 asan:                   ## all tests and the program under the address and undefined behaviour sanitizers
-	@$(MAKE) --no-print-directory BUILD=asan -j tests build/asan/movielens
-	@$(MAKE) --no-print-directory BUILD=asan run-tests && tests/movielens.sh build/asan/movielens
+	@$(MAKE) --no-print-directory BUILD=asan -j tests build/asan/movielens build/asan/model
+	@$(MAKE) --no-print-directory BUILD=asan run-tests && tests/movielens.sh build/asan/movielens && tests/model.sh build/asan/model
 
-$(out)/movielens: $(patsubst %.c,$(out)/%.c.o,$(wildcard examples/movielens/*.c)) $(lib)
-	@echo "  link  $@"
-	@$(LINK) $(LDFLAGS) $^ $(LDLIBS) -o $@
+define variant
+$(out)/$(1): $$(patsubst %.c,$(out)/%.c.o,$$(wildcard examples/$(1)/*.c)) $(lib)
+	@echo "  link  $$@"
+	@$$(LINK) $$(LDFLAGS) $$^ $$(LDLIBS) -o $$@
+endef
+$(foreach p,movielens model,$(eval $(call variant,$(p))))
 
 tsan_tests := $(patsubst %,build/tsan/tests/test_%,loader learner engine optim)
 tsan:                   ## loader, learner, engine and optimizers under the thread sanitizer

@@ -119,6 +119,7 @@ static void run_forward(ag_node *n)
 {
     const ag_device device = n->out->device;
     if (ag_ledger_now && !n->op->view) ag_ledger_workspace(ag_ledger_now, n, false);
+    if (ag_flop_counter && n->op->flops) *ag_flop_counter += n->op->flops(n);
     if (n->op->view || device == AG_META || ag_numel(n->out) == 0) return;
     if (!n->op->forward[device])
         ag_node_fail(n, "no %s kernel; move the operands to the cpu with ag_to, or add one (core/op.h)",

@@ -13,6 +13,7 @@ enum { MOST_ROWS = 1024, LAYER = AG_LAYER, OPS_SHOWN = 60 };
 typedef struct { const char *op; bool backward; char layer[LAYER]; int64_t calls; double seconds, flops, bytes; } row;
 
 bool ag_profiling;
+_Thread_local double *ag_flop_counter;
 static row *rows;
 static int n_rows;
 static double started;

@@ -12,6 +12,8 @@
 AG_BEGIN_DECLS
 
 extern bool ag_profiling;
+/* While set, every op that this thread applies adds its floating point operations, those of forward. */
+extern _Thread_local double *ag_flop_counter;
 double ag_profile_now(void);                        /* seconds, monotonic */
 /* what: a string constant; bytes: moved, 0 if unknown. */
 void ag_profile_other(const char *what, double start, double bytes);

@@ -100,10 +100,7 @@ nn_module *ag_model_create_(const char *at, const char *name, model_opts opts)
 
 static ag_tensor *forward(nn_module *m, ag_tensor *x)
 {
-    const model_vision *s = NN_SELF(model_vision, m);
-    if (s->classifier && s->logits) return s->logits(m, ag_model_forward_features_(m->at, m, x));
-    ag_tensor *f = ag_model_dropout(s, ag_model_features_(m->at, m, x));
-    return s->classifier ? nn_call(s->classifier, f) : f;
+    return ag_model_forward_head_(m->at, m, ag_model_forward_features_(m->at, m, x));
 }
 
 ag_tensor *ag_model_dropout(const model_vision *s, ag_tensor *f)
@@ -165,6 +162,19 @@ ag_tensor *ag_model_forward_features_(const char *at, nn_module *net, ag_tensor 
     const model_vision *s = vision(at, net);
     check_images(at, s, x);
     return s->features(net, x);
+}
+
+ag_tensor *ag_model_pool_(const char *at, nn_module *net, ag_tensor *features)
+{
+    return vision(at, net)->pool(net, features);
+}
+
+ag_tensor *ag_model_forward_head_(const char *at, nn_module *net, ag_tensor *features)
+{
+    const model_vision *s = vision(at, net);
+    if (s->classifier && s->logits) return s->logits(net, features);
+    ag_tensor *f = ag_model_dropout(s, s->pool(net, features));
+    return s->classifier ? nn_call(s->classifier, f) : f;
 }
 
 ag_tensor *ag_model_features_(const char *at, nn_module *net, ag_tensor *x)

@@ -59,6 +59,12 @@ const model_info *ag_model_info_of_(const char *at, const nn_module *net) AG_PUR
 /* The last feature map or tokens: [N, h, w, C] or [N, L, C]. (timm's forward_features) */
 #define model_forward_features(net, x) ag_model_forward_features_(AG_HERE, net, x)
 ag_tensor *ag_model_forward_features_(const char *at, nn_module *net, ag_tensor *x) AG_PURE;
+/* Logits [N, classes] of such features; nn_call(net, x) is both in one. (timm's forward_head) */
+#define model_forward_head(net, features) ag_model_forward_head_(AG_HERE, net, features)
+ag_tensor *ag_model_forward_head_(const char *at, nn_module *net, ag_tensor *features) AG_PURE;
+/* [N, C] of them, what the classifier takes. (forward_head with pre_logits) */
+#define model_pool(net, features) ag_model_pool_(AG_HERE, net, features)
+ag_tensor *ag_model_pool_(const char *at, nn_module *net, ag_tensor *features) AG_PURE;
 /* What the classifier takes: [N, C]. (timm's forward_head(forward_features(x), pre_logits=True)) */
 #define model_features(net, x) ag_model_features_(AG_HERE, net, x)
 ag_tensor *ag_model_features_(const char *at, nn_module *net, ag_tensor *x) AG_PURE;

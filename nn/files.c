@@ -203,13 +203,21 @@ static int64_t own_numel(const nn_module *m, bool trained_only)
     return n;
 }
 
+/* "f32[1, 1000]", on whatever device. */
+static const char *shape_of(const ag_tensor *t, char *buf, size_t size)
+{
+    ag_tensor here = *t;
+    here.device = AG_CPU;
+    return ag_describe(&here, buf, size);
+}
+
 static void print_row(void *arg, const nn_module *m, const ag_tensor *y)
 {
     char path[256], shape[128], count[40];
     const int64_t own = own_numel(m, false);
     (void)arg;
     ag_nn_path(m, path, sizeof path);
-    printf("%-28s %-16s %-20s %12s%s\n", *path ? path : "(whole)", m->type, ag_describe(y, shape, sizeof shape),
+    printf("%-28s %-16s %-20s %12s%s\n", *path ? path : "(whole)", m->type, shape_of(y, shape, sizeof shape),
            own ? with_commas(own, count) : "", own && !own_numel(m, true) ? "  frozen" : "");
 }
 
@@ -232,7 +240,7 @@ void ag_nn_summary_(const char *at, nn_module *m, ag_tensor *x)
     int64_t trained = 0;
     (void)at;
     printf("%-28s %-16s %-20s %12s\n", "module", "type", "output", "parameters");
-    printf("%-28s %-16s %-20s\n", "(input)", "", ag_describe(x, shape, sizeof shape));
+    printf("%-28s %-16s %-20s\n", "(input)", "", shape_of(x, shape, sizeof shape));
     {
         NN_EVAL(m);
         ag_defer(stop_observing, NULL);

@@ -1,0 +1,63 @@
+/* model.h - what the files of this program share. main.c is the place to begin reading. */
+#ifndef MODEL_H
+#define MODEL_H
+#include <stdio.h>
+#include "agrad.h"
+#include "nn/plan.h"
+
+typedef struct command command;
+
+typedef struct {
+    const command *command;
+    const char *argument[2];            /* NAME, PATTERN or files */
+    const char *weights, *input, *output, *target, *skip, *precision, *optimizer;
+    int64_t batch, size, classes, channels, accumulate, threads, steps, limit;
+    double tolerance;
+    bool train, infer, layers, tsv, finite, recompute;
+} options;
+
+struct command {
+    const char *name, *arguments;       /* as in the help: "NAME", "A B", "[PATTERN]" */
+    int least, most;                    /* of them */
+    const char *options, *needed;       /* the names of those it takes, and of those it cannot do without */
+    int (*run)(const options *o);       /* the exit status */
+    const char *device, *help;          /* "meta": shapes without values will do */
+};
+
+/* Fails, with one line that names the nearest command or option, on anything unknown, missing or out of range. */
+options options_parse(int argc, char **argv, const command *commands);
+/* Of one command, or of all where it is NULL. */
+void options_help(FILE *to, const command *commands, const command *one);
+
+/* look.c */
+int list(const options *o);
+int summary(const options *o);
+/* plan.c */
+int plan(const options *o);
+/* What bench's steps should need. */
+ag_plan plan_of(const options *o, nn_module *net, void (*layer)(void *, const ag_plan_layer *));
+/* run.c */
+int forward(const options *o);
+int gradients(const options *o);
+/* Cross entropy of the net's result. */
+ag_tensor *loss_of(const options *o, nn_module *net, ag_tensor *x, ag_tensor *target);
+/* bench.c */
+int bench(const options *o);
+/* files.c */
+int convert(const options *o);
+int diff(const options *o);
+
+/* Until the closing brace: AG_AUTOCAST with a precision that is known when the program runs. */
+#define PRECISION(name) ag_scope precision_ AG_CLEANUP(ag_scope_end) = ag_autocast_begin(AG_HERE, name)
+/* Seconds since the program began. */
+double seconds(void);
+/* The model of argument 0 with the options' classes, channels and size. */
+nn_module *make_model(const options *o);
+/* [batch, side, side, channels] */
+ag_shape batch_shape(const options *o);
+/* "resnet18, training of 4 images 224 x 224, f32", unless --tsv. */
+void print_title(const options *o);
+/* 28589128 -> "28,589,128" into buf; returns buf. */
+char *with_commas(int64_t n, char *buf);
+
+#endif
