@@ -16,7 +16,8 @@ static void fill(ag_tensor *t, void (*numbers)(real *, int64_t, uint64_t), from_
     const int64_t n = ag_numel(t);
     numbers(v, n, key);
     for (int64_t i = 0; i < n; i++) v[i] = f(v[i], p);
-    if (!here) ag_copy(t, host);
+    if (here) ag_touched(t);
+    else ag_copy(t, host);
 }
 
 static real spread(real v, const double *p) { return (real)(p[0] + (double)v * (p[1] - p[0])); }

@@ -192,5 +192,12 @@ learner_callback ag_learner_early_stopping(learner_tracker_opts opts);
 learner_callback ag_learner_keep_best(learner_tracker_opts opts);
 learner_callback ag_learner_reduce_on_plateau(learner_tracker_opts opts);
 
+typedef struct { AG_NAMED_OPTIONS; double decay; } learner_ema_opts;
+/* Averages the weights over the steps of a fit (optim_ema, .decay 0.9998), validates with the averages, keeps them in
+ * checkpoints, and leaves them in the net when the fit ends. Add it last: trackers then see the averaged weights, and
+ * keep_best brings the best of those back. */
+#define learner_ema(...) ag_learner_ema(AG_OPTS0(learner_ema_opts, __VA_ARGS__))
+learner_callback ag_learner_ema(learner_ema_opts opts);
+
 AG_END_DECLS
 #endif

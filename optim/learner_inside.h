@@ -44,6 +44,8 @@ double ag_learner_train_step(learner *l, data_batch *b, double weight);     /* f
 void ag_learner_smooth(learner *l, double loss);
 double ag_learner_smoothed(const learner *l);
 
+bool ag_learner_keeps_best(const learner *l);                  /* keep_best was added */
+
 /* progress.c */
 void ag_learner_show_batch(learner *l);
 void ag_learner_show_epoch(learner *l);

@@ -82,27 +82,31 @@ static optim_segment segment_of(const char *at, const optim_param *p)
                       .s0 = p->slot[0] ? p->slot[0]->data : NULL, .s1 = p->slot[1] ? p->slot[1]->data : NULL };
 }
 
-/* All dense parameters of a device are one range of elements to its threads: many small tensors cost no more than one
- * large one. Segments begin at multiples of 16 elements, so that pieces are cut at whole vectors. */
-static void dense_step_on(const char *at, optim *o, ag_device device)
+/* Segments are one range of elements to the threads: many small tensors cost no more than one large one. They begin at
+ * multiples of 16 elements, so that pieces are cut at whole vectors. */
+void ag_optim_pass(const optim_rule *rule, ag_device device, int n, optim_segment *segment)
 {
     int64_t total = 0;
-    dense_job j = { o->segment, 0, o->rule->kernel };
+    for (int i = 0; i < n; i++) {
+        segment[i].begin = total;
+        total += (segment[i].n + 15) / 16 * 16;
+    }
+    if (n && device == AG_CPU) ag_parallel(total, 2048, 0.25, step_segments, &(dense_job){ segment, n, rule->kernel });
+    else if (n) rule->cuda(segment, n);
+}
+
+static void dense_step_on(const char *at, optim *o, ag_device device)
+{
+    int n = 0;
     for (int i = 0; i < o->n_params; i++) {
         const optim_param *p = &o->param[i];
         if (p->t->device != device || !takes_part(p) || steps_by_rows(p)) continue;
         if (p->t->rows) ag_rows_to_dense(p->t);
         optim_segment s = segment_of(at, p);
-        if (o->rule->trust) {
-            ag_optim_trust_step(&s.scalars, s.n, s.w, s.g, s.s0, s.s1);
-            continue;
-        }
-        s.begin = total;
-        total += (s.n + 15) / 16 * 16;
-        o->segment[j.n++] = s;
+        if (o->rule->trust) ag_optim_trust_step(&s.scalars, s.n, s.w, s.g, s.s0, s.s1);
+        else o->segment[n++] = s;
     }
-    if (j.n && device == AG_CPU) ag_parallel(total, 2048, 0.25, step_segments, &j);
-    else if (j.n) o->rule->cuda(o->segment, j.n);
+    ag_optim_pass(o->rule, device, n, o->segment);
 }
 
 /* ---- clocks of lazy parameters ------------------------------------------------------------------------- */

@@ -147,5 +147,26 @@ void optim_refresh(optim *opt);
 #define optim_reset ag_optim_reset
 void optim_reset(optim *opt);
 
+/* ---- averaged weights (ema.c) ---------------------------------------------------------------------------- */
+
+/* An exponential moving average of net's parameters and f32 buffers, average = decay average + (1 - decay) value, that
+ * begins with what they are now; integer buffers are copied. It belongs to the innermost scope and averages the tensors
+ * that net has now: after nn_reset_classifier make another one. (timm's ModelEmaV2) */
+typedef struct optim_ema optim_ema;
+#define optim_ema_new(net, decay) ag_optim_ema_new_(AG_HERE, net, decay)
+optim_ema *ag_optim_ema_new_(const char *at, nn_module *net, double decay) AG_PURE;
+/* After optim_step. Row gradients: call optim_flush before. */
+#define optim_ema_update(ema) ag_optim_ema_update_(AG_HERE, ema)
+void ag_optim_ema_update_(const char *at, optim_ema *ema);
+/* Exchanges the averages and net's values: once to validate or save with them, once more to train on. */
+#define optim_ema_swap ag_optim_ema_swap
+void optim_ema_swap(optim_ema *ema);
+/* Begins anew with net's values, which are in net (not swapped) afterwards. */
+#define optim_ema_reset ag_optim_ema_reset
+void optim_ema_reset(optim_ema *ema);
+/* The averages under net's names, their number as result; out may be NULL. Of a swapped one: net's own values. */
+#define optim_ema_named ag_optim_ema_named
+int64_t optim_ema_named(const optim_ema *ema, ag_named *out);
+
 AG_END_DECLS
 #endif

@@ -101,6 +101,8 @@ void ag_optim_trust_step(const optim_scalars *s, int64_t n, real *w, const real 
 /* optim.c */
 optim_hyper ag_optim_hyper(const optim_param *p);
 optim_scalars ag_optim_scalars(const optim_param *p);
+/* The rule's kernel over the segments of one device; their `begin` is set here. */
+void ag_optim_pass(const optim_rule *rule, ag_device device, int n, optim_segment *segment);
 void ag_optim_clocks_start(optim *opt);         /* from the parameters' steps: every row is up to date */
 
 /* rows.c: a step with t->rows; the squared norm of the merged rows. */

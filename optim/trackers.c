@@ -147,6 +147,13 @@ static learner_flow keep_best(learner *l, learner_event e, void *state)
     return LEARNER_GO;
 }
 
+bool ag_learner_keeps_best(const learner *l)
+{
+    for (int i = 0; i < l->in->n_callbacks; i++)
+        if (l->in->callbacks[i].on == keep_best) return true;
+    return false;
+}
+
 learner_callback ag_learner_early_stopping(learner_tracker_opts o) { return make(o, early_stopping); }
 learner_callback ag_learner_keep_best(learner_tracker_opts o)
 {
