@@ -270,6 +270,11 @@ ag_pth *ag_pth_open_(const char *at, const char *path)
 
 /* ---- looking ------------------------------------------------------------------------------------------- */
 
+const char *ag_pth_path(const ag_pth *f)
+{
+    return f->path;
+}
+
 int64_t ag_pth_count(const ag_pth *f)
 {
     return f->n;

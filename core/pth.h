@@ -22,6 +22,7 @@ ag_dtype ag_pth_dtype(const ag_pth *f, const char *name);
 /* A new tensor on the CPU in the innermost scope. Fails if absent, naming the nearest name. */
 ag_tensor *ag_pth_get_(const char *at, const ag_pth *f, const char *name) AG_PURE;
 #define ag_pth_get(f, name) ag_pth_get_(AG_HERE, f, name)
+const char *ag_pth_path(const ag_pth *f);
 /* What was taken, for people: "'model_ema' (beside it: model, optimizer, epoch)"; "" where the file is just that. */
 const char *ag_pth_choice(const ag_pth *f);
 

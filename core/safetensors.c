@@ -206,6 +206,11 @@ ag_safetensors *ag_safetensors_open_(const char *at, const char *path)
     return f;
 }
 
+const char *ag_safetensors_path(const ag_safetensors *f)
+{
+    return f->path;
+}
+
 int64_t ag_safetensors_count(const ag_safetensors *f)
 {
     return f->n;

@@ -12,6 +12,7 @@ typedef struct { const char *name; ag_tensor *tensor; } ag_named;
 typedef struct ag_safetensors ag_safetensors;
 ag_safetensors *ag_safetensors_open_(const char *at, const char *path);
 #define ag_safetensors_open(path) ag_safetensors_open_(AG_HERE, path)
+const char *ag_safetensors_path(const ag_safetensors *f);
 int64_t ag_safetensors_count(const ag_safetensors *f);
 const char *ag_safetensors_name(const ag_safetensors *f, int64_t i);        /* in file order */
 const char *ag_safetensors_meta(const ag_safetensors *f, const char *key);  /* NULL if absent */

@@ -8,13 +8,24 @@ static bool is_checkpoint(const char *at, const char *path)
     AG_SCOPE;
     const ag_bytes b = ag_read_file_(at, path);
     if (b.size < 4 || (b.size > 8 && b.data[8] == '{')) return false;
-    return !memcmp(b.data, "PK\3\4", 4) || (unsigned char)b.data[0] == 0x80 || (b.size > 262 && !memcmp(b.data + 257, "ustar", 5));
+    const bool tar = b.size > 262 && !memcmp(b.data + 257, "ustar", 5), pickle = (unsigned char)b.data[0] == 0x80;
+    return tar || pickle || !memcmp(b.data, "PK\3\4", 4);
 }
 
 ag_weights ag_weights_open_(const char *at, const char *path)
 {
     if (is_checkpoint(at, path)) return (ag_weights){ .pth = ag_pth_open_(at, path) };
     return (ag_weights){ .safetensors = ag_safetensors_open_(at, path) };
+}
+
+const char *ag_weights_path(ag_weights w)
+{
+    return w.pth ? ag_pth_path(w.pth) : ag_safetensors_path(w.safetensors);
+}
+
+const char *ag_weights_choice(ag_weights w)
+{
+    return w.pth ? ag_pth_choice(w.pth) : "";
 }
 
 int64_t ag_weights_count(ag_weights w)

@@ -10,6 +10,8 @@ typedef struct { const ag_safetensors *safetensors; const ag_pth *pth; } ag_weig
 ag_weights ag_weights_open_(const char *at, const char *path);
 #define ag_weights_open(path) ag_weights_open_(AG_HERE, path)
 
+const char *ag_weights_path(ag_weights w);
+const char *ag_weights_choice(ag_weights w);                /* as ag_pth_choice */
 int64_t ag_weights_count(ag_weights w);
 const char *ag_weights_name(ag_weights w, int64_t i);       /* in file order */
 bool ag_weights_has(ag_weights w, const char *name);

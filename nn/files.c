@@ -122,8 +122,9 @@ static void require_fit(const loading *l)
         if (c.n[k])
             used += (size_t)snprintf(summary + used, sizeof summary - used, "%s%d %s", used ? ", " : "", c.n[k], kinds[k]);
     if (c.all > SHOWN) snprintf(c.text + c.used, sizeof c.text - c.used, "\n    and %d more", c.all - SHOWN);
-    ag_fail(l->at, "the file does not fit the module %s: %s; nothing was loaded (.skip leaves names out):%s", l->module->type,
-            summary, c.text);
+    const char *choice = ag_weights_choice(l->file);
+    ag_fail(l->at, "%s%s%s does not fit the module %s: %s; nothing was loaded (.skip leaves names out):%s",
+            ag_weights_path(l->file), *choice ? ", " : "", choice, l->module->type, summary, c.text);
 }
 
 static int64_t count_not_finite(const ag_tensor *t)
@@ -147,8 +148,8 @@ static void require_finite(const loading *l)
         bad += n;
     }
     if (bad)
-        ag_fail(l->at, "%" PRId64 " weights in %" PRId64 " tensors of the file are NaN or infinite; the first tensor is "
-                "'%s'; nothing was loaded", bad, tensors, first);
+        ag_fail(l->at, "%s: %" PRId64 " weights in %" PRId64 " tensors are NaN or infinite; the first tensor is '%s'; "
+                "nothing was loaded", ag_weights_path(l->file), bad, tensors, first);
 }
 
 void ag_nn_load_weights(const char *at, nn_module *m, ag_weights file, const char *prefix, nn_load_opts opts)

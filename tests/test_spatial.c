@@ -47,7 +47,8 @@ static void test_large_batches_are_as_single_images(void **state)
         ag_backward(ag_sum(ag_square(ag_cast(ag_max_pool2d(in, 3, .stride = 2, .pad = 1), AG_F32))));
         for (int n = 0; n < 5; n++) {
             AG_SCOPE;
-            ag_tensor *one = ag_param(ag_contiguous(ag_detach(ag_slice(x, 0, n, n + 1)))), *part = k ? ag_cast(one, AG_BF16) : one;
+            ag_tensor *one = ag_param(ag_contiguous(ag_detach(ag_slice(x, 0, n, n + 1))));
+            ag_tensor *part = k ? ag_cast(one, AG_BF16) : one;
             ag_backward(ag_sum(ag_square(ag_cast(ag_max_pool2d(part, 3, .stride = 2, .pad = 1), AG_F32))));
             ag_tensor *same = ag_slice(x->grad, 0, n, n + 1);
             assert_float_equal(ag_item(ag_sum(ag_abs(ag_sub(same, one->grad)))), 0, 0);

@@ -32,7 +32,7 @@ int convert(const options *o)
         size += ag_numel(all[i].tensor) * (int64_t)ag_dtype_size(all[i].tensor->dtype);
     }
     ag_safetensors_save_(NULL, to, n, all, 0, NULL);
-    const char *choice = w.pth ? ag_pth_choice(w.pth) : "";
+    const char *choice = ag_weights_choice(w);
     printf("%s: %" PRId64 " tensors%s%s, %s numbers, %.1f MB\n", to, n, *choice ? " of " : "", choice,
            with_commas(numbers, commas), (double)size / 1e6);
     return 0;

@@ -28,11 +28,12 @@ static nn_module *read_model(const options *o, const ag_tensor *x)
     char head[128];
     fit.channels = x->shape[3];
     if (!o->size && m->fixed_size && x->shape[1] == x->shape[2]) fit.size = x->shape[1];
-    if (!o->classes) {
+    {
         AG_SCOPE;
         const ag_weights w = ag_weights_open_(NULL, o->weights);
         snprintf(head, sizeof head, "%s.weight", m->head);
-        if (ag_weights_has(w, head)) fit.classes = ag_weights_shape(w, head).dim[0];
+        if (!o->classes && ag_weights_has(w, head)) fit.classes = ag_weights_shape(w, head).dim[0];
+        if (*ag_weights_choice(w)) fprintf(stderr, "%s: taking %s\n", o->weights, ag_weights_choice(w));
     }
     nn_module *net = make_model(&fit);
     ag_model_load_(NULL, net, o->weights, (nn_load_opts){ .skip = o->skip, .check_finite = o->finite });
