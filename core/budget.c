@@ -16,14 +16,14 @@ static int64_t machine;                         /* physical, or the cgroup's */
 static const char *machine_name;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static _Thread_local ag_memory_advice advice;
+static _Thread_local bool telling;              /* a message is being written, which takes a little memory itself */
 
 int64_t ag_physical_memory(void)
 {
     return (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
 }
 
-/* "8G", "512M", "100000"; -1 for anything else. */
-static int64_t parse_bytes(const char *s)
+int64_t ag_parse_bytes(const char *s)
 {
     char *end;
     const double n = strtod(s, &end);
@@ -78,7 +78,7 @@ void ag_budget_read(void)
     pthread_once(&once, read_machine);
     const char *limit = getenv("AG_MEMORY_LIMIT");
     if (limit && *limit) {
-        const int64_t bytes = parse_bytes(limit);
+        const int64_t bytes = ag_parse_bytes(limit);
         if (bytes < 0) ag_fail(NULL, "AG_MEMORY_LIMIT=%s is no size; write it as 8G, 512M or in bytes", limit);
         if (atomic_load(&own) == INT64_MAX) atomic_store(&own, bytes);
     }
@@ -100,6 +100,7 @@ static int64_t budget(int64_t held)
 bool ag_budget_allows(int64_t held, int64_t more)
 {
     const int64_t most = atomic_load_explicit(&own, memory_order_relaxed);
+    if (telling) return true;
     if (held + more > most) return false;
     return held + more < machine / 2 || held + more <= budget(held);
 }
@@ -156,7 +157,9 @@ void ag_out_of_memory(const char *at, int64_t bytes)
             *row[i].layer ? " of " : "", row[i].layer);
     const size_t after = l.used;
     const ag_memory_advice a = advice;
+    telling = true;
     if (ag_try(ask, &l)) advice = a;
+    telling = false;
     if (l.used == after) say(&l, "\nA smaller batch with gradient accumulation needs less");
     ag_fail(at, "%s", l.text);
 }

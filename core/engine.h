@@ -38,6 +38,7 @@ void ag_region_each(void (*visit)(void *arg, const ag_storage *s), void *arg);
 extern _Thread_local ag_ledger *ag_ledger_now;
 void ag_ledger_get(ag_ledger *l, ag_storage *s, int64_t bytes);
 void ag_ledger_put(ag_ledger *l, ag_storage *s);
+void ag_ledger_block(ag_ledger *l, int64_t capacity, int taken);        /* a header, which planning itself takes as well */
 void ag_ledger_workspace(ag_ledger *l, const ag_node *n, bool backward);
 void ag_ledger_packed(ag_ledger *l, const ag_storage *of, uint64_t key, int64_t bytes);
 

@@ -54,11 +54,18 @@ static void count(ag_ledger *l, const char *owner, ag_mem_kind kind, int64_t byt
     for (int k = 0; k < AG_MEM_KINDS; k++) l->at_peak[k] = l->by_kind[k];
 }
 
+void ag_ledger_block(ag_ledger *l, int64_t capacity, int taken)
+{
+    ag_small_class *c = &l->small[ag_block_class(capacity, &capacity)];
+    c->taken += taken;
+    if (c->taken > c->most) c->most = c->taken, l->small_held += capacity;
+}
+
 static ag_heap_block *take(ag_ledger *l, ag_mem_kind kind, int64_t bytes, int64_t *counted)
 {
     if (bytes < AG_LARGE) {
-        ag_small_class *c = &l->small[ag_block_class(bytes + AG_HEADER, counted)];
-        if (++c->taken > c->most) c->most = c->taken, l->small_held += *counted;
+        (void)ag_block_class(bytes + AG_HEADER, counted);
+        ag_ledger_block(l, *counted, 1);
         return NULL;
     }
     ag_heap *h = &l->heap[ag_region_of(kind)];
@@ -70,9 +77,8 @@ static ag_heap_block *take(ag_ledger *l, ag_mem_kind kind, int64_t bytes, int64_
 
 static void give(ag_ledger *l, int region, ag_heap_block *b, int64_t counted)
 {
-    int64_t same;
     if (b) ag_heap_put(&l->heap[region], b);
-    else l->small[ag_block_class(counted, &same)].taken--;
+    else ag_ledger_block(l, counted, -1);
 }
 
 void ag_ledger_get(ag_ledger *l, ag_storage *s, int64_t bytes)

@@ -154,6 +154,7 @@ void *ag_block_get(int64_t bytes, int64_t *capacity)
     cache *c = cache_now();
     if (bytes > (int64_t)1 << 46) ag_out_of_memory(NULL, bytes);
     const int k = ag_block_class(bytes, capacity);
+    if (ag_ledger_now) ag_ledger_block(ag_ledger_now, *capacity, 1);
     free_block *b = c->free[k];
     if (b) {
         c->free[k] = b->next;
@@ -174,6 +175,7 @@ void ag_block_put(void *block, int64_t capacity)
     cache *c = cache_now();
     int64_t same;
     const int k = ag_block_class(capacity, &same);
+    if (ag_ledger_now) ag_ledger_block(ag_ledger_now, capacity, -1);
     ((free_block *)block)->next = c->free[k];
     c->free[k] = block;
     c->stats.cached += capacity;

@@ -43,6 +43,7 @@ void ag_memory_trim(void);                          /* gives cached blocks back 
  * the same). Where the cgroup's limit or the machine's memory leaves less, that counts. What exceeds it fails. */
 void ag_memory_limit(int64_t bytes);
 int64_t ag_memory_budget(void);                     /* what they may hold now, in all */
+int64_t ag_parse_bytes(const char *text);           /* "8G", "512M", "100000" (powers of 1024); -1 for anything else */
 
 /* A line for the message of this thread's next failure for want of memory, such as which batch would fit. */
 typedef struct { void (*fn)(void *arg, char *text, size_t size); void *arg; } ag_memory_advice;
@@ -55,7 +56,9 @@ int ag_memory_largest(ag_memory_row *row, int n);
 const char *ag_memory_kind_name(ag_mem_kind kind);
 /* Until this scope ends, tensors of which nothing else is said are of this kind. */
 ag_scope ag_memory_kind_begin(ag_mem_kind kind);
-/* The module that a parameter's memory belongs to in reports: its path, interned. */
+/* Bytes that t's memory, its repacked forms and its gradient hold. */
+int64_t ag_memory_of(const struct ag_tensor *t);
+/* t belongs to the module of this path (interned): it counts as a parameter, in reports as the module's. */
 void ag_memory_owner(struct ag_tensor *t, const char *path);
 
 /* Tests: the k-th allocation from now fails (0: none). */

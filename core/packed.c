@@ -43,6 +43,13 @@ const void *ag_packed(const ag_node *n, const ag_tensor *t, uint64_t key, int64_
     return f->memory->data;
 }
 
+int64_t ag_memory_of(const ag_tensor *t)
+{
+    int64_t sum = t->storage->bytes + (t->grad ? t->grad->storage->bytes : 0);
+    for (const form *f = t->storage->packed; f; f = f->next) sum += f->memory->bytes;
+    return sum;
+}
+
 void ag_packed_release(ag_storage *s)
 {
     while (s->packed) {

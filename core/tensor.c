@@ -199,21 +199,26 @@ ag_tensor *ag_arange_(const char *at, int64_t n)
     return t;
 }
 
+static void is_parameter(ag_tensor *t)
+{
+    if (t->storage->kind != AG_MEM_TENSOR) return;
+    ag_memory_count(t->device, AG_MEM_TENSOR, -t->storage->bytes);
+    ag_memory_count(t->device, AG_MEM_PARAM, t->storage->bytes);
+    t->storage->kind = AG_MEM_PARAM;
+}
+
 ag_tensor *ag_param_(const char *at, ag_tensor *t)
 {
     if (t->dtype != AG_F32) ag_fail(at, "ag_param: only f32 tensors are trained, this one is %s", ag_dtype_name(t->dtype));
     if (t->node) ag_fail(at, "ag_param: the tensor was computed at %s; detach it first (ag_detach)", t->node->at);
     t->requires_grad = true;
-    if (t->storage->kind == AG_MEM_TENSOR) {
-        ag_memory_count(t->device, AG_MEM_TENSOR, -t->storage->bytes);
-        ag_memory_count(t->device, AG_MEM_PARAM, t->storage->bytes);
-        t->storage->kind = AG_MEM_PARAM;
-    }
+    is_parameter(t);
     return t;
 }
 
 void ag_memory_owner(ag_tensor *t, const char *path)
 {
+    is_parameter(t);
     t->storage->owner = path;
 }
 

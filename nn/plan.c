@@ -196,6 +196,7 @@ ag_plan ag_memory_plan_(const char *at, nn_module *net, ag_shape input, ag_plan_
     ag_defer(ag_free, j);
     *j = (job){ .at = at, .net = net, .input = input, .opts = opts, .rng = ag_rng_get() };
     j->input.dim[0] = (input.dim[0] + parts - 1) / parts;
+    if (opts.target.ndim) j->opts.target.dim[0] = j->input.dim[0];
     ag_defer(end, j);
     j->held = ag_alloc(nn_named_count(net), sizeof *j->held);
     run(j);
@@ -207,15 +208,26 @@ ag_plan ag_memory_plan_(const char *at, nn_module *net, ag_shape input, ag_plan_
                       .where = l->peak_where, .in_backward = l->peak_in_backward, .batch = j->input.dim[0] };
 }
 
+typedef struct { const char *at; nn_module *net; ag_shape input; ag_plan_opts opts; ag_plan plan; } attempt;
+
+static void plan_again(void *p)
+{
+    attempt *a = p;
+    a->plan = ag_memory_plan_(a->at, a->net, a->input, a->opts);
+}
+
+/* A batch that is too small for the net (batch norm of one sample) counts as one that does not fit. */
 int64_t ag_memory_fit_(const char *at, nn_module *net, ag_shape input, int64_t bytes, ag_plan_opts opts)
 {
-    int64_t fits = 0, too_many = input.dim[0] + 1;
-    check(at, input, &opts);
-    opts.accumulate = 0;
+    attempt a = { .at = at, .net = net, .input = input, .opts = opts };
+    a.opts.accumulate = 0;
+    plan_again(&a);
+    if (a.plan.resident <= bytes) return input.dim[0];
+    int64_t fits = 0, too_many = input.dim[0];
     while (too_many - fits > 1) {
-        input.dim[0] = (fits + too_many) / 2;
-        if (ag_memory_plan_(at, net, input, opts).resident <= bytes) fits = input.dim[0];
-        else too_many = input.dim[0];
+        a.input.dim[0] = (fits + too_many) / 2;
+        if (!ag_try(plan_again, &a) && a.plan.resident <= bytes) fits = a.input.dim[0];
+        else too_many = a.input.dim[0];
     }
     return fits;
 }

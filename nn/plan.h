@@ -38,8 +38,8 @@ typedef struct {
  *   .accumulate   the batch is computed in so many parts
  *   .optimizer    whose state; frozen parameters have it as well (optim/optim.h)
  *   .input_type   dtype of the batch
- *   .loss         of the net's result and targets of .target_type and shape .target (default: cross entropy and i64 [N] where
- *                 the result is [N, C], else the squared error)
+ *   .loss         of the net's result and targets of .target_type and shape .target, whose first size is the batch's (default:
+ *                 cross entropy and i64 [N] where the result is [N, C], else the squared error)
  *   .layer        is told about every module, in order of registration */
 typedef struct {
     AG_NAMED_OPTIONS;

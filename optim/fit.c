@@ -106,6 +106,7 @@ static void put_back(void *p)
     l->train_loss = s->train_loss, l->in->smooth = s->smooth, l->in->smooth_n = s->smooth_n;
     nn_train(l->net, s->training);
     l->x = l->y = l->pred = NULL;
+    l->in->searching = false;
     ag_free(s->live);
     ag_free(s->copy);
     ag_free(s->lr);
@@ -147,6 +148,8 @@ learner_rates ag_learner_lr_find_(const char *at, learner *l, learner_lr_find_op
     take_snapshot(l);
     nn_train(l->net, true);
     l->in->smooth = 0, l->in->smooth_n = 0, l->in->at = at;
+    l->in->searching = true;
+    ag_learner_memory_begin(l);
     double best = INFINITY;
     bool stop = false;
     while (r.n < steps && !stop) {          /* as many epochs as it takes */
@@ -154,15 +157,12 @@ learner_rates ag_learner_lr_find_(const char *at, learner *l, learner_lr_find_op
             const double lr = start * pow(end / start, (double)r.n / steps);
             optim_set_lr(l->opt, -1, lr);
             AG_SCOPE;
-            ag_tensor *loss = l->loss(nn_call(l->net, b.x), b.y);
-            if (!isfinite(ag_item(loss))) stop = true;
+            if (!isfinite(ag_learner_gradients(l, &b))) stop = true;
             if (stop) break;
-            ag_learner_smooth(l, ag_item(loss));
             l->in->rates[r.n] = lr, l->in->losses[r.n++] = l->train_loss;
             best = fmin(best, l->train_loss);
             stop = r.n == steps || l->train_loss > 4 * best;
             if (stop) break;
-            ag_backward(loss);
             optim_step(l->opt);
         }
     }

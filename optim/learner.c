@@ -67,6 +67,8 @@ learner *ag_learner_new_(const char *at, data_loader *train, data_loader *valid,
                 data_size(data_loader_set(train)), data_batch_size(train));
     if (valid && !data_batches(valid)) ag_fail(at, "learner_new: the validation loader has no batches");
     const int per_step = batches_per_step(at, train, &o);
+    if (o.precision && strcmp(o.precision, "bf16") && strcmp(o.precision, "f32"))
+        ag_fail(at, "learner_new: .precision = \"%s\"; it is \"f32\" or \"bf16\"", o.precision);
     if (!o.opt) o.opt = ag_optim_adamw_(at, net, 1e-3, (optim_adam_opts){ .fastai = true, .weight_decay = o.weight_decay });
     learner *l = ag_alloc(1, sizeof *l);
     l->in = ag_alloc(1, sizeof *l->in);
@@ -75,6 +77,7 @@ learner *ag_learner_new_(const char *at, data_loader *train, data_loader *valid,
     for (int i = 0; i < LEARNER_MAX_METRICS && o.metrics[i].name; i++) l->metrics[l->n_metrics++] = o.metrics[i];
     l->train_loss = l->valid_loss = NAN;
     l->in->at = at, l->in->accumulate = per_step, l->in->clip = o.clip, l->in->quiet = o.quiet, l->in->lr_scale = 1;
+    l->in->precision = o.precision, l->in->fit_memory = o.fit_memory;
     l->in->terminal = isatty(STDOUT_FILENO);
     if (o.checkpoint) l->in->checkpoint = ag_strdup(o.checkpoint);
     if (o.resume_hint) l->in->resume_hint = ag_strdup(o.resume_hint);
@@ -92,7 +95,7 @@ void ag_learner_add_(const char *at, learner *l, learner_callback c)
 
 static learner_flow tell(learner *l, learner_event event)
 {
-    for (int i = 0; i < l->in->n_callbacks; i++) {
+    for (int i = 0; i < l->in->n_callbacks && !l->in->searching; i++) {
         const learner_flow f = l->in->callbacks[i].on(l, event, l->in->callbacks[i].state);
         if (f != LEARNER_GO) return f;
     }
@@ -118,7 +121,7 @@ void ag_learner_smooth(learner *l, double loss)
 
 static void require_number(const learner *l)
 {
-    if (isfinite(l->batch_loss)) return;
+    if (isfinite(l->batch_loss) || l->in->searching) return;
     ag_fail(l->in->at, "the loss became %s in epoch %d, step %" PRId64 ", batch %" PRId64 "; the weights of the step before "
             "are kept. A smaller learning rate or .clip helps; NaN in the data does it as well",
             isnan(l->batch_loss) ? "NaN" : "infinite", l->epoch, l->step, l->batch);
@@ -126,26 +129,63 @@ static void require_number(const learner *l)
 
 #define TELL(event) do { const learner_flow f_ = tell(l, event); if (f_ != LEARNER_GO) return f_; } while (0)
 
-static learner_flow forward_backward(learner *l, data_batch *b, double weight)
+ag_dtype ag_learner_precision(const learner *l)
 {
-    l->x = b->x, l->y = b->y;
-    TELL(LEARNER_BEFORE_BATCH);
-    l->pred = nn_call(l->net, l->x);
+    return !l->in->precision ? ag_autocast() : strcmp(l->in->precision, "bf16") ? AG_F32 : AG_BF16;
+}
+
+ag_tensor *ag_learner_forward(learner *l, ag_tensor *x)
+{
+    if (!l->in->precision) return nn_call(l->net, x);
+    ag_scope precision AG_CLEANUP(ag_scope_end) = ag_autocast_begin(l->in->at, l->in->precision);
+    return ag_keep(nn_call(l->net, x));
+}
+
+/* l->x and l->y, whose share of the batch is `share`, into the gradients with `weight`. */
+static learner_flow compute(learner *l, double share, double weight)
+{
+    l->pred = ag_learner_forward(l, l->x);
     TELL(LEARNER_AFTER_PRED);
     ag_tensor *loss = l->loss(l->pred, l->y);
-    l->batch_loss = ag_item(loss);
+    l->batch_loss += share * ag_item(loss);
     require_number(l);
     TELL(LEARNER_AFTER_LOSS);
+    weight *= share;
     ag_backward(loss, .grad = weight == 1 ? NULL : ag_full_(l->in->at, weight, ag_shape_of(loss)));
+    return LEARNER_GO;
+}
+
+static learner_flow compute_parts(learner *l, int64_t part, double weight)
+{
+    ag_tensor *x = l->x, *y = l->y;
+    const int64_t n = x->shape[0];
+    learner_flow f = LEARNER_GO;
+    for (int64_t first = 0; first < n && f == LEARNER_GO; first += part) {
+        AG_SCOPE;
+        const int64_t end = first + part < n ? first + part : n;
+        l->x = ag_slice(x, 0, first, end), l->y = y ? ag_slice(y, 0, first, end) : NULL;
+        f = compute(l, (double)(end - first) / (double)n, weight);
+    }
+    l->x = x, l->y = y, l->pred = NULL;
+    return f;
+}
+
+static learner_flow forward_backward(learner *l, data_batch *b, double weight)
+{
+    l->x = b->x, l->y = b->y, l->batch_loss = 0;
+    TELL(LEARNER_BEFORE_BATCH);
+    ag_learner_memory_batch(l, l->x, l->y);
+    const int64_t part = ag_learner_part(l);
+    const learner_flow f = part < l->x->shape[0] ? compute_parts(l, part, weight) : compute(l, 1, weight);
+    if (f != LEARNER_GO) return f;
     ag_learner_smooth(l, l->batch_loss);
     TELL(LEARNER_AFTER_BACKWARD);
     return LEARNER_GO;
 }
 
-double ag_learner_train_step(learner *l, data_batch *b, double weight)
+double ag_learner_gradients(learner *l, data_batch *b)
 {
-    forward_backward(l, b, weight);
-    optim_step(l->opt);
+    forward_backward(l, b, 1);
     return l->batch_loss;
 }
 
@@ -239,7 +279,7 @@ double ag_learner_validate_(const char *at, learner *l, data_loader *loader)
     if (!loader) ag_fail(at, "learner_validate: there is no validation set");
     NN_EVAL(l->net);
     DATA_EACH(b, loader) {
-        ag_tensor *pred = nn_call(l->net, b.x);
+        ag_tensor *pred = ag_learner_forward(l, b.x);
         total += ag_item(l->loss(pred, b.y)) * (double)b.n;
         n += b.n;
         for (int i = 0; i < l->n_metrics; i++) l->metrics[i].add(sums[i], pred, b.y);
@@ -354,6 +394,7 @@ void ag_learner_run(const char *at, learner *l, int epochs)
         ag_defer(end_signals, NULL);
     }
     nn_train(l->net, true);
+    ag_learner_memory_begin(l);
     learner_flow f = tell(l, LEARNER_BEFORE_FIT);
     while (f == LEARNER_GO && l->epoch < epochs) {
         f = one_epoch(l);
@@ -377,7 +418,7 @@ ag_tensor *ag_learner_predict_(const char *at, learner *l, data_loader *loader)
     ag_defer((void (*)(void *))ag_owner_free, own);
     NN_EVAL(l->net);
     DATA_EACH(b, loader) {
-        ag_tensor *pred = nn_call(l->net, b.x);
+        ag_tensor *pred = ag_learner_forward(l, b.x);
         if (!all) {
             ag_shape s = ag_shape_of(pred);
             s.dim[0] = data_samples(loader);

@@ -2,6 +2,7 @@
 #ifndef AG_LEARNER_INSIDE_H
 #define AG_LEARNER_INSIDE_H
 #include "core/io.h"
+#include "core/memory.h"
 #include "optim/learner.h"
 
 enum { LEARNER_MAX_META = 32, LEARNER_MAX_NUMBERS = 4, LEARNER_FIT_TEXT = 256 };
@@ -17,6 +18,13 @@ struct learner_inside {
     ag_log *log;
     int log_rows;
     bool quiet;
+    const char *precision;              /* NULL: as around the fit */
+    /* memory.c */
+    bool fit_memory;
+    int64_t part;                       /* samples that fit at once; 0: not known yet */
+    int64_t others;                     /* bytes that were held before the fit by what is not the learner's */
+    ag_shape shape_x, shape_y;          /* of the batch */
+    ag_dtype type_x, type_y;
     int n_meta;
     const ag_meta *meta;
     /* the fit that is running */
@@ -36,15 +44,26 @@ struct learner_inside {
     bool terminal, header_done;
     double epoch_start, last_draw;
     double *rates, *losses;             /* of the last lr_find */
+    bool searching;                     /* in lr_find: no callbacks, and a loss may be no number */
 };
 
 double ag_learner_now(void);                                    /* seconds, monotonic */
 void ag_learner_run(const char *at, learner *l, int epochs);    /* the loop, with l->in->fit, lr and momentum set */
-double ag_learner_train_step(learner *l, data_batch *b, double weight);     /* forward and backward of one batch */
+double ag_learner_gradients(learner *l, data_batch *b);         /* forward and backward of one batch; its loss */
 void ag_learner_smooth(learner *l, double loss);
 double ag_learner_smoothed(const learner *l);
 
 bool ag_learner_keeps_best(const learner *l);                  /* keep_best was added */
+
+/* The net's result, in the learner's precision. */
+ag_tensor *ag_learner_forward(learner *l, ag_tensor *x);
+ag_dtype ag_learner_precision(const learner *l);
+
+/* memory.c: from here to the end of the scope a failure for want of memory says which batch would fit. */
+void ag_learner_memory_begin(learner *l);
+void ag_learner_memory_batch(learner *l, const ag_tensor *x, const ag_tensor *y);
+/* How many of the batch's samples are computed at once. */
+int64_t ag_learner_part(learner *l);
 
 /* progress.c */
 void ag_learner_show_batch(learner *l);

@@ -1,9 +1,10 @@
-/* tests/test_memory.c - the heap, recomputing, plans, reports and budgets. */
+/* tests/test_memory.c - the heap, recomputing, reports and budgets. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "agrad.h"
@@ -225,97 +226,79 @@ static void test_recomputing_notices_overwritten_weights(void **state)
     assert_int_equal(ag_memory(AG_CPU).nodes, before.nodes);
 }
 
-/* ---- plans --------------------------------------------------------------------------------------------- */
+/* ---- reports and budgets ------------------------------------------------------------------------------- */
 
-/* A transformer's block of the ops that models are made of. */
-typedef struct {
-    nn_module base;
-    nn_module *norm1, *qkv, *proj, *norm2, *drop;
-    ag_tensor *w1, *b1, *w2, *b2;
-    int64_t heads;
-} former;
-
-static ag_tensor *former_forward(nn_module *m, ag_tensor *x)
+static char *report(void)
 {
-    const former *s = NN_SELF(former, m);
-    const int64_t n = x->shape[0], l = x->shape[1], c = x->shape[2];
-    ag_tensor *qkv = ag_reshape(nn_call(s->qkv, nn_call(s->norm1, x)), n, l, 3, s->heads, c / s->heads);
-    ag_tensor *y = ag_attention(ag_select(qkv, 2, 0), ag_select(qkv, 2, 1), ag_select(qkv, 2, 2));
-    x = ag_add(x, nn_call(s->drop, nn_call(s->proj, ag_reshape(y, n, l, c))));
-    return ag_add(x, ag_mlp(nn_call(s->norm2, x), s->w1, s->b1, s->w2, s->b2, AG_LINEAR_GELU));
+    char *text = NULL;
+    size_t size = 0;
+    FILE *f = open_memstream(&text, &size);
+    ag_memory_report(f);
+    fclose(f);
+    return text;
 }
 
-static nn_module *former_new(int64_t width, int64_t heads)
-{
-    former *s = NN_NEW(former, former_forward);
-    NN_CHILD(s, norm1, nn_layer_norm(width));
-    NN_CHILD(s, qkv, nn_linear(width, 3 * width));
-    NN_CHILD(s, proj, nn_linear(width, width));
-    NN_CHILD(s, norm2, nn_layer_norm(width));
-    NN_CHILD(s, drop, nn_dropout(0.1));
-    NN_PARAM(s, w1, ag_randn(4 * width, width));
-    NN_PARAM(s, b1, ag_zeros(4 * width));
-    NN_PARAM(s, w2, ag_randn(width, 4 * width));
-    NN_PARAM(s, b2, ag_zeros(width));
-    s->heads = heads;
-    return &s->base;
-}
-
-typedef struct { nn_module base; nn_module *body; } mean_of;
-
-static ag_tensor *mean_forward(nn_module *m, ag_tensor *x)
-{
-    return ag_mean(nn_call(NN_SELF(mean_of, m)->body, x), .axes = AG_AXES(1));
-}
-
-static nn_module *transformer(int blocks, bool recompute)
-{
-    mean_of *s = NN_NEW(mean_of, mean_forward);
-    nn_module *list = nn_sequential(nn_linear(48, 192));
-    for (int i = 0; i < blocks; i++) nn_append(list, former_new(192, 3));
-    nn_recompute(list, recompute);
-    NN_CHILD(s, body, list);
-    return nn_sequential(&s->base, nn_batch_norm1d(192), nn_linear(192, 100));
-}
-
-static double measured_peak(nn_module *net, ag_tensor *x, ag_tensor *y, bool train, const char *precision)
-{
-    ag_scope mode AG_CLEANUP(ag_scope_end) = ag_autocast_begin(AG_HERE, precision);
-    optim *opt = train ? optim_adamw(net, 1e-3) : NULL;
-    for (int i = 0; i < 2; i++) {
-        AG_SCOPE;
-        ag_memory_reset_peak();
-        if (train) {
-            ag_backward(ag_cross_entropy(nn_call(net, x), y));
-            optim_step(opt);
-        } else {
-            NN_EVAL(net);
-            assert_int_equal(nn_call(net, x)->shape[1], 100);
-        }
-    }
-    return (double)ag_memory(AG_CPU).peak;
-}
-
-static void test_a_plan_is_what_is_measured(void **state)
+/* What is in use by module: a parameter where it is registered, an activation where it is made; the peak and where it was. */
+static void test_the_report_names_modules(void **state)
 {
     (void)state;
-    for (int k = 0; k < 8; k++) {
-        AG_SCOPE;
-        const bool train = k & 1, recompute = k & 2;
-        const char *precision = k & 4 ? "bf16" : "f32";
-        nn_module *net = transformer(4, recompute);
-        const ag_memory_stats before = ag_memory(AG_CPU);
-        const ag_rng rng = ag_rng_get();
-        const ag_plan p = ag_memory_plan(net, AG_SHAPE(9, 64, 48), .train = train, .precision = k & 4 ? AG_BF16 : AG_F32);
-        assert_true(ag_memory(AG_CPU).in_use == before.in_use && ag_memory(AG_CPU).tensors == before.tensors);
-        assert_true(ag_rng_get().next == rng.next && ag_item(nn_param(net, "1.num_batches_tracked")) == 0);
-        assert_null(nn_param(net, "2.weight")->grad);
-        assert_int_equal(p.peak, p.parameters + p.gradients + p.optimizer + p.activations + p.workspace + p.packed + p.input);
-        ag_tensor *x = ag_randn(9, 64, 48), *y = ag_from(AG_I64, ((int64_t[9]){ 0 }), 9);
-        const double peak = measured_peak(net, x, y, train, precision), off = (double)p.peak / peak - 1;
-        if (!(off > -0.05 && off < 0.05))
-            fail_msg("case %d: planned %.2f MB, measured %.2f MB (%s)", k, (double)p.peak / 1e6, peak / 1e6, p.where);
-    }
+    AG_SCOPE;
+    nn_module *net = nn_sequential(nn_linear(500, 1000), nn_gelu(), nn_linear(1000, 700));
+    ag_memory_reset_peak();
+    ag_tensor *loss = ag_mean(nn_call(net, ag_randn(400, 500)));
+    char *text = report();
+    assert_non_null(strstr(text, "parameters"));
+    assert_non_null(strstr(text, "\n  0   "));
+    assert_non_null(strstr(text, "\n  1   "));
+    assert_null(strstr(text, "gradients"));
+    free(text);
+    ag_backward(loss);
+    text = report();
+    assert_non_null(strstr(text, "gradients"));
+    assert_non_null(strstr(text, ", backward"));
+    assert_true(*ag_memory(AG_CPU).peak_where && ag_memory(AG_CPU).peak_in_backward);
+    free(text);
+}
+
+static void need(void *megabytes)
+{
+    AG_SCOPE;
+    ag_tensor *t = ag_empty(AG_U8, *(const int *)megabytes, 1000000);
+    memset(t->data, 1, (size_t)ag_numel(t));
+}
+
+static void advice(void *arg, char *text, size_t size) { snprintf(text, size, "%s", (const char *)arg); }
+
+static void test_a_limit_is_kept(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    nn_module *net = nn_sequential(nn_linear(1000, 1500));
+    ag_memory_trim();
+    ag_memory_limit(ag_memory(AG_CPU).held + 20000000);
+    assert_false(ag_try(need, &(int){ 15 }));
+    assert_false(ag_try(need, &(int){ 12 }));                   /* what the other one let go of */
+    assert_true(ag_try(need, &(int){ 25 }));
+    assert_non_null(strstr(ag_error(), "out of memory: needed 25.0 MB, 20.0 MB free of"));
+    assert_non_null(strstr(ag_error(), "MB  parameters of 0"));
+    assert_non_null(strstr(ag_error(), "A smaller batch"));
+    ag_memory_advise((ag_memory_advice){ advice, "Take half." });
+    assert_true(ag_try(need, &(int){ 25 }));
+    assert_non_null(strstr(ag_error(), "\nTake half."));
+    ag_memory_advise((ag_memory_advice){ 0 });
+    ag_memory_limit(0);
+    assert_false(ag_try(need, &(int){ 25 }));
+    assert_true(nn_numel(net) == 1501500 && ag_memory_budget() > 25000000);
+}
+
+static void test_limits_are_read_from_the_environment(void **state)
+{
+    (void)state;
+    const char *const good[] = { "8G", "300M", "1.5GiB", "123456789", "64KB" };
+    const char *const bad[] = { "8X", "-1", "lots", "G", "1GG" };
+    const double want[] = { 8 * 0x1p30, 300 * 0x1p20, 1.5 * 0x1p30, 123456789, 64 * 0x1p10 };
+    for (int i = 0; i < 5; i++) assert_true((double)ag_parse_bytes(good[i]) == want[i]);
+    for (int i = 0; i < 5; i++) assert_int_equal(ag_parse_bytes(bad[i]), -1);
 }
 
 int main(void)
@@ -326,8 +309,10 @@ int main(void)
         cmocka_unit_test(test_large_memory_is_shared_by_all_sizes),
         cmocka_unit_test(test_recomputed_gradients_are_the_same_bits),
         cmocka_unit_test(test_grad_of_chosen_inputs_of_recomputed_blocks),
-        cmocka_unit_test(test_a_plan_is_what_is_measured),
         cmocka_unit_test(test_recomputing_notices_overwritten_weights),
+        cmocka_unit_test(test_the_report_names_modules),
+        cmocka_unit_test(test_a_limit_is_kept),
+        cmocka_unit_test(test_limits_are_read_from_the_environment),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
