@@ -37,6 +37,13 @@ static bool is_counter(const ag_tensor *t)
     return t->dtype == AG_I64 && t->device == AG_CPU && t->data && ag_numel(t) == 1;
 }
 
+static bool is_known(const job *j, const ag_tensor *t)         /* under another name */
+{
+    for (int64_t i = 0; i < j->n_held; i++)
+        if (j->held[i].tensor == t) return true;
+    return false;
+}
+
 static bool take_away(void *arg, const nn_module *owner, const struct nn_slot *slot)
 {
     job *j = arg;
@@ -44,6 +51,7 @@ static bool take_away(void *arg, const nn_module *owner, const struct nn_slot *s
     const int64_t bytes = ag_numel(t) * (int64_t)ag_dtype_size(t->dtype);
     const int slots = j->opts.optimizer == AG_PLAN_ADAMW ? 2 : j->opts.optimizer == AG_PLAN_MOMENTUM;
     (void)owner;
+    if (is_known(j, t)) return false;
     j->held[j->n_held++] = (held_tensor){ t, t->grad, t->grad_fresh, is_counter(t) ? *(int64_t *)t->data : 0 };
     t->grad = NULL, t->grad_fresh = false;
     ag_ledger_add(&j->ledger, AG_MEM_PARAM, bytes);
