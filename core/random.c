@@ -20,6 +20,35 @@ ag_philox4 ag_philox(uint64_t key, uint64_t counter_hi, uint64_t counter_lo)
                   (uint32_t)counter_hi, (uint32_t)(counter_hi >> 32));
 }
 
+enum { LANES = 64 };
+
+static void philox_lanes(uint64_t key, uint64_t counter_hi, uint64_t counter_lo, uint32_t *words)
+{
+    uint32_t c0[LANES], c1[LANES], c2[LANES], c3[LANES], k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+    for (int i = 0; i < LANES; i++) {
+        c0[i] = (uint32_t)(counter_lo + (uint64_t)i), c1[i] = (uint32_t)((counter_lo + (uint64_t)i) >> 32);
+        c2[i] = (uint32_t)counter_hi, c3[i] = (uint32_t)(counter_hi >> 32);
+    }
+    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
+        for (int i = 0; i < LANES; i++) {
+            const uint64_t p0 = (uint64_t)0xD2511F53u * c0[i], p1 = (uint64_t)0xCD9E8D57u * c2[i];
+            const uint32_t n0 = (uint32_t)(p1 >> 32) ^ c1[i] ^ k0, n2 = (uint32_t)(p0 >> 32) ^ c3[i] ^ k1;
+            c1[i] = (uint32_t)p1, c3[i] = (uint32_t)p0, c0[i] = n0, c2[i] = n2;
+        }
+    for (int i = 0; i < LANES; i++)
+        words[4 * i] = c0[i], words[4 * i + 1] = c1[i], words[4 * i + 2] = c2[i], words[4 * i + 3] = c3[i];
+}
+
+void ag_philox_words(uint64_t key, uint64_t counter_hi, uint64_t counter_lo, int64_t n, uint32_t *words)
+{
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) philox_lanes(key, counter_hi, counter_lo + (uint64_t)i, words + 4 * i);
+    for (; i < n; i++) {
+        const ag_philox4 p = ag_philox(key, counter_hi, counter_lo + (uint64_t)i);
+        for (int k = 0; k < 4; k++) words[4 * i + k] = p.v[k];
+    }
+}
+
 uint64_t ag_rng_u64(ag_rng *r)
 {
     const ag_philox4 p = ag_philox(r->seed, r->stream, r->next++);

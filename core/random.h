@@ -7,6 +7,8 @@ AG_BEGIN_DECLS
 
 typedef struct { uint32_t v[4]; } ag_philox4;
 ag_philox4 ag_philox(uint64_t key, uint64_t counter_hi, uint64_t counter_lo);
+/* The words of the blocks counter_lo .. counter_lo + n, 4 n of them, in order: many at a time. */
+void ag_philox_words(uint64_t key, uint64_t counter_hi, uint64_t counter_lo, int64_t n, uint32_t *words);
 static inline double ag_uniform01(uint32_t hi, uint32_t lo)     /* [0, 1), 53 bits */
 {
     return (double)((((uint64_t)hi << 32 | lo) >> 11)) * 0x1p-53;

@@ -1,33 +1,40 @@
 /* ops/dropout.c - zeroes elements at random; the mask is never stored: it is a function of (key, element). */
+#include "core/bf16.h"
 #include "core/random.h"
 #include "core/thread.h"
 #include "ops/ops.h"
 #include "ops/registry.h"
 
 typedef struct { double p; uint64_t key; } dropout_arg;
-typedef struct { const real *x; real *y; int64_t n; uint64_t key; double p; bool add; } dropout_job;
-enum { GROUP = 4 };             /* elements per Philox block */
+typedef struct { const void *x; void *y; ag_dtype dtype; int64_t n; uint64_t key; double p; bool add; } dropout_job;
+enum { GROUP = 4, CHUNK = 1024 };       /* elements per Philox block, at a time */
 
-static void drop(int64_t begin, int64_t end, void *arg)         /* groups */
+static void drop_chunk(const dropout_job *j, int64_t at, int64_t n)
 {
-    const dropout_job j = *(dropout_job *)arg;
-    const real scale = j.p < 1 ? (real)(1 / (1 - j.p)) : 0;
-    const uint64_t threshold = (uint64_t)(j.p * 0x1p32);
-    for (int64_t g = begin; g < end; g++) {
-        const ag_philox4 r = ag_philox(j.key, 3, (uint64_t)g);
-        for (int64_t i = GROUP * g; i < GROUP * (g + 1) && i < j.n; i++) {
-            const real kept = r.v[i & (GROUP - 1)] >= threshold ? j.x[i] * scale : 0;
-            j.y[i] = j.add ? j.y[i] + kept : kept;
-        }
-    }
+    const uint32_t threshold = j->p < 1 ? (uint32_t)(j->p * 0x1p32) : UINT32_MAX;
+    const real scale = j->p < 1 ? (real)(1 / (1 - j->p)) : 0;
+    uint32_t words[CHUNK];
+    real x_buf[CHUNK], y_buf[CHUNK];
+    ag_philox_words(j->key, 3, (uint64_t)(at / GROUP), (n + GROUP - 1) / GROUP, words);
+    const real *x = ag_widen(j->x, j->dtype, at, n, x_buf);
+    real *y = j->add ? ag_narrow_onto(j->y, j->dtype, at, n, y_buf) : ag_narrow_to(j->y, j->dtype, at, y_buf);
+    if (j->add) for (int64_t i = 0; i < n; i++) y[i] += words[i] >= threshold ? x[i] * scale : 0;
+    else for (int64_t i = 0; i < n; i++) y[i] = words[i] >= threshold ? x[i] * scale : 0;
+    ag_narrow(j->y, j->dtype, at, n, y);
+}
+
+static void drop(int64_t begin, int64_t end, void *arg)         /* chunks */
+{
+    const dropout_job *j = arg;
+    for (int64_t c = begin; c < end; c++) drop_chunk(j, c * CHUNK, j->n - c * CHUNK < CHUNK ? j->n - c * CHUNK : CHUNK);
 }
 
 static void run(const ag_node *n, const ag_tensor *from, ag_tensor *to, bool add)
 {
     const dropout_arg *a = n->arg;
     const int64_t count = ag_numel(from);
-    ag_parallel((count + GROUP - 1) / GROUP, 1024, 12, drop,
-                &(dropout_job){ ag_real(from), ag_real(to), count, a->key, a->p, add });
+    ag_parallel((count + CHUNK - 1) / CHUNK, 1, CHUNK, drop,
+                &(dropout_job){ from->data, to->data, to->dtype, count, a->key, a->p, add });
 }
 
 static void dropout_infer(ag_node *n)
@@ -47,12 +54,13 @@ static void dropout_backward(ag_node *n)
     if (n->din[0]) run(n, n->out->grad, n->din[0], n->accumulate[0]);
 }
 
-/* p = 0 and 1 have values that PyTorch can confirm; the rest is tested in tests/test_dropout.c. */
+/* p = 0 and 1 have values that PyTorch can confirm; the rest is tested in tests/test_engine.c. */
 static ag_tensor *dropout_check(ag_tensor **in) { return ag_dropout(in[0], 0, 1); }
 static ag_tensor *dropout_all_check(ag_tensor **in) { return ag_dropout(in[0], 1, 1); }
 
 const ag_op ag_op_dropout = {
-    .name = "dropout", .inputs = "x", .infer = dropout_infer, .forward = { dropout_forward }, .backward = { dropout_backward },
+    .name = "dropout", .inputs = "x", .infer = dropout_infer, .bf16 = 1,
+    .forward = { dropout_forward }, .backward = { dropout_backward },
     .check = { { "x[3,5]", dropout_check }, { "x[3,5]", dropout_all_check } },
 };
 
