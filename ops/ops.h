@@ -141,14 +141,17 @@ ag_tensor *ag_log_softmax_(const char *at, ag_tensor *x, int axis) AG_PURE;
 #define ag_log_softmax(x, axis) ag_log_softmax_(AG_HERE, x, axis)
 
 typedef enum { AG_MEAN, AG_SUM, AG_NONE } ag_reduction;     /* of a loss over its elements; mean is the default */
-typedef struct { AG_NAMED_OPTIONS; ag_reduction reduction; ag_tensor *weight; double label_smoothing, delta; } ag_loss_opts;
+typedef struct { AG_NAMED_OPTIONS; ag_reduction reduction; ag_tensor *weight; double label_smoothing, delta, gamma; } ag_loss_opts;
 #define AG_LOSS(name) ag_tensor *ag_##name##_(const char *at, ag_tensor *x, ag_tensor *target, ag_loss_opts opts) AG_PURE;
 /* cross_entropy: logits [N, C]; target i64 [N], or f32 [N, C] probabilities; .weight [C], .label_smoothing as in
  * F.cross_entropy (the mean is weighted). nll: the same on log-probabilities, i64 targets. mse, l1, huber (.delta, default 1),
- * bce_with_logits (.weight: pos_weight [C]): target of x's shape. */
+ * bce_with_logits (.weight: pos_weight [C]): target of x's shape. focal: the mean over samples of
+ * (1 - p_t)^.gamma (default 2) x cross-entropy x .weight[t], p by softmax (fastai's; torchvision's is of sigmoids). */
 AG_LOSS(cross_entropy) AG_LOSS(nll_loss) AG_LOSS(mse_loss) AG_LOSS(l1_loss) AG_LOSS(huber_loss) AG_LOSS(bce_with_logits)
+AG_LOSS(focal_loss)
 #define ag_cross_entropy(x, ...) ag_cross_entropy_(AG_HERE, x, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_loss_opts, __VA_ARGS__))
 #define ag_nll_loss(x, ...) ag_nll_loss_(AG_HERE, x, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_loss_opts, __VA_ARGS__))
+#define ag_focal_loss(x, ...) ag_focal_loss_(AG_HERE, x, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_loss_opts, __VA_ARGS__))
 #define ag_mse_loss(x, ...) ag_mse_loss_(AG_HERE, x, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_loss_opts, __VA_ARGS__))
 #define ag_l1_loss(x, ...) ag_l1_loss_(AG_HERE, x, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_loss_opts, __VA_ARGS__))
 #define ag_huber_loss(x, ...) ag_huber_loss_(AG_HERE, x, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_loss_opts, __VA_ARGS__))

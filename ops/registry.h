@@ -22,7 +22,7 @@ AG_BEGIN_DECLS
     OP(reshape) OP(permute) OP(expand) OP(slice) OP(select) \
     OP(sum) OP(mean) OP(max) OP(min) OP(var) OP(logsumexp) OP(argmax) \
     OP(matmul) OP(linear) OP(mse_loss) OP(l1_loss) OP(huber_loss) OP(bce_with_logits) \
-    OP(softmax) OP(log_softmax) OP(cross_entropy) OP(nll_loss) OP(layer_norm) OP(batch_norm) \
+    OP(softmax) OP(log_softmax) OP(cross_entropy) OP(nll_loss) OP(focal_loss) OP(layer_norm) OP(batch_norm) \
     OP(group_norm) OP(grn) OP(residual) \
     OP(embedding) OP(one_hot) OP(dot_bias) OP(gather) OP(argsort) OP(concat) OP(pad) OP(dropout) \
     OP(conv2d) OP(conv_depthwise) \
