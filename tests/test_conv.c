@@ -125,7 +125,7 @@ static void test_what_cannot_be_is_refused(void **state)
     (void)state;
     refused(axes, "x must be images [N, H, W, C]");
     refused(channels, "x [N, H, W, C] has 5 channels, weight [out, in / groups, kh, kw] takes 3 x 1 groups");
-    refused(channels, "f32[1, 8, 8, 5]");
+    refused(channels, "[1, 8, 8, 5]");
     refused(groups, "groups = 4 must divide the channels of x, 6");
     refused(kernel, "height: the kernel reaches over 7 pixels, the padded image has 6");
     refused(dilated, "the kernel reaches over 9 pixels, the padded image has 8");
