@@ -37,12 +37,12 @@ static void part(int64_t begin, int64_t end, void *arg)
     alone(&g);
 }
 
-/* Along the longer side, so that little is read twice; a packed b is read as a whole. */
+/* Along the longer side, so that little is read twice; a packed b is read as a whole, and columns of bf16 are slow. */
 static direction choose(const ag_gemm *g)
 {
     const int64_t threads = ag_threads();
     if (g->batch >= 4 * threads || (g->batch > 1 && g->n < 16 * threads)) return BY_BATCH;
-    return g->packed || g->n >= g->m ? BY_ROWS : BY_COLUMNS;
+    return g->packed || g->c_type == AG_BF16 || g->n >= g->m ? BY_ROWS : BY_COLUMNS;
 }
 
 void ag_gemm_run(const ag_gemm *g)
@@ -60,7 +60,7 @@ void ag_gemm_run(const ag_gemm *g)
     ag_parallel(items, grain, ns / (double)items, part, &j);
 }
 
-/* ---- the packed form of a parameter -------------------------------------------------------------------- */
+/* ---- a parameter as bf16: packed, or as it lies. As f32 it is read in place, which costs 2 to 7 %, but no memory. --- */
 
 typedef struct { ag_gemm g; atomic_bool failed; } pack_job;
 
@@ -86,29 +86,47 @@ static void pack(const ag_tensor *param, void *to, const void *arg)
         ag_fail(param->at, "no memory to rearrange a parameter");
 }
 
-/* bf16 needs a copy in any case. In f32 packing a matrix costs as much time as it saves for some hundred rows, and memory:
- * in training, where it is to be done in every step, worth it only for matrices that are used for many rows. */
-enum { LEAST_SPLIT_ROWS = 512 };        /* of a, for the splitting of b to pay */
+typedef struct { const real *from; uint16_t *to; int64_t columns, stride; } narrow_job;
 
-static bool worth_packing(const ag_node *n, const ag_gemm *g)
+static void narrow_lines(int64_t begin, int64_t end, void *arg)
 {
-    if (g->a_type == AG_BF16) return true;
-    return g->n >= (n->recorded || ag_node_trains(n) ? 1024 : 16) && g->m >= 16 && g->k >= 16;
+    const narrow_job *j = arg;
+    for (int64_t i = begin; i < end; i++) ag_narrow(j->to, AG_BF16, i * j->columns, j->columns, j->from + i * j->stride);
+}
+
+static void narrow(const ag_tensor *param, void *to, const void *arg)
+{
+    const ag_gemm *g = arg;
+    const bool by_rows = g->b_col == 1;
+    (void)param;
+    ag_parallel(by_rows ? g->k : g->m, 16, 0.2 * (double)(by_rows ? g->m : g->k), narrow_lines,
+                &(narrow_job){ g->b, to, by_rows ? g->m : g->k, by_rows ? g->b_row : g->b_col });
+}
+
+static uint64_t form_of(const ag_gemm *g, bool packed)
+{
+    const int64_t offset = g->b_form ? 0 : (const real *)g->b - ag_real(g->b_param);
+    const int64_t word[] = { g->m, g->k, g->b_row, g->b_col, offset, packed, g->split };
+    uint64_t key = g->b_form + 1;
+    for (size_t i = 0; i < sizeof word / sizeof *word; i++) key = (key ^ (uint64_t)word[i]) * 0x9E3779B97F4A7C15u, key ^= key >> 29;
+    return key;
 }
 
 void ag_gemm_prepare(const ag_node *n, ag_gemm *g)
 {
-    const ag_tensor *w = g->b_param;
-    if (!w || g->batch != 1 || g->b_type != AG_F32 || g->a_row != g->k || g->a_col != 1 || g->c_row != g->m) return;
+    enum { LEAST_SPLIT_ROWS = 512 };        /* of a, for the splitting of b to pay */
+    if (!g->b_param || g->b_type != AG_F32 || g->batch != 1 || (g->b_row != 1 && g->b_col != 1)) return;
     const int64_t split = n->split && g->a_type == AG_F32 && g->n >= LEAST_SPLIT_ROWS ? ag_gemm_split_bytes(g) : 0;
     g->split = split > 0;
-    if (!split && !worth_packing(n, g)) return;
-    const int64_t bytes = split ? split : ag_gemm_packed_bytes(g), offset = g->b_form ? 0 : (const real *)g->b - ag_real(w);
-    if (!bytes) return;
-    const int64_t form[] = { g->m, g->k, g->b_row, g->b_col, offset, g->a_type, g->split };
-    uint64_t key = g->b_form + 1;
-    for (size_t i = 0; i < sizeof form / sizeof *form; i++) key = (key ^ (uint64_t)form[i]) * 0x9E3779B97F4A7C15u, key ^= key >> 29;
-    g->packed = ag_packed(n, w, key, bytes, pack, g);
+    if (!split && g->a_type != AG_BF16) return;
+    const int64_t bytes = split ? split : ag_gemm_packed_bytes(g);
+    if (bytes) {
+        g->packed = ag_packed(n, g->b_param, form_of(g, true), bytes, pack, g);
+        return;
+    }
+    g->b = ag_packed(n, g->b_param, form_of(g, false), g->k * g->m * (int64_t)sizeof(uint16_t), narrow, g);
+    g->b_type = AG_BF16;
+    *(g->b_col == 1 ? &g->b_row : &g->b_col) = g->b_col == 1 ? g->m : g->k;
 }
 
 /* ---- the portable product: packed panels and a block of sums that stays in registers --------------------- */

@@ -15,17 +15,17 @@ typedef struct {
     int64_t a_batch, a_row, a_col, b_batch, b_row, b_col, c_batch, c_row;
     bool add;
     ag_activation activation;
-    const ag_tensor *b_param;       /* b lies in this f32 parameter: ag_gemm_prepare may read a copy in a faster form */
+    const ag_tensor *b_param;       /* b lies in this f32 parameter: where a is bf16 ag_gemm_prepare makes a copy as bf16 */
     uint64_t b_form;                /* not 0: b is not in the parameter itself but in this form of it (ag_packed's key) */
-    const void *packed;             /* the copy */
+    const void *packed;             /* the copy in oneDNN's layout */
     bool split;                     /* f32 operands as sums of two bf16 numbers, where that is faster (gemm_split.c) */
 } ag_gemm;
 
 /* Over the team, or, in a body of ag_parallel, on the calling thread. Chooses; never fails: what oneDNN does not take goes
  * the portable way. */
 void ag_gemm_run(const ag_gemm *g);
-/* With b_param, before ag_gemm_run or the ag_parallel around it: finds or makes the copy. n: the node that is run. A bf16 `a`
- * is fast only with it. */
+/* With b_param, before ag_gemm_run or the ag_parallel around it: finds or makes the copy, without which a bf16 `a` is slow.
+ * n: the node that is run. */
 void ag_gemm_prepare(const ag_node *n, ag_gemm *g);
 
 /* gemm_split.c; false where they do not apply. Bytes of the packed form of b (0: none); making it with `pack`; the product with

@@ -78,10 +78,16 @@ static bool dense_along_one(int64_t rows, int64_t cols, int64_t row, int64_t col
     return (col == 1 && row >= cols) || (row == 1 && col >= rows);
 }
 
+/* What a product with a packed matrix wants of the others. */
+static bool dense_rows(const ag_gemm *g)
+{
+    return g->a_row == g->k && g->a_col == 1 && g->c_row == g->m;
+}
+
 static bool fits(const ag_gemm *g)
 {
     if (!g->k || !dense_along_one(g->n, g->k, g->a_row, g->a_col)) return false;
-    if (g->packed) return g->batch == 1 && g->a_row == g->k && g->a_col == 1 && g->c_row == g->m;
+    if (g->packed) return g->batch == 1 && dense_rows(g);
     if (g->a_type != g->b_type || !dense_along_one(g->k, g->m, g->b_row, g->b_col)) return false;
     if (g->a_type == AG_F32 && g->c_type != AG_F32) return false;
     return g->batch == 1 || (g->a_batch && g->b_batch && !g->bias);
@@ -134,7 +140,7 @@ static const ag_dnnl *packer(const ag_gemm *g, int64_t first, int64_t width)
 
 int64_t ag_gemm_packed_bytes(const ag_gemm *g)
 {
-    if (!g->k || !dense_along_one(g->k, g->m, g->b_row, g->b_col)) return 0;
+    if (!g->k || !dense_rows(g) || !dense_along_one(g->k, g->m, g->b_row, g->b_col)) return 0;
     for (int64_t first = 0; first < g->m; first += AG_GEMM_PANEL)
         if (!packer(g, first, g->m - first < AG_GEMM_PANEL ? g->m - first : AG_GEMM_PANEL)) return 0;
     const ag_dnnl *all = packer(g, 0, g->m);

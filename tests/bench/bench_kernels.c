@@ -1,7 +1,9 @@
 /* tests/bench/bench_kernels.c - matrix products and convolutions: ours, and oneDNN called directly with two OpenMP threads
  * on the same layouts, turn by turn in one process. Lines of key, value, unit, and last the ratios; the best of many runs.
- * _train: the weight was written to before, as in a step of training. An argument: only keys that contain it. */
+ * _train: the weight was written to before, as in a step of training. Arguments: only shapes whose name contains the first
+ * ("" for all); the number of threads, 2: with 1, the time of the thread is taken, which others on the machine change little. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include "agrad.h"
@@ -16,10 +18,12 @@ enum { FORWARD, INPUT, WEIGHT, KINDS };
 static const char *const kinds[KINDS] = { "forward", "dgrad", "wgrad" };
 enum { TURNS = 12, RUNS = 6 };
 
+static int threads = 2;
+
 static double now(void)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -150,7 +154,7 @@ static bool onednn(direct *d, const shape *s, int kind, ag_dtype dtype)
 {
     const dnnl_data_type_t type = dtype == AG_BF16 ? dnnl_bf16 : dnnl_f32;
     *d = (direct){ .n = 0 };
-    omp_set_num_threads(2);
+    omp_set_num_threads(threads);
     dnnl_engine_create(&d->engine, dnnl_cpu, 0);
     dnnl_stream_create(&d->stream, d->engine, dnnl_stream_default_flags);
     return s->kernel ? plan_conv(d, s, kind, type) : plan_product(d, s, kind, type);
@@ -218,7 +222,8 @@ int main(int argc, char **argv)
         { "conv1_1024_256x14", 4, 14, 1024, 256, 1, 1 }, { "conv1_512_2048x7", 4, 7, 512, 2048, 1, 1 },
         { "conv1s2_256_512x56", 4, 56, 256, 512, 1, 2 },
     };
-    ag_init(.threads = 2, .seed = 1);
+    if (argc > 2) threads = atoi(argv[2]);
+    ag_init(.threads = threads, .seed = 1);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int bf16 = 0; bf16 < 2; bf16++)
             for (int kind = 0; kind < KINDS; kind++)
