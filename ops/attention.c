@@ -190,7 +190,7 @@ const ag_op ag_op_attention = {
                { "q[4,3,2,3] k[4,3,2,3] v[4,3,2,3] bias[2,3,3] mask[2,1,3,3]:const", mask_check },
                { "q[2,3,2,3] k[2,4,2,3] v[2,4,2,3] bias[2,2,3,4] mask[2,3,4]:const", mask_check },
                { "q[3,4,2,5] k[3,4,2,5] v[3,4,2,5] bias[2,4,4] logit_scale[2]:pos", cosine_check },
-               { "q[1,2,1,3] k[1,2,1,3] v[1,2,1,3]", dropped_check }, { "q[1,17,2,4] k[1,19,2,4] v[1,19,2,4]", plain_check } },
+               { "q[1,2,1,3] k[1,2,1,3] v[1,2,1,3]", dropped_check }, { "q[1,7,1,16] k[1,19,1,16] v[1,19,1,16]", plain_check } },
 };
 
 static ag_tensor *packed_check(ag_tensor **in) { return ag_attention_qkv(in[0], .scale = 0.6); }

@@ -27,20 +27,21 @@ void ag_attention_run_backward(const ag_node *n, const ag_attention_job *j);
 
 /* ---- rows (ops/attention_rows.c) ----------------------------------------------------------------------- */
 
-enum { AG_ATTENTION_LANES = 16 };       /* rows of products are padded to multiples of this */
-/* Query i of head h of sample n; scratch for the rows a, b, c of at least `wide` and D elements. */
-typedef struct { int64_t n, h, i, wide; real *a, *b, *c; } ag_attention_row;
+enum { AG_ATTENTION_LANES = 16, AG_ATTENTION_ROWS = 8 };
+/* Queries i .. i + count of head h of sample n, at most AG_ATTENTION_ROWS: what a row waits for passes while others are
+ * worked on. Rows are `wide` elements apart, a multiple of AG_ATTENTION_LANES. Scratch for so many rows: a, b, c. */
+typedef struct { int64_t n, h, i, count, wide; real *a, *b, *c; } ag_attention_rows;
 
-/* The weights in the place of the products x, in q's dtype; keeps the log of their sum. */
-void ag_attention_weights(const ag_attention_job *j, const ag_attention_row *r, real *x);
+/* The weights in the place of the products x, in q's dtype; keeps the logs of their sums. */
+void ag_attention_weights(const ag_attention_job *j, const ag_attention_rows *r, real *x);
 /* From products x and gradients g of the weights w as dropped: x becomes w keep, g becomes scale dx, in q's dtype, where
  * dx = w (keep g - delta), delta = sum of w keep g. Adds dx to dbias, its product with x to dlogit_scale, unless NULL. */
-void ag_attention_weights_grad(const ag_attention_job *j, const ag_attention_row *r, real delta, real *x, real *g,
+void ag_attention_weights_grad(const ag_attention_job *j, const ag_attention_rows *r, const real *delta, real *x, real *g,
                                real *dbias, real *dlogit_scale);
 /* to = x / |x|; returns 1 / |x|. (F.normalize) */
-real ag_attention_unit(const ag_attention_job *j, const ag_attention_row *r, ag_dtype type, const void *x, void *to);
+real ag_attention_unit(const ag_attention_job *j, const ag_attention_rows *r, ag_dtype type, const void *x, void *to);
 /* The gradient g of to, as that of x: inverse (g - to (to . g)); inverse 0: no scaling took place. */
-void ag_attention_unit_grad(const ag_attention_job *j, const ag_attention_row *r, const ag_heads *d, int64_t at,
+void ag_attention_unit_grad(const ag_attention_job *j, const ag_attention_rows *r, const ag_heads *d, int64_t at,
                             const real *g, const void *to, real inverse);
 
 #endif

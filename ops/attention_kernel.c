@@ -6,25 +6,29 @@
  *     row that it came from.
  * K3  A head's rows go into products where they lie. A window's pixels lie apart: some heads of them at a time are copied
  *     to scratch, and results back from it. So are rows scaled to length 1 (cosine attention).
- * K4  Gradients of a bias that many samples share are summed over runs of samples that depend on N alone, then together. */
+ * K4  In f32 small products, and those with the transposes of k and v, are made by ops/near.h, all others by ops/gemm.h.
+ * K5  Gradients of a bias that many samples share are summed over runs of samples that depend on N alone, then together. */
 #include "ops/attention.h"
 #include <string.h>
 #include "core/bf16.h"
 #include "core/thread.h"
 #include "ops/gemm.h"
+#include "ops/near.h"
 #include "ops/window.h"
 
 enum { BLOCK = 256 << 10, LEAST_ROWS = 16, MOST_ROWS = 256 };       /* bytes and rows of a block of products */
-enum { PARTIALS = 16, PARTIAL_BYTES = 8 << 20 };                    /* K4 */
+enum { NEAR = 4096 };                                               /* elements of the rows worked on at once */
+enum { PARTIALS = 16, PARTIAL_BYTES = 8 << 20 };                    /* K5 */
 enum { TILE = 64 << 10, LEAST_UNITS = 32 };                         /* K3: bytes of a window's q; pieces of work */
 
 typedef struct { void *p; int64_t row; ag_dtype type; } matrix;     /* rows `row` elements apart */
 
 typedef struct {
     real *products, *dproducts;                 /* [block, wide] */
-    real *a, *b, *c;                            /* a row each */
+    real *a, *b, *c;                            /* some rows each */
     real *delta, *q_inverse, *k_inverse;        /* [block], 1 / length: [block], [S] */
-    real *q, *k, *dq, *dk, *dv;                 /* of one head: scaled to length 1; sums that are kept apart */
+    real *q, *k, *dq, *dk, *dv;                 /* of one head: scaled to length 1; sums that are kept apart; */
+    real *k_turned, *v_turned;                  /* [D, wide] */
     real *tile[8];                              /* of a window: q k v out dout dq dk dv, [L, heads of a group, D] */
     int64_t *pixel;                             /* of a window's tokens */
     ag_attention_operands at;                           /* where a unit's operands are, */
@@ -33,12 +37,12 @@ typedef struct {
 
 typedef struct {
     ag_attention_job j;
-    int64_t block, blocks, wide;                /* queries in a block; elements from one row of products to the next */
+    int64_t block, blocks, wide, rows;          /* queries in a block; elements from one row of products to the next; rows at once */
     int64_t group, chunks, runs, units;         /* a unit of work: heads x runs of samples (backward), runs of blocks */
     real *dbias, *dlogit_scale;                 /* sums of the chunks: [chunks, heads of the bias, L, S], [chunks, heads] */
     char *memory;
     int64_t bytes;                              /* of a thread's scratch */
-    bool backward;
+    bool backward, near;                        /* near: ops/near.h takes the products */
 } plan;
 
 /* ---- sizes --------------------------------------------------------------------------------------------- */
@@ -57,7 +61,7 @@ static bool sums_apart(const plan *p, const ag_heads *d, bool cosine)
 static int64_t lay_out(const plan *p, char *base, scratch *s)
 {
     const ag_attention_job *j = &p->j;
-    const int64_t row = larger(p->wide, j->d), queries = p->block * j->d, keys = j->s * j->d;
+    const int64_t row = larger(p->rows * p->wide, j->d), queries = p->block * j->d, keys = j->s * j->d;
     const int64_t cosine = j->cosine, back = p->backward;
     const struct { real **at; int64_t count; } parts[] = {
         { &s->products, p->block * p->wide }, { &s->dproducts, back * p->block * p->wide },
@@ -66,6 +70,7 @@ static int64_t lay_out(const plan *p, char *base, scratch *s)
         { &s->q, cosine * queries }, { &s->k, cosine * keys }, { &s->dq, back * cosine * queries },
         { &s->dk, back && sums_apart(p, &j->at.dk, j->cosine) ? keys : 0 },
         { &s->dv, back && sums_apart(p, &j->at.dv, false) ? keys : 0 },
+        { &s->k_turned, p->near * j->d * p->wide }, { &s->v_turned, back * p->near * j->d * p->wide },
     };
     int64_t at = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
@@ -94,6 +99,8 @@ static plan plan_of(const ag_attention_job *j, bool backward)
     plan p = { .j = *j, .backward = backward, .chunks = j->n, .runs = 1 };
     p.wide = parts_of(j->s, AG_ATTENTION_LANES) * AG_ATTENTION_LANES;
     if (p.wide % 256 == 0) p.wide += AG_ATTENTION_LANES;    /* rows whole pages apart meet in few places of a cache */
+    p.near = ag_near_fast() && j->at.q.type == AG_F32 && j->d % AG_NEAR_LANES == 0;
+    p.rows = smaller(larger(NEAR / p.wide, 1), AG_ATTENTION_ROWS);
     const int64_t fit = smaller(larger(BLOCK / (p.wide * (int64_t)sizeof(real)), LEAST_ROWS), MOST_ROWS);
     p.blocks = parts_of(j->l, fit);
     p.block = parts_of(j->l, larger(p.blocks, 1));
@@ -213,9 +220,9 @@ static matrix rows_from(const scratch *s, const ag_heads *t, int64_t n, int64_t 
     return (matrix){ ag_element(t->data, t->type, place(s, t, n, h, first)), t->token, t->type };
 }
 
-static ag_attention_row row_of(const plan *p, const scratch *s, int64_t n, int64_t h, int64_t i)
+static ag_attention_rows rows_of(const plan *p, const scratch *s, int64_t n, int64_t h, int64_t i, int64_t count)
 {
-    return (ag_attention_row){ n, h, i, p->wide, s->a, s->b, s->c };
+    return (ag_attention_rows){ n, h, i, smaller(count, p->rows), p->wide, s->a, s->b, s->c };
 }
 
 /* The tokens first .. first + count of a head: in place, or scaled to length 1 in `to`. */
@@ -224,7 +231,7 @@ static matrix load(const plan *p, const scratch *s, const ag_heads *t, int64_t n
 {
     const matrix m = rows_from(s, t, n, h, first);
     if (!p->j.cosine) return m;
-    const ag_attention_row r = row_of(p, s, n, h, 0);
+    const ag_attention_rows r = rows_of(p, s, n, h, 0, 1);
     for (int64_t i = 0; i < count; i++)
         inverse[i] = ag_attention_unit(&p->j, &r, m.type, ag_element(m.p, m.type, i * m.row), ag_element(to, m.type, i * p->j.d));
     return (matrix){ to, p->j.d, m.type };
@@ -234,18 +241,37 @@ static matrix load(const plan *p, const scratch *s, const ag_heads *t, int64_t n
 static void store(const plan *p, const scratch *s, const ag_heads *d, int64_t n, int64_t h, int64_t first, int64_t count,
                   const real *from, const matrix *unit, const real *inverse)
 {
-    const ag_attention_row r = row_of(p, s, n, h, 0);
+    const ag_attention_rows r = rows_of(p, s, n, h, 0, 1);
     for (int64_t i = 0; i < count; i++)
         ag_attention_unit_grad(&p->j, &r, d, place(s, d, n, h, first + i), from + i * p->j.d,
                                unit ? ag_element(unit->p, unit->type, i * unit->row) : NULL, unit ? inverse[i] : 0);
 }
 
 /* c [n, m] (+)= a [n, k] b [k, m]; turned: a [k, n], b [m, k] */
-static void product(int64_t n, int64_t m, int64_t k, matrix a, bool turn_a, matrix b, bool turn_b, matrix c, bool add)
+static void product(const plan *p, int64_t n, int64_t m, int64_t k, matrix a, bool turn_a, matrix b, bool turn_b, matrix c,
+                    bool add)
 {
-    ag_gemm_run(&(ag_gemm){ .batch = 1, .n = n, .m = m, .k = k, .a = a.p, .a_row = turn_a ? 1 : a.row,
-                            .a_col = turn_a ? a.row : 1, .b = b.p, .b_row = turn_b ? 1 : b.row, .b_col = turn_b ? b.row : 1,
-                            .c = c.p, .c_row = c.row, .a_type = a.type, .b_type = b.type, .c_type = c.type, .add = add });
+    const int64_t a_row = turn_a ? 1 : a.row, a_col = turn_a ? a.row : 1;
+    if (p->near && !turn_b && k * m <= NEAR)        /* m: the width of a head */
+        ag_near_run(&(ag_near){ n, m, k, a.p, b.p, c.p, a_row, a_col, b.row, c.row, add });
+    else
+        ag_gemm_run(&(ag_gemm){ .batch = 1, .n = n, .m = m, .k = k, .a = a.p, .a_row = a_row, .a_col = a_col, .b = b.p,
+                                .b_row = turn_b ? 1 : b.row, .b_col = turn_b ? b.row : 1, .c = c.p, .c_row = c.row,
+                                .a_type = a.type, .b_type = b.type, .c_type = c.type, .add = add });
+}
+
+/* to [count, S] = x y^T; turned: y^T, as turn left it */
+static void products_with(const plan *p, int64_t count, matrix x, matrix y, const real *turned, real *to)
+{
+    const ag_attention_job *j = &p->j;
+    if (p->near) ag_near_run(&(ag_near){ count, parts_of(j->s, AG_NEAR_LANES) * AG_NEAR_LANES, j->d, x.p, turned, to, x.row, 1,
+                                         p->wide, p->wide, false });
+    else product(p, count, j->s, j->d, x, false, y, true, (matrix){ to, p->wide, AG_F32 }, false);
+}
+
+static void turn(const plan *p, matrix y, real *turned)
+{
+    if (p->near) ag_near_transpose(p->j.s, p->j.d, y.p, y.row, turned, p->wide);
 }
 
 static matrix weights_in(const plan *p, real *products)         /* K2 */
@@ -260,15 +286,16 @@ static void attend(const plan *p, const scratch *s, int64_t n, int64_t h, int64_
 {
     const ag_attention_job *j = &p->j;
     const matrix k = load(p, s, &s->at.k, n, h, 0, j->s, s->k, s->k_inverse), v = rows_from(s, &s->at.v, n, h, 0);
+    turn(p, k, s->k_turned);
     for (int64_t b = begin; b < end; b++) {
         const int64_t first = b * p->block, count = smaller(p->block, j->l - first);
         const matrix q = load(p, s, &s->at.q, n, h, first, count, s->q, s->q_inverse);
-        product(count, j->s, j->d, q, false, k, true, (matrix){ s->products, p->wide, AG_F32 }, false);
-        for (int64_t i = 0; i < count; i++) {
-            const ag_attention_row r = row_of(p, s, n, h, first + i);
+        products_with(p, count, q, k, s->k_turned, s->products);
+        for (int64_t i = 0; i < count; i += p->rows) {
+            const ag_attention_rows r = rows_of(p, s, n, h, first + i, count - i);
             ag_attention_weights(j, &r, s->products + i * p->wide);
         }
-        product(count, j->d, j->s, weights_in(p, s->products), false, v, false, rows_from(s, &s->at.out, n, h, first), false);
+        product(p, count, j->d, j->s, weights_in(p, s->products), false, v, false, rows_from(s, &s->at.out, n, h, first), false);
     }
 }
 
@@ -323,19 +350,19 @@ static void block_back(const plan *p, const scratch *s, int64_t n, int64_t h, in
     const ag_attention_job *j = &p->j;
     const matrix q = load(p, s, &s->at.q, n, h, first, count, s->q, s->q_inverse), dout = rows_from(s, &s->at.dout, n, h, first);
     const matrix w = weights_in(p, s->products), dx = weights_in(p, s->dproducts);
-    product(count, j->s, j->d, q, false, k, true, (matrix){ s->products, p->wide, AG_F32 }, false);
-    product(count, j->s, j->d, dout, false, v, true, (matrix){ s->dproducts, p->wide, AG_F32 }, false);
+    products_with(p, count, q, k, s->k_turned, s->products);
+    products_with(p, count, dout, v, s->v_turned, s->dproducts);
     find_delta(p, s, n, h, first, count);
-    for (int64_t i = 0; i < count; i++) {
-        const ag_attention_row r = row_of(p, s, n, h, first + i);
-        ag_attention_weights_grad(j, &r, s->delta[i], s->products + i * p->wide, s->dproducts + i * p->wide,
+    for (int64_t i = 0; i < count; i += p->rows) {
+        const ag_attention_rows r = rows_of(p, s, n, h, first + i, count - i);
+        ag_attention_weights_grad(j, &r, s->delta + i, s->products + i * p->wide, s->dproducts + i * p->wide,
                                   dbias ? dbias + (first + i) * j->s : NULL, dlogit_scale);
     }
-    if (dv.p) product(j->s, j->d, count, w, true, dout, false, dv, add_v);
-    if (dk.p) product(j->s, j->d, count, dx, true, q, false, dk, add_k);
+    if (dv.p) product(p, j->s, j->d, count, w, true, dout, false, dv, add_v);
+    if (dk.p) product(p, j->s, j->d, count, dx, true, q, false, dk, add_k);
     if (!s->at.dq.data) return;
     const matrix dq = j->cosine ? (matrix){ s->dq, j->d, AG_F32 } : rows_from(s, &s->at.dq, n, h, first);
-    product(count, j->d, j->s, dx, false, k, false, dq, !j->cosine && s->at.dq.add);
+    product(p, count, j->d, j->s, dx, false, k, false, dq, !j->cosine && s->at.dq.add);
     if (j->cosine) store(p, s, &s->at.dq, n, h, first, count, s->dq, &q, s->q_inverse);
 }
 
@@ -347,6 +374,8 @@ static void attend_back(const plan *p, const scratch *s, int64_t n, int64_t h, r
     const matrix k = load(p, s, &s->at.k, n, h, 0, j->s, s->k, s->k_inverse), v = rows_from(s, &s->at.v, n, h, 0);
     const matrix dk = k_apart ? (matrix){ s->dk, j->d, AG_F32 } : rows_from(s, to_k, n, h, 0);
     const matrix dv = v_apart ? (matrix){ s->dv, j->d, AG_F32 } : rows_from(s, to_v, n, h, 0);
+    turn(p, k, s->k_turned);
+    turn(p, v, s->v_turned);
     for (int64_t first = 0; first < j->l; first += p->block)
         block_back(p, s, n, h, first, smaller(p->block, j->l - first), k, v, dk, first || (to_k->add && !k_apart), dv,
                    first || (to_v->add && !v_apart), dbias, dlogit_scale);

@@ -55,7 +55,7 @@ static void measure(const char *name, ag_dtype type, double flops, function f, a
         ag_backward(y, .grad = g, .retain_graph = true);
         took = now() - start;
         backward = took < backward ? took : backward;
-        ag_zero_grad(in[0]);
+        for (ag_tensor **t = in; *t; t++) ag_zero_grad(*t);
     }
     report(name, "", type, 1e-9 * flops / evaluation, "GFLOP/s");
     report(name, "_train", type, 1e-9 * flops / forward, "GFLOP/s");
@@ -95,13 +95,13 @@ static ag_tensor *partitioned(ag_tensor **in)       /* the same with copies */
 static void attention(ag_dtype type)
 {
     AG_SCOPE;
-    ag_tensor *vit[] = { input(type, AG_SHAPE(4, 197, 3, 6, 64)) };
+    ag_tensor *vit[] = { input(type, AG_SHAPE(4, 197, 3, 6, 64)), NULL };
     measure("attention_vit_s", type, 4. * 4 * 6 * 197 * 197 * 64, packed, vit);
     for (int stage = 0; stage < 4; stage += 2) {
         const int64_t side = 56 >> stage, heads = 3 << stage;
         char name[64];
         ag_tensor *swin[] = { input(type, AG_SHAPE(4, side, side, 3, heads, 32)), ag_param(ag_randn(heads, 49, 49)),
-                              ag_zeros(side * side / 49, 1, 49, 49) };
+                              ag_zeros(side * side / 49, 1, 49, 49), NULL };
         const double flops = 4. * 4 * (double)(side * side * heads) * 49 * 32;
         snprintf(name, sizeof name, "attention_swin_t_%d", stage + 1);
         measure(name, type, flops, windows, swin);
@@ -120,7 +120,7 @@ static void mlp(const char *name, ag_dtype type, int64_t rows, int64_t width)
     const double size = 1 / sqrt((double)width);
     ag_tensor *in[] = { input(type, AG_SHAPE(rows, width)), ag_param(ag_scale(ag_randn(4 * width, width), size)),
                         ag_param(ag_randn(4 * width)), ag_param(ag_scale(ag_randn(width, 4 * width), size)),
-                        ag_param(ag_randn(width)) };
+                        ag_param(ag_randn(width)), NULL };
     measure(name, type, 16. * (double)(rows * width * width), gelu_mlp, in);
 }
 
