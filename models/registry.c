@@ -98,9 +98,11 @@ nn_module *ag_model_create_(const char *at, const char *name, model_opts opts)
     return m->create(at, m, opts);
 }
 
+static ag_tensor *features_for_pool(const char *at, nn_module *net, ag_tensor *x);
+
 static ag_tensor *forward(nn_module *m, ag_tensor *x)
 {
-    return ag_model_forward_head_(m->at, m, ag_model_forward_features_(m->at, m, x));
+    return ag_model_forward_head_(m->at, m, features_for_pool(m->at, m, x));
 }
 
 ag_tensor *ag_model_dropout(const model_vision *s, ag_tensor *f)
@@ -164,6 +166,13 @@ ag_tensor *ag_model_forward_features_(const char *at, nn_module *net, ag_tensor 
     return s->features(net, x);
 }
 
+static ag_tensor *features_for_pool(const char *at, nn_module *net, ag_tensor *x)
+{
+    const model_vision *s = vision(at, net);
+    check_images(at, s, x);
+    return (s->for_pool ? s->for_pool : s->features)(net, x);
+}
+
 ag_tensor *ag_model_pool_(const char *at, nn_module *net, ag_tensor *features)
 {
     return vision(at, net)->pool(net, features);
@@ -180,7 +189,7 @@ ag_tensor *ag_model_forward_head_(const char *at, nn_module *net, ag_tensor *fea
 ag_tensor *ag_model_features_(const char *at, nn_module *net, ag_tensor *x)
 {
     AG_SCOPE;
-    return ag_keep(vision(at, net)->pool(net, ag_model_forward_features_(at, net, x)));
+    return ag_keep(vision(at, net)->pool(net, features_for_pool(at, net, x)));
 }
 
 void ag_nn_reset_classifier_(const char *at, nn_module *net, int64_t classes)

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include "models/swin.h"
+#include "nn/module.h"
 
 typedef struct {
     union { nn_module base; model_vision vision; };
@@ -24,19 +25,18 @@ static int part_of(const swin_windows *w, int64_t i)
     return i < w->side - w->window ? 0 : i < w->side - w->shift ? 1 : 2;
 }
 
-/* [windows, 1, L, L]: -100 for tokens that the cyclic shift brought together from opposite edges. */
-static ag_tensor *mask_of(const char *at, const swin_windows *w)
+ag_tensor *ag_swin_mask(nn_module *m, const swin_windows *w)
 {
+    if (!w->shift) return NULL;
     const int64_t across = w->side / w->window, tokens = w->window * w->window;
-    ag_tensor *mask = ag_empty_(at, AG_F32, AG_SHAPE(across * across, 1, tokens, tokens));
-    real *m = mask->data;
-    if (!m) return mask;
+    ag_tensor *mask = ag_nn_hidden_(m->at, m, "attn_mask", ag_empty(AG_F32, across * across, 1, tokens, tokens));
+    real *to = mask->data;
     int part[1 << 10];
-    for (int64_t n = 0; n < across * across; n++) {
+    for (int64_t n = 0; to && n < across * across; n++) {
         for (int64_t i = 0; i < tokens; i++)
             part[i] = 3 * part_of(w, n / across * w->window + i / w->window) + part_of(w, n % across * w->window + i % w->window);
         for (int64_t i = 0; i < tokens; i++)
-            for (int64_t k = 0; k < tokens; k++) *m++ = part[i] == part[k] ? 0 : -100;
+            for (int64_t k = 0; k < tokens; k++) *to++ = part[i] == part[k] ? 0 : -100;
     }
     return mask;
 }
@@ -45,19 +45,24 @@ ag_tensor *ag_swin_attention(const char *at, const swin_windows *w, ag_tensor *q
 {
     const int64_t n = qkv->shape[0];
     qkv = ag_reshape_(at, qkv, AG_SHAPE(n, w->side, w->side, 3, w->heads, w->width / w->heads));
-    if (w->shift) opts.mask = mask_of(at, w);
     return ag_reshape_(at, ag_window_attention_(at, qkv, w->window, w->shift, opts), AG_SHAPE(n, w->side, w->side, w->width));
 }
 
 /* ---- blocks -------------------------------------------------------------------------------------------- */
 
-typedef struct { nn_module base; ag_tensor *relative_position_bias_table; nn_module *qkv, *proj; swin_windows windows; } attention;
+typedef struct {
+    nn_module base;
+    ag_tensor *relative_position_bias_table, *mask;
+    nn_module *qkv, *proj;
+    swin_windows windows;
+} attention;
 
 static ag_tensor *attention_forward(nn_module *m, ag_tensor *x)
 {
     const attention *s = NN_SELF(attention, m);
     ag_tensor *bias = ag_relative_position_bias_(m->at, s->relative_position_bias_table, s->windows.window);
-    return nn_call(s->proj, ag_swin_attention(m->at, &s->windows, nn_call(s->qkv, x), (ag_attention_opts){ .bias = bias }));
+    x = ag_swin_attention(m->at, &s->windows, nn_call(s->qkv, x), (ag_attention_opts){ .bias = bias, .mask = s->mask });
+    return nn_call(s->proj, x);
 }
 
 static nn_module *attention_new(const char *at, const swin_windows *w)
@@ -69,6 +74,7 @@ static nn_module *attention_new(const char *at, const swin_windows *w)
     nn_init_trunc_normal(s->relative_position_bias_table, 0, 0.02, -2, 2);
     NN_CHILD(s, qkv, ag_transformer_linear(at, w->width, 3 * w->width, (nn_linear_opts){ 0 }));
     NN_CHILD(s, proj, ag_transformer_linear(at, w->width, w->width, (nn_linear_opts){ 0 }));
+    s->mask = ag_swin_mask(&s->base, w);
     return &s->base;
 }
 

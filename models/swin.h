@@ -23,7 +23,10 @@ nn_module *ag_swin_create(const char *at, const model_info *info, model_opts opt
 
 /* [N, H, W, C] -> [N, H / 2, W / 2, 4 C]: of each 2 x 2 tokens the left column, then the right one. */
 ag_tensor *ag_swin_gather(const char *at, ag_tensor *x) AG_PURE;
-/* Attention inside the windows of qkv [N, H, W, 3 C] -> [N, H, W, C], with the mask that a shift needs. */
+/* The mask of the attention m, kept with it: [windows, 1, L, L], -100 for tokens that the cyclic shift brought together from
+ * opposite edges. NULL without a shift. */
+ag_tensor *ag_swin_mask(nn_module *m, const swin_windows *w);
+/* Attention inside the windows of qkv [N, H, W, 3 C] -> [N, H, W, C]. */
 ag_tensor *ag_swin_attention(const char *at, const swin_windows *w, ag_tensor *qkv, ag_attention_opts opts) AG_PURE;
 
 AG_END_DECLS

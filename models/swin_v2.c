@@ -2,12 +2,13 @@
  * relative positions, norms after the branches; timm/models/swin_transformer_v2.py. */
 #include <math.h>
 #include "models/swin.h"
+#include "nn/module.h"
 
 /* ---- attention ----------------------------------------------------------------------------------------- */
 
 typedef struct {
     nn_module base;
-    ag_tensor *logit_scale, *q_bias, *v_bias;
+    ag_tensor *logit_scale, *q_bias, *v_bias, *coords, *mask;
     nn_module *cpb_mlp, *qkv, *proj;
     ag_tensor *qkv_weight;
     swin_windows windows;
@@ -38,7 +39,7 @@ static ag_tensor *coordinates(const char *at, const swin_windows *w)
 static ag_tensor *bias_of(const attention *s)
 {
     const char *at = s->base.at;
-    ag_tensor *table = ag_sigmoid_range_(at, nn_call(s->cpb_mlp, coordinates(at, &s->windows)), 0, 16);
+    ag_tensor *table = ag_sigmoid_range_(at, nn_call(s->cpb_mlp, s->coords), 0, 16);
     return ag_relative_position_bias_(at, table, s->windows.window);
 }
 
@@ -48,8 +49,8 @@ static ag_tensor *attention_forward(nn_module *m, ag_tensor *x)
     ag_tensor *none = ag_full_(m->at, 0, AG_SHAPE(s->windows.width)), *biases[] = { s->q_bias, none, s->v_bias };
     ag_tensor *scale = ag_exp_(m->at, ag_clamp_(m->at, s->logit_scale, -1e9, steepest));
     x = ag_linear_(m->at, x, s->qkv_weight, (ag_linear_opts){ .bias = ag_concat_(m->at, 0, 3, biases) });
-    x = ag_swin_attention(m->at, &s->windows, x, (ag_attention_opts){ .bias = bias_of(s), .logit_scale = scale });
-    return nn_call(s->proj, x);
+    const ag_attention_opts opts = { .bias = bias_of(s), .mask = s->mask, .logit_scale = scale };
+    return nn_call(s->proj, ag_swin_attention(m->at, &s->windows, x, opts));
 }
 
 static nn_module *attention_new(const char *at, const swin_windows *w)
@@ -65,6 +66,8 @@ static nn_module *attention_new(const char *at, const swin_windows *w)
     NN_CHILD(s, qkv, ag_transformer_linear(at, w->width, 3 * w->width, no_bias));
     NN_CHILD(s, proj, ag_transformer_linear(at, w->width, w->width, (nn_linear_opts){ 0 }));
     s->qkv_weight = nn_param_at(s->qkv, 0);
+    s->coords = ag_nn_hidden_(at, &s->base, "relative_coords_table", coordinates(at, w));
+    s->mask = ag_swin_mask(&s->base, w);
     return &s->base;
 }
 

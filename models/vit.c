@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "models/transformer.h"
+#include "nn/module.h"
 
 static const double eps = 1e-6;
 
@@ -26,13 +27,22 @@ typedef struct {
 
 typedef struct { nn_module base; nn_module *qkv, *proj; int64_t heads; } attention;
 
-static ag_tensor *attention_forward(nn_module *m, ag_tensor *x)
+/* [N, L, C] -> [N, count, C], of the first tokens only */
+static ag_tensor *attend(nn_module *m, ag_tensor *x, const void *count)
 {
     const attention *s = NN_SELF(attention, m);
-    const int64_t n = x->shape[0], tokens = x->shape[1], width = x->shape[2];
-    ag_tensor *qkv = ag_reshape_(m->at, nn_call(s->qkv, x), AG_SHAPE(n, tokens, 3, s->heads, width / s->heads));
-    ag_tensor *y = ag_attention_qkv_(m->at, qkv, (ag_attention_opts){ .scale = 0 });
-    return nn_call(s->proj, ag_reshape_(m->at, y, AG_SHAPE(n, tokens, width)));
+    const char *at = m->at;
+    const int64_t n = x->shape[0], tokens = x->shape[1], width = x->shape[2], first = *(const int64_t *)count;
+    ag_tensor *qkv = ag_reshape_(at, nn_call(s->qkv, x), AG_SHAPE(n, tokens, 3, s->heads, width / s->heads)), *y;
+    if (first == tokens) y = ag_attention_qkv_(at, qkv, (ag_attention_opts){ .scale = 0 });
+    else y = ag_attention_(at, ag_slice_(at, ag_select_(at, qkv, 2, 0), 1, 0, first), ag_select_(at, qkv, 2, 1),
+                           ag_select_(at, qkv, 2, 2), (ag_attention_opts){ .scale = 0 });
+    return nn_call(s->proj, ag_reshape_(at, y, AG_SHAPE(n, first, width)));
+}
+
+static ag_tensor *attention_forward(nn_module *m, ag_tensor *x)
+{
+    return attend(m, x, &x->shape[1]);
 }
 
 static nn_module *attention_new(const char *at, int64_t width, int64_t heads)
@@ -55,6 +65,15 @@ static ag_tensor *block_forward(nn_module *m, ag_tensor *x)
 {
     const block *s = NN_SELF(block, m);
     x = nn_residual(m, x, nn_call(s->attn, nn_call(s->norm1, x)), s->ls1, s->drop_path);
+    return nn_residual(m, x, nn_call(s->mlp, nn_call(s->norm2, x)), s->ls2, s->drop_path);
+}
+
+/* The same for the first tokens: nothing of the others is computed that they do not need. */
+static ag_tensor *first_tokens(nn_module *m, ag_tensor *x, const void *count)
+{
+    const block *s = NN_SELF(block, m);
+    ag_tensor *y = ag_nn_run(s->attn, nn_call(s->norm1, x), attend, count);
+    x = nn_residual(m, ag_slice_(m->at, x, 1, 0, *(const int64_t *)count), y, s->ls1, s->drop_path);
     return nn_residual(m, x, nn_call(s->mlp, nn_call(s->norm2, x)), s->ls2, s->drop_path);
 }
 
@@ -92,13 +111,26 @@ static ag_tensor *tokens_of(const vit *s, ag_tensor *x)
     return s->config->bare_class ? x : ag_add_(at, x, s->pos_embed);
 }
 
+static ag_tensor *embedded(const vit *s, ag_tensor *x)
+{
+    x = nn_call(s->patch_embed, x);
+    return tokens_of(s, ag_reshape_(s->base.at, x, AG_SHAPE(x->shape[0], x->shape[1] * x->shape[2], x->shape[3])));
+}
+
 static ag_tensor *features(nn_module *net, ag_tensor *x)
 {
-    vit *s = NN_SELF(vit, net);
-    const char *at = net->at;
-    x = nn_call(s->patch_embed, x);
-    x = tokens_of(s, ag_reshape_(at, x, AG_SHAPE(x->shape[0], x->shape[1] * x->shape[2], x->shape[3])));
-    return nn_call(s->norm, nn_call(s->blocks, x));
+    const vit *s = NN_SELF(vit, net);
+    return nn_call(s->norm, nn_call(s->blocks, embedded(s, x)));
+}
+
+/* Of the last block only the tokens that the classifiers read. */
+static ag_tensor *features_for_pool(nn_module *net, ag_tensor *x)
+{
+    const vit *s = NN_SELF(vit, net);
+    const int64_t count = s->dist_token ? 2 : 1;
+    const int last = s->blocks->n_slots - 1;
+    x = ag_nn_call_range(s->blocks, 0, last, embedded(s, x));
+    return nn_call(s->norm, ag_nn_run(s->blocks->slots[last].child, x, first_tokens, &count));
 }
 
 static ag_tensor *mean_of(const char *at, ag_tensor *a, ag_tensor *b)
@@ -155,7 +187,8 @@ static nn_module *create(const char *at, const model_info *info, model_opts opts
     const config *c = info->config;
     vit *s = MODEL_NEW(vit, at, info, opts, features, pool);
     nn_module *net = &s->base;
-    s->config = c, s->vision.adapt = adapt, s->grid = opts.size / c->patch;
+    s->config = c, s->vision.adapt = adapt, s->vision.for_pool = features_for_pool;
+    s->grid = opts.size / c->patch;
     NN_PARAM(s, cls_token, ag_empty(AG_F32, 1, 1, c->width));
     NN_PARAM(s, pos_embed, ag_empty(AG_F32, 1, placed_prefix(c) + s->grid * s->grid, c->width));
     nn_init_normal(s->cls_token, 0, 1e-6);

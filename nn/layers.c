@@ -136,16 +136,21 @@ nn_module *ag_nn_dropout_(const char *at, double p)
 
 typedef struct { nn_module base; bool recompute; } sequential;
 
-static ag_tensor *sequential_forward(nn_module *m, ag_tensor *x)
+ag_tensor *ag_nn_call_range(nn_module *m, int begin, int end, ag_tensor *x)
 {
     const bool again = NN_SELF(sequential, m)->recompute;
     ag_retain(x);
-    for (int i = 0; i < m->n_slots; i++) {
+    for (int i = begin; i < end; i++) {
         AG_SCOPE;
         ag_scoped(x);
         x = ag_retain((again ? ag_nn_call_recompute : ag_nn_call)(m->slots[i].child, x));
     }
     return ag_scoped(x);
+}
+
+static ag_tensor *sequential_forward(nn_module *m, ag_tensor *x)
+{
+    return ag_nn_call_range(m, 0, m->n_slots, x);
 }
 
 static void require_sequential(const char *at, const char *function, const nn_module *m)

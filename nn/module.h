@@ -22,6 +22,8 @@ void ag_nn_load_weights(const char *at, nn_module *m, ag_weights file, const cha
 
 /* "blocks.0.fc1" of a module into buf; "" for a root. */
 char *ag_nn_path(const nn_module *m, char *buf, size_t size);
+/* The same as a string that stays. */
+const char *ag_nn_label(nn_module *m);
 
 ag_tensor *ag_nn_hidden_(const char *at, nn_module *m, const char *name, ag_tensor *t);
 
@@ -29,8 +31,8 @@ ag_tensor *ag_nn_hidden_(const char *at, nn_module *m, const char *name, ag_tens
 typedef ag_tensor *(*nn_run_fn)(nn_module *m, ag_tensor *x, const void *arg);
 ag_tensor *ag_nn_run(nn_module *m, ag_tensor *x, nn_run_fn fn, const void *arg);
 
-/* The same as a string that stays. */
-const char *ag_nn_label(nn_module *m);
+/* Modules begin .. end of a sequential. */
+ag_tensor *ag_nn_call_range(nn_module *sequential, int begin, int end, ag_tensor *x);
 
 /* Until the scope ends, every module of net is in training (or not). */
 ag_scope ag_nn_mode_begin(nn_module *net, bool training);

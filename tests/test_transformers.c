@@ -63,10 +63,12 @@ static void assert_outputs(nn_module *net, ag_tensor *x, const char *name, const
 {
     AG_NO_GRAD;
     ag_tensor *logits = nn_call(net, x), *features = model_features(net, x);
+    ag_tensor *whole = model_pool(net, model_forward_features(net, x));         /* also of tokens that are not read */
     for (int64_t i = 0; i < BATCH * CLASSES; i++)
         assert_near("a logit", name, ag_at(logits, i / CLASSES, i % CLASSES), want[i], 3e-4);
     for (int64_t i = 0; i < FEATURES; i++)
         assert_near("a feature", name, ag_at(features, BATCH - 1, i), want[BATCH * CLASSES + i], 3e-4);
+    assert_near("the difference of features", name, ag_item(ag_max(ag_abs(ag_sub(features, whole)))), 0, 1e-4);
 }
 
 static void assert_gradients(nn_module *net, const char *name, const double *want)
