@@ -3,7 +3,7 @@
  * M1  Training keeps h, what the activation took; evaluation keeps nothing of the hidden layer.
  * M2  Backward goes over runs of rows: chunk by chunk a = activation(h), dh and dx; then, with the whole team, what the
  *     run's a and dh add to the gradients of the weights. Beside h only a run's a and dh are in memory.
- * M3  The cuts depend on sizes alone and sums are taken in their order: any number of threads gives the same bits.
+ * M3  The cuts depend on sizes alone, never on the number of threads, and sums are taken in their order.
  * M4  One chunk is run outside of ag_parallel, so that the team shares each of its products. */
 #include <string.h>
 #include "core/bf16.h"
