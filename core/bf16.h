@@ -68,6 +68,14 @@ static inline void ag_narrow(void *p, ag_dtype t, int64_t offset, int64_t n, con
     for (; i < n; i++) h[i] = ag_bf16_of(buf[i]);
 }
 
+/* Element i of p. For loops in AG_INLINE functions that are called with t as a constant, once for each dtype: the conversion
+ * then is part of the loop's vector code. */
+#define AG_INLINE static inline __attribute__((always_inline))
+AG_INLINE real ag_get(const void *p, ag_dtype t, int64_t i)
+{
+    return t == AG_BF16 ? ag_bf16_to_real(((const uint16_t *)p)[i]) : ((const real *)p)[i];
+}
+
 /* Element i of p = v, or += v. */
 static inline void ag_put(void *p, ag_dtype t, int64_t i, bool add, real v)
 {

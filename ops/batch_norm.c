@@ -39,11 +39,12 @@ typedef struct {
     const void *x, *residual, *g;
     void *y, *dx, *dresidual;
     ag_dtype dtype;
-    ag_activation activation;
+    ag_activation activation;           /* the clamp to lo .. hi, or what comes behind it */
+    real lo, hi;
     real *mean, *scale, *bias;          /* z = (x - mean) scale + bias + residual */
     real *by_g, *by_x, *by_1;           /* d x = g by_g + (x - mean) by_x + by_1 */
     int64_t width, channels;
-    bool add, add_residual;
+    bool add, add_residual, clamps;
 } batch_job;
 
 static ag_tiles tiles_of(const ag_node *n, const batch_job *j, void (*tile)(ag_tile, real *, const void *), int sums)
@@ -59,7 +60,12 @@ static batch_job job_of(const ag_node *n, int columns)
     const ag_tensor *x = n->in[X], *residual = n->in[RESIDUAL];
     batch_job j = { .x = x->data, .residual = residual ? residual->data : NULL, .dtype = x->dtype,
                     .activation = ((const batch_arg *)n->arg)->activation, .channels = x->shape[x->ndim - 1],
-                    .width = tiles_of(n, NULL, NULL, 0).width };
+                    .width = tiles_of(n, NULL, NULL, 0).width, .lo = -INFINITY, .hi = INFINITY };
+    if (ag_activation_by_output(j.activation)) {
+        if (j.activation) j.lo = 0;
+        if (j.activation == AG_LINEAR_RELU6) j.hi = 6;
+        j.clamps = j.activation, j.activation = AG_LINEAR_PLAIN;
+    }
     j.mean = ag_workspace(n, columns * j.width, sizeof *j.mean);
     j.scale = j.mean + j.width, j.bias = j.scale + j.width;
     j.by_g = j.bias + j.width, j.by_x = j.by_g + j.width, j.by_1 = j.by_x + j.width;
@@ -82,19 +88,22 @@ static double unfolded(const batch_job *j, const double *sums, int64_t c)
 
 /* Sums of x - about and of its square; about: any value not far from the mean, so that little is lost in
  * variance = mean square - squared mean. */
+AG_INLINE void statistics_rows(ag_dtype type, const batch_job *j, ag_tile t, real *sums)
+{
+    const real *about = j->mean + t.column;
+    real *restrict sum = sums, *restrict square = sums + t.n;
+    for (int64_t r = t.row, at = r * j->width + t.column; r < t.end; r++, at += j->width)
+        for (int64_t i = 0; i < t.n; i++) {
+            const real d = ag_get(j->x, type, at + i) - about[i];
+            sum[i] += d, square[i] += d * d;
+        }
+}
+
 static void statistics_tile(ag_tile t, real *sums, const void *arg)
 {
     const batch_job *j = arg;
-    const real *about = j->mean + t.column;
-    real buf[AG_TILE_COLUMNS], *square = sums + t.n;
-    for (int64_t r = t.row; r < t.end; r++) {
-        const real *x = ag_widen(j->x, j->dtype, r * j->width + t.column, t.n, buf);
-#pragma omp simd
-        for (int64_t i = 0; i < t.n; i++) {
-            const real d = x[i] - about[i];
-            sums[i] += d, square[i] += d * d;
-        }
-    }
+    if (j->dtype == AG_BF16) statistics_rows(AG_BF16, j, t, sums);
+    else statistics_rows(AG_F32, j, t, sums);
 }
 
 /* The mean of a few rows from all over x. */
@@ -153,32 +162,39 @@ static void set_columns(const ag_node *n, const batch_job *j, const real *rstd)
 
 /* ---- forward ------------------------------------------------------------------------------------------- */
 
-/* z of n elements from `at` on, in columns from `column` on. */
-static void normalise(const batch_job *j, int64_t at, int64_t column, int64_t n, const real *x, real *buf, real *z)
+/* z of n elements from `at` on, in columns from `column` on, clamped. */
+AG_INLINE void normalise(ag_dtype type, const batch_job *j, int64_t at, int64_t column, int64_t n, real *restrict z)
 {
-    const real *mean = j->mean + column, *scale = j->scale + column, *bias = j->bias + column;
-    if (j->residual) {
-        const real *residual = ag_widen(j->residual, j->dtype, at, n, buf);
-#pragma omp simd
-        for (int64_t i = 0; i < n; i++) z[i] = (x[i] - mean[i]) * scale[i] + bias[i] + residual[i];
-    } else {
-#pragma omp simd
-        for (int64_t i = 0; i < n; i++) z[i] = (x[i] - mean[i]) * scale[i] + bias[i];
+    const real *mean = j->mean + column, *scale = j->scale + column, *bias = j->bias + column, lo = j->lo, hi = j->hi;
+    if (j->residual)
+        for (int64_t i = 0; i < n; i++) {
+            const real v = (ag_get(j->x, type, at + i) - mean[i]) * scale[i] + bias[i] + ag_get(j->residual, type, at + i);
+            z[i] = v < lo ? lo : v > hi ? hi : v;
+        }
+    else
+        for (int64_t i = 0; i < n; i++) {
+            const real v = (ag_get(j->x, type, at + i) - mean[i]) * scale[i] + bias[i];
+            z[i] = v < lo ? lo : v > hi ? hi : v;
+        }
+}
+
+AG_INLINE void forward_rows(ag_dtype type, const batch_job *j, ag_tile t)
+{
+    real buf[AG_TILE_COLUMNS];
+    for (int64_t r = t.row, at = r * j->width + t.column; r < t.end; r++, at += j->width) {
+        real *y = ag_narrow_to(j->y, type, at, buf);
+        normalise(type, j, at, t.column, t.n, y);
+        ag_activate(j->activation, t.n, y);
+        ag_narrow(j->y, type, at, t.n, y);
     }
 }
 
 static void forward_tile(ag_tile t, real *sums, const void *arg)
 {
     const batch_job *j = arg;
-    real x_buf[AG_TILE_COLUMNS], residual_buf[AG_TILE_COLUMNS], y_buf[AG_TILE_COLUMNS];
     (void)sums;
-    for (int64_t r = t.row; r < t.end; r++) {
-        const int64_t at = r * j->width + t.column;
-        real *y = ag_narrow_to(j->y, j->dtype, at, y_buf);
-        normalise(j, at, t.column, t.n, ag_widen(j->x, j->dtype, at, t.n, x_buf), residual_buf, y);
-        ag_activate(j->activation, t.n, y);
-        ag_narrow(j->y, j->dtype, at, t.n, y);
-    }
+    if (j->dtype == AG_BF16) forward_rows(AG_BF16, j, t);
+    else forward_rows(AG_F32, j, t);
 }
 
 static void batch_forward(ag_node *n)
@@ -196,28 +212,53 @@ static void batch_forward(ag_node *n)
 
 /* ---- backward ------------------------------------------------------------------------------------------ */
 
-/* The gradient of z; in g_buf unless it is g itself. */
-static const real *gradient(const batch_job *j, int64_t at, int64_t column, int64_t n, const real *x, real *g_buf)
+/* Of a clamp the gradient passes within. */
+AG_INLINE void clamp_grad(ag_dtype type, const batch_job *j, int64_t at, int64_t column, int64_t n, real *restrict g)
 {
-    real z[AG_TILE_COLUMNS], residual_buf[AG_TILE_COLUMNS];
-    const real *g = ag_widen(j->g, j->dtype, at, n, g_buf);
+    const real *mean = j->mean + column, *scale = j->scale + column, *bias = j->bias + column, lo = j->lo, hi = j->hi;
+    if (j->residual)
+        for (int64_t i = 0; i < n; i++) {
+            const real z = (ag_get(j->x, type, at + i) - mean[i]) * scale[i] + bias[i] + ag_get(j->residual, type, at + i);
+            const real v = ag_get(j->g, type, at + i);
+            g[i] = z > lo && z < hi ? v : 0;
+        }
+    else
+        for (int64_t i = 0; i < n; i++) {
+            const real z = (ag_get(j->x, type, at + i) - mean[i]) * scale[i] + bias[i], v = ag_get(j->g, type, at + i);
+            g[i] = z > lo && z < hi ? v : 0;
+        }
+}
+
+/* The gradient of z; in buf where it is not g itself. */
+AG_INLINE const real *gradient(ag_dtype type, const batch_job *j, int64_t at, int64_t column, int64_t n, real *buf)
+{
+    if (j->clamps) {
+        clamp_grad(type, j, at, column, n, buf);
+        return buf;
+    }
+    const real *g = ag_widen(j->g, type, at, n, buf);
     if (!j->activation) return g;
-    normalise(j, at, column, n, x, residual_buf, z);
-    ag_activate_grad(j->activation, n, z, g, g_buf);
-    return g_buf;
+    real z[AG_TILE_COLUMNS];
+    normalise(type, j, at, column, n, z);
+    ag_activate_grad(j->activation, n, z, g, buf);
+    return buf;
+}
+
+AG_INLINE void sums_rows(ag_dtype type, const batch_job *j, ag_tile t, real *sums)
+{
+    const real *mean = j->mean + t.column;
+    real buf[AG_TILE_COLUMNS], *restrict sum = sums, *restrict dot = sums + t.n;
+    for (int64_t r = t.row, at = r * j->width + t.column; r < t.end; r++, at += j->width) {
+        const real *g = gradient(type, j, at, t.column, t.n, buf);
+        for (int64_t i = 0; i < t.n; i++) sum[i] += g[i], dot[i] += g[i] * (ag_get(j->x, type, at + i) - mean[i]);
+    }
 }
 
 static void grad_sums_tile(ag_tile t, real *sums, const void *arg)
 {
     const batch_job *j = arg;
-    const real *mean = j->mean + t.column;
-    real x_buf[AG_TILE_COLUMNS], g_buf[AG_TILE_COLUMNS], *dot = sums + t.n;
-    for (int64_t r = t.row; r < t.end; r++) {
-        const int64_t at = r * j->width + t.column;
-        const real *x = ag_widen(j->x, j->dtype, at, t.n, x_buf), *g = gradient(j, at, t.column, t.n, x, g_buf);
-#pragma omp simd
-        for (int64_t i = 0; i < t.n; i++) sums[i] += g[i], dot[i] += g[i] * (x[i] - mean[i]);
-    }
+    if (j->dtype == AG_BF16) sums_rows(AG_BF16, j, t, sums);
+    else sums_rows(AG_F32, j, t, sums);
 }
 
 static void give_row(void *d, ag_dtype dtype, int64_t at, int64_t n, const real *v, bool add)
@@ -227,21 +268,31 @@ static void give_row(void *d, ag_dtype dtype, int64_t at, int64_t n, const real 
     ag_narrow(d, dtype, at, n, to);
 }
 
+AG_INLINE void grad_rows(ag_dtype type, const batch_job *j, ag_tile t)
+{
+    const real *mean = j->mean + t.column, *by_g = j->by_g + t.column, *by_x = j->by_x + t.column, *by_1 = j->by_1 + t.column;
+    real g_buf[AG_TILE_COLUMNS], d_buf[AG_TILE_COLUMNS];
+    for (int64_t r = t.row, at = r * j->width + t.column; r < t.end; r++, at += j->width) {
+        const real *g = gradient(type, j, at, t.column, t.n, g_buf);
+        if (j->dresidual) give_row(j->dresidual, type, at, t.n, g, j->add_residual);
+        if (!j->dx) continue;
+        real *restrict d = j->add ? ag_narrow_onto(j->dx, type, at, t.n, d_buf) : ag_narrow_to(j->dx, type, at, d_buf);
+        if (j->add)
+            for (int64_t i = 0; i < t.n; i++)
+                d[i] += g[i] * by_g[i] + (ag_get(j->x, type, at + i) - mean[i]) * by_x[i] + by_1[i];
+        else
+            for (int64_t i = 0; i < t.n; i++)
+                d[i] = g[i] * by_g[i] + (ag_get(j->x, type, at + i) - mean[i]) * by_x[i] + by_1[i];
+        ag_narrow(j->dx, type, at, t.n, d);
+    }
+}
+
 static void grad_tile(ag_tile t, real *sums, const void *arg)
 {
     const batch_job *j = arg;
-    const real *mean = j->mean + t.column, *by_g = j->by_g + t.column, *by_x = j->by_x + t.column, *by_1 = j->by_1 + t.column;
-    real x_buf[AG_TILE_COLUMNS], g_buf[AG_TILE_COLUMNS], d[AG_TILE_COLUMNS];
     (void)sums;
-    for (int64_t r = t.row; r < t.end; r++) {
-        const int64_t at = r * j->width + t.column;
-        const real *x = ag_widen(j->x, j->dtype, at, t.n, x_buf), *g = gradient(j, at, t.column, t.n, x, g_buf);
-        if (j->dresidual) give_row(j->dresidual, j->dtype, at, t.n, g, j->add_residual);
-        if (!j->dx) continue;
-#pragma omp simd
-        for (int64_t i = 0; i < t.n; i++) d[i] = g[i] * by_g[i] + (x[i] - mean[i]) * by_x[i] + by_1[i];
-        give_row(j->dx, j->dtype, at, t.n, d, j->add);
-    }
+    if (j->dtype == AG_BF16) grad_rows(AG_BF16, j, t);
+    else grad_rows(AG_F32, j, t);
 }
 
 /* With h = (x - mean) rstd:  d w = sum g h,  d b = sum g,  d x = w rstd (g - mean(g) - h mean(g h)); in evaluation the
@@ -271,7 +322,7 @@ static void batch_backward(ag_node *n)
     j.g = n->out->grad->data;
     gradient_sums(n, &j, rstd);
     j.dx = n->din[X] ? n->din[X]->data : NULL, j.add = n->accumulate[X];
-    if (!j.activation) ag_node_give(n, RESIDUAL, n->out->grad);
+    if (!j.clamps && !j.activation) ag_node_give(n, RESIDUAL, n->out->grad);
     else if (n->din[RESIDUAL]) j.dresidual = n->din[RESIDUAL]->data, j.add_residual = n->accumulate[RESIDUAL];
     const ag_tiles t = tiles_of(n, &j, grad_tile, 0);
     if (j.dx || j.dresidual) ag_tiles_run(n, &t);
