@@ -7,7 +7,6 @@
 #include "ops/tiles.h"
 
 enum { X, WEIGHT, BIAS, INPUTS };
-enum { WIDE = 256, LANES = 32 };
 
 typedef struct {
     const void *x, *g;
@@ -15,7 +14,7 @@ typedef struct {
     ag_dtype dtype;
     const real *w, *b;
     real *mean, *rstd, *scratch, eps;
-    int64_t width;
+    int64_t width, block;       /* block: rows that are converted at a time */
     bool add;
 } layer_job;
 
@@ -33,106 +32,123 @@ static void layer_infer(ag_node *n)
     ag_node_save(n, 1, AG_F32, AG_SHAPE(ag_numel(x) / width));
 }
 
-/* buffers: rows of scratch for each thread */
+enum { BLOCK = 1024 };
+static int64_t block_rows(int64_t width) { return width < BLOCK ? BLOCK / width : 1; }
+
+/* buffers: blocks of scratch for each thread */
 static layer_job job_of(const ag_node *n, int buffers)
 {
     const ag_tensor *x = n->in[X];
     layer_job j = { .x = x->data, .dtype = x->dtype, .eps = (real)*(const double *)n->arg, .width = x->shape[x->ndim - 1] };
     j.w = ag_channels_or(n, n->in[WEIGHT], 1, j.width), j.b = ag_channels_or(n, n->in[BIAS], 0, j.width);
     if (n->saved[0]) j.mean = ag_real(n->saved[0]), j.rstd = ag_real(n->saved[1]);
-    if (j.dtype == AG_BF16) j.scratch = ag_workspace(n, ag_threads() * buffers * j.width, sizeof(real));
+    j.block = block_rows(j.width);
+    if (j.dtype == AG_BF16) j.scratch = ag_workspace(n, ag_threads() * buffers * j.block * j.width, sizeof(real));
     return j;
 }
 
-/* The additions of a short row overlap with those of the next; of a wide one LANES are made at once. */
+enum { LANES = 8 };
+typedef real lanes __attribute__((vector_size(LANES * sizeof(real)), aligned(sizeof(real)), may_alias));
+
+static inline lanes load(const real *p) { return *(const lanes *)p; }
+static inline real total(lanes v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
+
+/* Four chains of additions: one would wait for each of its sums. By vectors, as the compiler adds the lanes up one after
+ * the other: 1.5 to 2 times as fast. */
 #define ROW_SUM(name, F)                                                                                         \
-    static real name##_wide(const real *x, int64_t n, real about)                                                \
-    {                                                                                                            \
-        real lane[LANES] = { 0 }, sum = 0;                                                                       \
-        int64_t first = 0;                                                                                       \
-        (void)about;                                                                                             \
-        for (; first + LANES <= n; first += LANES)                                                               \
-            for (int k = 0; k < LANES; k++) lane[k] += F(x[first + k]);                                          \
-        for (; first < n; first++) sum += F(x[first]);                                                           \
-        for (int k = 0; k < LANES; k++) sum += lane[k];                                                          \
-        return sum;                                                                                              \
-    }                                                                                                            \
     static inline real name(const real *x, int64_t n, real about)                                                \
     {                                                                                                            \
-        real sum = 0;                                                                                            \
+        lanes a = { 0 }, b = { 0 }, c = { 0 }, d = { 0 };                                                        \
+        real rest = 0;                                                                                           \
+        int64_t i = 0;                                                                                           \
         (void)about;                                                                                             \
-        if (n >= WIDE) return name##_wide(x, n, about);                                                          \
-        _Pragma("omp simd reduction(+ : sum)")                                                                   \
-        for (int64_t i = 0; i < n; i++) sum += F(x[i]);                                                          \
-        return sum;                                                                                              \
+        for (; i + 4 * LANES <= n; i += 4 * LANES)                                                               \
+            a += F(load(x + i)), b += F(load(x + i + LANES)), c += F(load(x + i + 2 * LANES)), d += F(load(x + i + 3 * LANES)); \
+        for (; i + LANES <= n; i += LANES) a += F(load(x + i));                                                    \
+        for (; i < n; i++) rest += F(x[i]);                                                                      \
+        return rest + total((a + b) + (c + d));                                                                  \
     }
 #define VALUE(v) (v)
 #define SQUARE(v) (((v) - about) * ((v) - about))
 ROW_SUM(row_sum, VALUE)
 ROW_SUM(row_squares, SQUARE)
 
+static void forward_row(const layer_job *j, int64_t row, const real *restrict x, real *restrict y)
+{
+    const int64_t n = j->width;
+    const real *restrict w = j->w, *restrict b = j->b;
+    const real mean = row_sum(x, n, 0) / (real)n, rstd = 1 / SQRT(row_squares(x, n, mean) / (real)n + j->eps);
+    const real shift = -mean * rstd;
+    for (int64_t i = 0; i < n; i++) y[i] = (x[i] * rstd + shift) * w[i] + b[i];
+    if (j->mean) j->mean[row] = mean, j->rstd[row] = rstd;
+}
+
 static void rows_forward(int64_t begin, int64_t end, void *arg)
 {
-    const layer_job j = *(layer_job *)arg;
-    const int64_t n = j.width;
-    real *buf = j.scratch + ag_thread_id() * 2 * n;
-    for (int64_t r = begin; r < end; r++) {
-        ag_fetch_ahead(j.x, j.dtype, r * n, n);
-        ag_fetch_ahead_to_write(j.out, j.dtype, r * n, n);
-        const real *x = ag_widen(j.x, j.dtype, r * n, n, buf);
-        const real mean = row_sum(x, n, 0) / (real)n, rstd = 1 / SQRT(row_squares(x, n, mean) / (real)n + j.eps);
-        const real shift = -mean * rstd, *w = j.w, *b = j.b;
-        real *y = ag_narrow_to(j.out, j.dtype, r * n, buf + n);
-#pragma omp simd
-        for (int64_t i = 0; i < n; i++) y[i] = (x[i] * rstd + shift) * w[i] + b[i];
-        ag_narrow(j.out, j.dtype, r * n, n, y);
-        if (j.mean) j.mean[r] = mean, j.rstd[r] = rstd;
+    const layer_job *j = arg;
+    const int64_t n = j->width;
+    real *buf = j->scratch + ag_thread_id() * 2 * j->block * n;
+    for (int64_t first = begin; first < end; first += j->block) {
+        const int64_t rows = end - first < j->block ? end - first : j->block;
+        const real *x = ag_widen(j->x, j->dtype, first * n, rows * n, buf);
+        real *y = ag_narrow_to(j->out, j->dtype, first * n, buf + j->block * n);
+        for (int64_t r = 0; r < rows; r++) {
+            ag_fetch_ahead(j->x, j->dtype, (first + r) * n, n);
+            ag_fetch_ahead_to_write(j->out, j->dtype, (first + r) * n, n);
+            forward_row(j, first + r, x + r * n, y + r * n);
+        }
+        ag_narrow(j->out, j->dtype, first * n, rows * n, y);
     }
 }
 
+/* sum u and sum u (x - mean), u = g w */
+static inline real grad_sums(const real *x, const real *g, const real *w, int64_t n, real mean, real *dot)
+{
+    lanes s[2] = { { 0 } }, d[2] = { { 0 } };
+    real rest = 0, rest_dot = 0;
+    int64_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        const lanes u = load(g + i) * load(w + i), v = load(g + i + LANES) * load(w + i + LANES);
+        s[0] += u, d[0] += u * (load(x + i) - mean);
+        s[1] += v, d[1] += v * (load(x + i + LANES) - mean);
+    }
+    for (; i < n; i++) rest += g[i] * w[i], rest_dot += g[i] * w[i] * (x[i] - mean);
+    *dot = rest_dot + total(d[0] + d[1]);
+    return rest + total(s[0] + s[1]);
+}
+
 /* With h = (x - mean) rstd and u = g w:   d w = sum g h,  d b = sum g,  d x = rstd (u - mean(u) - h mean(u h)) */
-static void grad_row(const layer_job *j, const real *x, const real *g, real mean, real rstd, real *dw, real *db, real *d)
+static void grad_row(const layer_job *j, const real *restrict x, const real *restrict g, real mean, real rstd,
+                     real *restrict dw, real *restrict db, real *restrict d)
 {
     const int64_t n = j->width;
-    const real *w = j->w;
-    real sum = 0, dot = 0;
-    if (dw)
-#pragma omp simd reduction(+ : sum, dot)
-        for (int64_t i = 0; i < n; i++) {
-            const real u = g[i] * w[i], h = (x[i] - mean) * rstd;
-            sum += u, dot += u * h;
-            dw[i] += g[i] * h, db[i] += g[i];
-        }
-    else
-#pragma omp simd reduction(+ : sum, dot)
-        for (int64_t i = 0; i < n; i++) {
-            const real u = g[i] * w[i];
-            sum += u, dot += u * (x[i] - mean) * rstd;
-        }
+    const real *restrict w = j->w;
+    if (dw) for (int64_t i = 0; i < n; i++) dw[i] += g[i] * ((x[i] - mean) * rstd), db[i] += g[i];
     if (!d) return;
-    const real by_x = -rstd * rstd * dot / (real)n, by_1 = -rstd * sum / (real)n - mean * by_x;
-    if (j->add)
-#pragma omp simd
-        for (int64_t i = 0; i < n; i++) d[i] += g[i] * w[i] * rstd + (x[i] * by_x + by_1);
-    else
-#pragma omp simd
-        for (int64_t i = 0; i < n; i++) d[i] = g[i] * w[i] * rstd + (x[i] * by_x + by_1);
+    real dot;
+    const real sum = grad_sums(x, g, w, n, mean, &dot);
+    const real by_x = -rstd * rstd * rstd * dot / (real)n, by_1 = -rstd * sum / (real)n - mean * by_x;
+    if (j->add) for (int64_t i = 0; i < n; i++) d[i] += g[i] * w[i] * rstd + (x[i] * by_x + by_1);
+    else for (int64_t i = 0; i < n; i++) d[i] = g[i] * w[i] * rstd + (x[i] * by_x + by_1);
 }
 
 static void grad_tile(ag_tile t, real *sums, const void *arg)
 {
     const layer_job *j = arg;
-    const int64_t n = j->width;
-    real *buf = j->scratch + ag_thread_id() * 3 * n, *d = NULL, *db = sums ? sums + n : NULL;
-    for (int64_t r = t.row; r < t.end; r++) {
-        ag_fetch_ahead(j->x, j->dtype, r * n, n);
-        ag_fetch_ahead(j->g, j->dtype, r * n, n);
-        const real *x = ag_widen(j->x, j->dtype, r * n, n, buf), *g = ag_widen(j->g, j->dtype, r * n, n, buf + n);
-        if (j->out) ag_fetch_ahead_to_write(j->out, j->dtype, r * n, n);
-        if (j->out && j->add) d = ag_narrow_onto(j->out, j->dtype, r * n, n, buf + 2 * n);
-        else if (j->out) d = ag_narrow_to(j->out, j->dtype, r * n, buf + 2 * n);
-        grad_row(j, x, g, j->mean[r], j->rstd[r], sums, db, d);
-        if (d) ag_narrow(j->out, j->dtype, r * n, n, d);
+    const int64_t n = j->width, size = j->block * n;
+    real *buf = j->scratch + ag_thread_id() * 3 * size, *d = NULL, *db = sums ? sums + n : NULL;
+    for (int64_t first = t.row; first < t.end; first += j->block) {
+        const int64_t rows = t.end - first < j->block ? t.end - first : j->block, at = first * n;
+        const real *x = ag_widen(j->x, j->dtype, at, rows * n, buf), *g = ag_widen(j->g, j->dtype, at, rows * n, buf + size);
+        if (j->out && j->add) d = ag_narrow_onto(j->out, j->dtype, at, rows * n, buf + 2 * size);
+        else if (j->out) d = ag_narrow_to(j->out, j->dtype, at, buf + 2 * size);
+        for (int64_t r = 0; r < rows; r++) {
+            ag_fetch_ahead(j->x, j->dtype, at + r * n, n);
+            ag_fetch_ahead(j->g, j->dtype, at + r * n, n);
+            if (d) ag_fetch_ahead_to_write(j->out, j->dtype, at + r * n, n);
+            grad_row(j, x + r * n, g + r * n, j->mean[first + r], j->rstd[first + r], sums, db, d ? d + r * n : NULL);
+        }
+        if (d) ag_narrow(j->out, j->dtype, at, rows * n, d);
     }
 }
 
@@ -140,7 +156,7 @@ static void layer_forward(ag_node *n)
 {
     layer_job j = job_of(n, 2);
     j.out = n->out->data;
-    ag_parallel(ag_numel(n->out) / j.width, 8, 0.5 * (double)j.width, rows_forward, &j);
+    ag_parallel(ag_numel(n->out) / j.width, j.block, 0.5 * (double)j.width, rows_forward, &j);
 }
 
 static ag_tiles tiles_of(const ag_node *n, const layer_job *j)
@@ -165,7 +181,7 @@ static void layer_backward(ag_node *n)
 static int64_t layer_workspace(const ag_node *n, bool backward)
 {
     const ag_tiles t = tiles_of(n, NULL);
-    const int64_t rows = n->in[X]->dtype == AG_BF16 ? ag_threads() * (backward ? 3 : 2) : 0;
+    const int64_t rows = n->in[X]->dtype == AG_BF16 ? ag_threads() * (backward ? 3 : 2) * block_rows(t.width) : 0;
     return (rows + !n->in[WEIGHT] + !n->in[BIAS]) * t.width * (int64_t)sizeof(real) + (backward ? ag_tiles_workspace(&t) : 0);
 }
 
