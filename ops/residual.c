@@ -46,55 +46,60 @@ static real factors(const residual_job *j, ag_tile t, real *by)
     return kept;
 }
 
+AG_INLINE void forward_rows(ag_dtype type, const residual_job *j, ag_tile t)
+{
+    real by[AG_TILE_COLUMNS], buf[AG_TILE_COLUMNS];
+    const real kept = factors(j, t, by);
+    for (int64_t r = t.row, at = r * j->width + t.column; r < t.end; r++, at += j->width) {
+        real *restrict y = ag_narrow_to(j->y, type, at, buf);
+        if (kept == 0) for (int64_t i = 0; i < t.n; i++) y[i] = ag_get(j->x, type, at + i);
+        else for (int64_t i = 0; i < t.n; i++) y[i] = ag_get(j->x, type, at + i) + ag_get(j->branch, type, at + i) * by[i];
+        ag_narrow(j->y, type, at, t.n, y);
+    }
+}
+
 static void forward_tile(ag_tile t, real *sums, const void *arg)
 {
     const residual_job *j = arg;
-    real by[AG_TILE_COLUMNS], x_buf[AG_TILE_COLUMNS], branch_buf[AG_TILE_COLUMNS], y_buf[AG_TILE_COLUMNS];
-    const real kept = factors(j, t, by);
     (void)sums;
-    for (int64_t r = t.row; r < t.end; r++) {
-        const int64_t at = r * j->width + t.column;
-        const real *x = ag_widen(j->x, j->dtype, at, t.n, x_buf);
-        real *y = ag_narrow_to(j->y, j->dtype, at, y_buf);
-        if (kept == 0) memcpy(y, x, (size_t)t.n * sizeof *y);
-        else {
-            const real *branch = ag_widen(j->branch, j->dtype, at, t.n, branch_buf);
-#pragma omp simd
-            for (int64_t i = 0; i < t.n; i++) y[i] = x[i] + branch[i] * by[i];
-        }
-        ag_narrow(j->y, j->dtype, at, t.n, y);
-    }
-}
-
-static void grad_row(int64_t n, const real *g, const real *by, real *d, bool add)
-{
-    if (add)
-#pragma omp simd
-        for (int64_t i = 0; i < n; i++) d[i] += g[i] * by[i];
-    else
-#pragma omp simd
-        for (int64_t i = 0; i < n; i++) d[i] = g[i] * by[i];
+    if (j->dtype == AG_BF16) forward_rows(AG_BF16, j, t);
+    else forward_rows(AG_F32, j, t);
 }
 
 /* d branch = g scale keep,  d scale = sum g branch keep */
+AG_INLINE void grad_row(ag_dtype type, const residual_job *j, int64_t at, int64_t n, const real *by, real kept,
+                        real *restrict sums, real *restrict d)
+{
+    if (sums && d && !j->add)
+        for (int64_t i = 0; i < n; i++) {
+            const real g = ag_get(j->g, type, at + i);
+            sums[i] += g * ag_get(j->branch, type, at + i) * kept;
+            d[i] = g * by[i];
+        }
+    else {
+        if (sums)
+            for (int64_t i = 0; i < n; i++) sums[i] += ag_get(j->g, type, at + i) * ag_get(j->branch, type, at + i) * kept;
+        if (d && j->add) for (int64_t i = 0; i < n; i++) d[i] += ag_get(j->g, type, at + i) * by[i];
+        else if (d) for (int64_t i = 0; i < n; i++) d[i] = ag_get(j->g, type, at + i) * by[i];
+    }
+}
+
+AG_INLINE void grad_rows(ag_dtype type, const residual_job *j, ag_tile t, real *sums)
+{
+    real by[AG_TILE_COLUMNS], buf[AG_TILE_COLUMNS], *d = NULL;
+    const real kept = factors(j, t, by);
+    for (int64_t r = t.row, at = r * j->width + t.column; r < t.end; r++, at += j->width) {
+        if (j->d_branch) d = j->add ? ag_narrow_onto(j->d_branch, type, at, t.n, buf) : ag_narrow_to(j->d_branch, type, at, buf);
+        grad_row(type, j, at, t.n, by, kept, kept != 0 ? sums : NULL, d);
+        if (d) ag_narrow(j->d_branch, type, at, t.n, d);
+    }
+}
+
 static void grad_tile(ag_tile t, real *sums, const void *arg)
 {
     const residual_job *j = arg;
-    real by[AG_TILE_COLUMNS], g_buf[AG_TILE_COLUMNS], branch_buf[AG_TILE_COLUMNS], d_buf[AG_TILE_COLUMNS];
-    const real kept = factors(j, t, by);
-    for (int64_t r = t.row; r < t.end; r++) {
-        const int64_t at = r * j->width + t.column;
-        const real *g = ag_widen(j->g, j->dtype, at, t.n, g_buf);
-        if (sums && kept != 0) {
-            const real *branch = ag_widen(j->branch, j->dtype, at, t.n, branch_buf);
-#pragma omp simd
-            for (int64_t i = 0; i < t.n; i++) sums[i] += g[i] * branch[i] * kept;
-        }
-        if (!j->d_branch) continue;
-        real *d = j->add ? ag_narrow_onto(j->d_branch, j->dtype, at, t.n, d_buf) : ag_narrow_to(j->d_branch, j->dtype, at, d_buf);
-        grad_row(t.n, g, by, d, j->add);
-        ag_narrow(j->d_branch, j->dtype, at, t.n, d);
-    }
+    if (j->dtype == AG_BF16) grad_rows(AG_BF16, j, t, sums);
+    else grad_rows(AG_F32, j, t, sums);
 }
 
 static residual_job job_of(const ag_node *n)
