@@ -96,7 +96,8 @@ static int64_t nearest_tap(int64_t in, int64_t out, int64_t i, int64_t *first, r
 
 static int64_t taps_bytes(const ag_interpolate_opts *o, int64_t in, int64_t out, int64_t outputs)
 {
-    return (2 * outputs + 1) * (int64_t)sizeof(int64_t) + out * most_taps(o, in, out) * (int64_t)sizeof(real);
+    const int64_t weights = out * most_taps(o, in, out) * (int64_t)sizeof(real);
+    return (2 * outputs + 1) * (int64_t)sizeof(int64_t) + (weights + 7) / 8 * 8;       /* integers follow */
 }
 
 static taps taps_in(char **memory, int64_t outputs, int64_t bytes)
