@@ -1,9 +1,9 @@
 /* ops/conv_depthwise.c - convolution of each channel by itself.
  *
- * Rows of the image are packed by blocks of channels, as vectors in f32, and stay in the second cache while the kernels
- * pass over them; nothing else is copied. The gradient of the input is the same pass over the gradient of the result
- * with the taps turned round. The gradient of the weight is summed by chunks of rows that depend on the shapes alone,
- * then over the chunks in order: the same bits for any number of threads. */
+ * Rows of the image are packed by blocks of channels, as vectors in f32, and stay in the second cache while the
+ * kernels pass over them; nothing else is copied. The gradient of the input is the same pass over the gradient of the
+ * result with the taps turned round. The gradient of the weight is summed by chunks of rows that depend on the shapes
+ * alone, then over the chunks in order: the same bits for any number of threads. */
 #include <string.h>
 #include "core/memory.h"
 #include "core/thread.h"
@@ -13,7 +13,7 @@
 #include "ops/registry.h"
 
 enum { WIDE = AG_DW_WIDE, LANES = AG_DW_LANES };
-enum { NEAR = 48 << 10, FAR = 512 << 10, MOST_AT_ONCE = 16 };   /* bytes of the first cache and of the second for rows */
+enum { NEAR = 48 << 10, FAR = 512 << 10, MOST_AT_ONCE = 16 };   /* bytes of rows for the first and second cache */
 typedef ag_dw_vec vec;
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -21,17 +21,20 @@ static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t bytes_of(int64_t n, size_t size) { return up(n * (int64_t)size, 64) * 64; }
 
-/* Rows of the result that are made at once of rows that the first cache holds, and slots for all rows that they meet. */
+/* Input rows that a row of the result reaches over, and from one row of the result to the next. */
+static int64_t reach(const ag_dw_axis *h) { return (h->taps - 1) * h->dilation / (h->turned ? h->stride : 1) + 1; }
+static int64_t stride(const ag_dw_axis *h) { return h->turned ? 1 : h->stride; }
+
+/* Rows of the result made together, of input rows that fit the first cache. */
 static int64_t rows_at_once(const ag_dw_images *im, const ag_dw_axis *h)
 {
-    const int64_t reach = (h->taps - 1) * h->dilation / (h->turned ? h->stride : 1) + 1;
-    return most(1, least(MOST_AT_ONCE, (NEAR / (im->padded * AG_DW_BYTES) - reach) / (h->turned ? 1 : h->stride) + 1));
+    return most(1, least(MOST_AT_ONCE, (NEAR / (im->padded * AG_DW_BYTES) - reach(h)) / stride(h) + 1));
 }
 
+/* Room for all the rows that they meet. */
 static ag_dw_ring_size ring_size(const ag_dw_images *im, const ag_dw_axis *h, int64_t at_once, int64_t most_blocks)
 {
-    const int64_t reach = (h->taps - 1) * h->dilation / (h->turned ? h->stride : 1) + 1;
-    const int64_t slots = least(im->rows, (at_once - 1) * (h->turned ? 1 : h->stride) + reach + 1);
+    const int64_t slots = least(im->rows, (at_once - 1) * stride(h) + reach(h) + 1);
     return (ag_dw_ring_size){ most(1, least(most_blocks, FAR / (slots * im->padded * AG_DW_BYTES))), slots };
 }
 
@@ -83,15 +86,17 @@ static void sum_row(const sum_job *j, int64_t row, int64_t block, int64_t x_bloc
     for (int64_t l = 0; l < lanes && j->bias; l++) bias[l] = j->bias[first + l];
     for (const ag_dw_phase *p = j->plan.phase; p < j->plan.phase + j->plan.phases; p++)
         for (int64_t b = 0; b < p->tiles; b++) {
-            const int64_t output = ag_dw_tile_at(p, b), pixels = least(ag_dw_tile_at(p, b + 1), p->outputs) - output;
-            const ag_dw_place at = { (row * j->w.out + p->first + output * p->step) * c + first, p->step * c, pixels, lanes };
+            const int64_t o = ag_dw_tile_at(p, b), pixels = least(ag_dw_tile_at(p, b + 1), p->outputs) - o;
+            const int64_t pixel = row * j->w.out + p->first + o * p->step;
+            const ag_dw_place at = { pixel * c + first, p->step * c, pixels, lanes };
             const vec *from = &bias;
             ag_dw_fetch(next);
             for (int t = 0; t < WIDE && !p->parts; t++) tile[t] = bias;
-            for (const ag_dw_part *t = p->part; t < p->part + p->parts; t++, from = tile)
-                (b < p->wide ? t->kernel->wide_sum : t->kernel->narrow_sum)
-                    (n, line, (x_block + t->column + output * p->stride) * LANES, p->stride * LANES, (w_block + t->tap) * LANES,
-                     t->tap_step * LANES, from, from == tile, tile);
+            for (const ag_dw_part *t = p->part; t < p->part + p->parts; t++, from = tile) {
+                const ag_dw_sum sum = b < p->wide ? t->kernel->wide_sum : t->kernel->narrow_sum;
+                sum(n, line, (x_block + t->column + o * p->stride) * LANES, p->stride * LANES,
+                    (w_block + t->tap) * LANES, t->tap_step * LANES, from, from == tile, tile);
+            }
             if (j->add) ag_dw_add(j->out, j->dtype, &at, tile);
             put(j, &at, tile);
         }
@@ -103,16 +108,18 @@ static void sum_rows(int64_t begin, int64_t end, void *arg)
     char *memory = j->scratch + ag_thread_id() * sum_scratch(j);
     ag_dw_ring r = ag_dw_ring_in(&j->x, j->size, memory);
     ag_dw_line *line = (ag_dw_line *)(void *)(memory + ag_dw_ring_bytes(&j->x, j->size));
-    const int64_t height = j->h.out, taps = j->h.taps, tiles = up(j->w.out, WIDE);
+    const int64_t height = j->h.out, height_in = j->h.in, taps = j->h.taps, tiles = up(j->w.out, WIDE);
     int64_t n[MOST_AT_ONCE];
     for (int64_t first = 0; first * LANES < j->x.channels; first += r.blocks) {
         ag_dw_ring_begin(&r, first);
         for (int64_t row = begin, rows; row < end; row += rows) {
             rows = least(j->at_once, least(end - row, height - row % height));
-            for (int64_t i = 0; i < rows; i++) n[i] = lines_of(j, &r, row / height, row % height + i, line + i * taps);
-            ag_dw_ahead next = ag_dw_ring_ahead(&r, j->h.turned ? up(rows, j->h.stride) : rows * j->h.stride, rows * r.blocks * tiles);
+            for (int64_t i = 0; i < rows; i++)
+                n[i] = lines_of(j, &r, row / height, row % height + i, line + i * taps);
+            ag_dw_ahead next = ag_dw_ring_ahead(&r, up(rows * height_in, height), rows * r.blocks * tiles);
             for (int64_t b = 0; b < r.blocks; b++)
-                for (int64_t i = 0; i < rows; i++) sum_row(j, row + i, first + b, b * j->x.padded, n[i], line + i * taps, &next);
+                for (int64_t i = 0; i < rows; i++)
+                    sum_row(j, row + i, first + b, b * j->x.padded, n[i], line + i * taps, &next);
         }
     }
 }
@@ -137,7 +144,7 @@ typedef struct {
     char *scratch;
 } grad_job;
 
-enum { UNITS = 16, CHUNK_PIXELS = 196 };        /* pieces of work, of shapes that allow it; the least pixels of a chunk */
+enum { UNITS = 16, CHUNK_PIXELS = 196 };        /* pieces of work, where the shape allows it; pixels of a chunk */
 
 typedef struct { ag_dw_ring x, g; ag_dw_line *line; int64_t *n; } grad_desk;
 
@@ -181,10 +188,11 @@ static void grad_block(const grad_job *j, grad_desk *d, int64_t block, vec *part
         const ag_dw_line *line = d->line + k * j->at_once;
         for (const ag_dw_part *t = p->part; t < p->part + p->parts; t++) {
             const int64_t x_at = block * j->x.padded + t->column;
-            if (p->wide) t->kernel->wide_grad(d->n[k], line, x_at * LANES, x_step, g_at * LANES, p->wide, part + t->tap);
+            vec *to = part + t->tap;
+            if (p->wide) t->kernel->wide_grad(d->n[k], line, x_at * LANES, x_step, g_at * LANES, p->wide, to);
             if (p->wide < p->tiles)
-                t->kernel->narrow_grad(d->n[k], line, (x_at + narrow * p->stride) * LANES, x_step, (g_at + narrow) * LANES,
-                                       p->tiles - p->wide, part + t->tap);
+                t->kernel->narrow_grad(d->n[k], line, (x_at + narrow * p->stride) * LANES, x_step,
+                                       (g_at + narrow) * LANES, p->tiles - p->wide, to);
         }
     }
 }
@@ -201,9 +209,10 @@ static void grad_chunk(const grad_job *j, grad_desk *d, int64_t chunk, int64_t f
         for (int64_t b = 0; b < d->g.blocks; b++) {
             vec *part = part_of(j, chunk, first + b);
             grad_block(j, d, b, part);
-            for (int64_t i = 0; i < rows; i++)
-                ag_dw_add_columns(j->g.columns, ag_dw_ring_get(&d->g, row / height, row % height + i) + b * j->g.padded * LANES,
-                                  part + taps);
+            for (int64_t i = 0; i < rows; i++) {
+                const real *g = ag_dw_ring_get(&d->g, row / height, row % height + i);
+                ag_dw_add_columns(j->g.columns, g + b * j->g.padded * LANES, part + taps);
+            }
         }
     }
 }
@@ -225,8 +234,9 @@ static void add_chunks(int64_t begin, int64_t end, void *arg)
             vec s = { 0 };
             for (int64_t c = 0; c < j->chunks; c++) s += part_of(j, c, b)[k];
             for (int64_t l = 0, c = b * LANES; l < LANES && c < j->g.channels; l++, c++) {
-                if (k < taps && j->weight) j->weight[c * taps + k] = (j->add_weight ? j->weight[c * taps + k] : 0) + s[l];
-                if (k == taps && j->bias) j->bias[c] = (j->add_bias ? j->bias[c] : 0) + s[l];
+                real *w = j->weight ? j->weight + c * taps + k : NULL, *bias = j->bias ? j->bias + c : NULL;
+                if (k < taps && w) *w = (j->add_weight ? *w : 0) + s[l];
+                if (k == taps && bias) *bias = (j->add_bias ? *bias : 0) + s[l];
             }
         }
 }
@@ -246,9 +256,10 @@ static void run_grad(grad_job *j, const ag_node *n)
 static ag_dw_axis axis_of(const ag_node *n, int axis)
 {
     const ag_conv_arg *a = n->arg;
+    const bool h = axis == 1;
     return (ag_dw_axis){ n->in[AG_CONV_X]->shape[axis], n->out->shape[axis], n->in[AG_CONV_WEIGHT]->shape[axis + 1],
-                         axis == 1 ? a->stride_h : a->stride_w, axis == 1 ? a->pad_top : a->pad_left,
-                         axis == 1 ? a->dilation_h : a->dilation_w, false };
+                         h ? a->stride_h : a->stride_w, h ? a->pad_top : a->pad_left,
+                         h ? a->dilation_h : a->dilation_w, false };
 }
 
 static ag_dw_axis turned(ag_dw_axis a)
@@ -258,8 +269,8 @@ static ag_dw_axis turned(ag_dw_axis a)
 
 static ag_dw_images images_of(const ag_tensor *t, const void *data)
 {
-    return (ag_dw_images){ .data = data, .dtype = t->dtype, .n = t->shape[0], .rows = t->shape[1], .columns = t->shape[2],
-                           .channels = t->shape[3], .padded = t->shape[2] };
+    return (ag_dw_images){ .data = data, .dtype = t->dtype, .n = t->shape[0], .rows = t->shape[1],
+                           .columns = t->shape[2], .channels = t->shape[3], .padded = t->shape[2] };
 }
 
 /* The gradient of what the activation was taken of, row by row where it is packed. */
@@ -318,8 +329,8 @@ static void infer(ag_node *n)
 {
     const ag_tensor *x = n->in[AG_CONV_X], *w = n->in[AG_CONV_WEIGHT];
     ag_conv_infer(n);
-    AG_REQUIRE(n, w->shape[0] == x->shape[3] && w->shape[1] == 1, "weight must be [%" PRId64 ", 1, kh, kw], one filter a channel",
-               x->shape[3]);
+    AG_REQUIRE(n, w->shape[0] == x->shape[3] && w->shape[1] == 1,
+               "weight must be [%" PRId64 ", 1, kh, kw], one filter a channel", x->shape[3]);
 }
 
 static double flops(const ag_node *n)
@@ -354,7 +365,7 @@ static int64_t grad_bytes(const grad_job *j)
 static int64_t workspace(const ag_node *n, bool backward)
 {
     const ag_dw_axis w = axis_of(n, 2), back = turned(w);
-    void *plan = ag_alloc(most(ag_dw_plan_bytes(&w), ag_dw_plan_bytes(&back)), 1);      /* without a device there is no other */
+    void *plan = ag_alloc(most(ag_dw_plan_bytes(&w), ag_dw_plan_bytes(&back)), 1);  /* a plan has no workspaces */
     const sum_job j = sum_job_of(n, backward, plan);
     (void)packed_weight(n);
     int64_t bytes = ag_dw_plan_bytes(&j.w) + ag_threads() * sum_scratch(&j);
@@ -391,41 +402,28 @@ static void backward(ag_node *n)
     run_grad(&j, n);
 }
 
-static ag_tensor *conv(ag_tensor *x, ag_tensor *w, ag_tensor *bias, ag_conv_arg a)
+static ag_tensor *conv(ag_tensor **in, ag_tensor *bias, ag_conv_arg a)
 {
-    a.groups = x->shape[3];
-    return ag_apply(&ag_op_conv_depthwise, AG_INPUTS(x, w, bias), &a, sizeof a);
+    a.groups = in[0]->shape[3];
+    return ag_apply(&ag_op_conv_depthwise, AG_INPUTS(in[0], in[1], bias), &a, sizeof a);
 }
 
-static ag_tensor *check_3x3(ag_tensor **in)
-{
-    return conv(in[0], in[1], in[2], (ag_conv_arg){ 1, 1, 1, 1, 1, 1, 1, 1, .activation = AG_LINEAR_PLAIN });
-}
-static ag_tensor *check_7x7(ag_tensor **in)
-{
-    return conv(in[0], in[1], in[2], (ag_conv_arg){ 1, 1, 3, 3, 3, 3, 1, 1, .activation = AG_LINEAR_PLAIN });
-}
-static ag_tensor *check_5x5(ag_tensor **in)
-{
-    return conv(in[0], in[1], in[2], (ag_conv_arg){ 2, 2, 2, 2, 2, 2, 1, 1, .activation = AG_LINEAR_PLAIN });
-}
-static ag_tensor *check_same(ag_tensor **in)        /* TensorFlow's padding of 3x3 with stride 2 */
-{
-    return conv(in[0], in[1], in[2], (ag_conv_arg){ 2, 2, 0, 0, 1, 1, 1, 1, .activation = AG_LINEAR_GELU });
-}
-static ag_tensor *check_dilated(ag_tensor **in)
-{
-    return conv(in[0], in[1], NULL, (ag_conv_arg){ 1, 2, 2, 1, 2, 0, 2, 3, .activation = AG_LINEAR_PLAIN });
-}
-static ag_tensor *check_3x9(ag_tensor **in)
-{
-    return conv(in[0], in[1], in[2], (ag_conv_arg){ 3, 1, 0, 4, 2, 4, 1, 1, .activation = AG_LINEAR_RELU });
-}
+#define CHECK(name, bias, ...) \
+    static ag_tensor *name(ag_tensor **in) { return conv(in, bias, (ag_conv_arg){ __VA_ARGS__ }); }
+CHECK(check_3x3, in[2], 1, 1, 1, 1, 1, 1, 1, 1, 0, AG_LINEAR_PLAIN)
+CHECK(check_7x7, in[2], 1, 1, 3, 3, 3, 3, 1, 1, 0, AG_LINEAR_PLAIN)
+CHECK(check_5x5, in[2], 2, 2, 2, 2, 2, 2, 1, 1, 0, AG_LINEAR_PLAIN)
+CHECK(check_same, in[2], 2, 2, 0, 0, 1, 1, 1, 1, 0, AG_LINEAR_GELU)         /* TensorFlow's padding, stride 2 */
+CHECK(check_dilated, NULL, 1, 2, 2, 1, 2, 0, 2, 3, 0, AG_LINEAR_PLAIN)
+CHECK(check_3x9, in[2], 3, 1, 0, 4, 2, 4, 1, 1, 0, AG_LINEAR_RELU)
 
 const ag_op ag_op_conv_depthwise = {
     .name = "conv_depthwise", .inputs = "x weight bias", .infer = infer,
     .forward = { forward }, .backward = { backward }, .bf16 = 1 << AG_CONV_X, .workspace = workspace, .flops = flops,
-    .check = { { "x[2,5,6,5] weight[5,1,3,3] bias[5]", check_3x3 }, { "x[1,3,15,5] weight[5,1,7,7] bias[5]", check_7x7 },
-               { "x[2,7,6,3] weight[3,1,5,5] bias[3]", check_5x5 }, { "x[1,6,8,3] weight[3,1,3,3] bias[3]", check_same },
-               { "x[2,6,9,5] weight[5,1,3,3]", check_dilated }, { "x[1,3,4,17] weight[17,1,3,9] bias[17]", check_3x9 } },
+    .check = { { "x[2,5,6,5] weight[5,1,3,3] bias[5]", check_3x3 },
+               { "x[1,3,15,5] weight[5,1,7,7] bias[5]", check_7x7 },
+               { "x[2,7,6,3] weight[3,1,5,5] bias[3]", check_5x5 },
+               { "x[1,6,8,3] weight[3,1,3,3] bias[3]", check_same },
+               { "x[2,6,9,5] weight[5,1,3,3]", check_dilated },
+               { "x[1,3,4,17] weight[17,1,3,9] bias[17]", check_3x9 } },
 };

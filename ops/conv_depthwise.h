@@ -1,5 +1,6 @@
-/* ops/conv_depthwise.h - inside of the depthwise convolution: kernels on vectors of neighbouring channels, the plan of a
- * row of the result, and rows packed for them. A block is LANES channels; the lanes behind the last channel are zero. */
+/* ops/conv_depthwise.h - inside of the depthwise convolution: kernels on vectors of neighbouring channels, the plan
+ * of a row of the result, and rows packed for them. A block is LANES channels; lanes behind the last channel are
+ * zero. */
 #ifndef AG_CONV_DEPTHWISE_H
 #define AG_CONV_DEPTHWISE_H
 #include "core/op.h"
@@ -17,23 +18,27 @@ enum { AG_DW_LANES = AG_DW_BYTES / (int)sizeof(real), AG_DW_TAPS = 7 };
 typedef real ag_dw_vec __attribute__((vector_size(AG_DW_BYTES), may_alias));
 
 /* ---- kernels (conv_depthwise_kernels.c) ------------------------------------------------------------------
- * They take `taps` neighbouring taps of a row and a tile of WIDE or NARROW output columns. A column of the row is loaded
- * once and feeds every output that it lies under: output t meets tap k in column stride t + k. There are no edges: rows
- * are padded with zeros. Positions and steps count reals. */
+ * They take `taps` neighbouring taps of a row and a tile of WIDE or NARROW output columns. A column of the row is
+ * loaded once and feeds every output that it lies under: output t meets tap k in column stride t + k. There are no
+ * edges: rows are padded with zeros. Positions and steps count reals. */
 
 /* x: columns of a row, [columns][LANES]; w: vectors of its taps, or of the gradient of the outputs. */
 typedef struct { const real *x, *w; } ag_dw_line;
 
 /* to[t] = from[t from_step] + sum over lines and k of x[x_at + (stride t + k) LANES] w[w_at + k w_step] */
-typedef void (*ag_dw_sum)(int64_t n, const ag_dw_line *line, int64_t x_at, int64_t x_step, int64_t w_at, int64_t w_step,
-                          const ag_dw_vec *from, int64_t from_step, ag_dw_vec *to);
+typedef void (*ag_dw_sum)(int64_t n, const ag_dw_line *line, int64_t x_at, int64_t x_step, int64_t w_at,
+                          int64_t w_step, const ag_dw_vec *from, int64_t from_step, ag_dw_vec *to);
 /* to[k] += sum over lines, tiles and t of x[x_at + (stride t + k) LANES] w[w_at + t LANES] */
-typedef void (*ag_dw_grad)(int64_t n, const ag_dw_line *line, int64_t x_at, int64_t x_step, int64_t w_at, int64_t tiles,
-                           ag_dw_vec *to);
-typedef struct { int64_t taps, stride; ag_dw_sum wide_sum, narrow_sum; ag_dw_grad wide_grad, narrow_grad; } ag_dw_kernel;
+typedef void (*ag_dw_grad)(int64_t n, const ag_dw_line *line, int64_t x_at, int64_t x_step, int64_t w_at,
+                           int64_t tiles, ag_dw_vec *to);
+typedef struct {
+    int64_t taps, stride;
+    ag_dw_sum wide_sum, narrow_sum;
+    ag_dw_grad wide_grad, narrow_grad;
+} ag_dw_kernel;
 
-/* The one of the most taps up to `most` for outputs that lie `stride` columns apart. For one of a single tap x_step is the
- * way from the column of an output to that of the next. */
+/* The one of the most taps up to `most` for outputs that lie `stride` columns apart. For one of a single tap x_step is
+ * the way from the column of an output to that of the next. */
 const ag_dw_kernel *ag_dw_kernel_for(int64_t most, int64_t stride);
 /* *to += the sum of `columns` columns */
 void ag_dw_add_columns(int64_t columns, const real *x, ag_dw_vec *to);
@@ -46,8 +51,8 @@ typedef struct { int64_t in, out, taps, stride, pad, dilation; bool turned; } ag
 /* The input of `tap` for `out`, perhaps outside of the image; false where none is met. */
 bool ag_dw_meets(const ag_dw_axis *a, int64_t out, int64_t tap, int64_t *in);
 
-/* The columns first, first + step, ... of a row of the result, which all meet the same taps: turned round with stride s
- * there are s such phases. Output j of them meets tap k of a part in column `column` + j stride + k. */
+/* The columns first, first + step, ... of a row of the result, which all meet the same taps: turned round with stride
+ * s there are s such phases. Output j of them meets tap k of a part in column `column` + j stride + k. */
 typedef struct { const ag_dw_kernel *kernel; int64_t column, tap, tap_step; } ag_dw_part;
 typedef struct {
     int64_t first, step, outputs, stride;
@@ -69,9 +74,9 @@ static inline int64_t ag_dw_tile_at(const ag_dw_phase *p, int64_t tile)
 
 /* ---- packed rows (conv_depthwise_rows.c) --------------------------------------------------------------- */
 
-/* n images [rows, columns, channels] whose rows are packed as [blocks][padded][LANES] reals, after `before` columns of
- * zeros. With an activation they are gradients of its outputs and become those of its inputs; z as ag_activate_grad
- * wants it. */
+/* n images [rows, columns, channels] whose rows are packed as [blocks][padded][LANES] reals, after `before` columns
+ * of zeros. With an activation they are gradients of its outputs and become those of its inputs; z as
+ * ag_activate_grad wants it. */
 typedef struct {
     const void *data, *z;
     ag_dtype dtype;

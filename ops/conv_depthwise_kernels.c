@@ -7,8 +7,8 @@ typedef ag_dw_vec vec;
 #define UNROLL _Pragma("GCC unroll 64")
 #define UNROLLED static inline __attribute__((always_inline))
 
-UNROLLED void sum(const int taps, const int stride, const int tile, int64_t n, const ag_dw_line *line, int64_t x_at, int64_t x_step,
-                  int64_t w_at, int64_t w_step, const vec *from, int64_t from_step, vec *to)
+UNROLLED void sum(const int taps, const int stride, const int tile, int64_t n, const ag_dw_line *line, int64_t x_at,
+                  int64_t x_step, int64_t w_at, int64_t w_step, const vec *from, int64_t from_step, vec *to)
 {
     vec s[WIDE], w[TAPS];
     UNROLL for (int t = 0; t < tile; t++, from += from_step) s[t] = *from;
@@ -44,27 +44,31 @@ UNROLLED void grad(const int taps, const int stride, const int tile, int64_t n, 
     UNROLL for (int k = 0; k < taps; k++) to[k] += s[0][k] + s[1][k];
 }
 
-#define SUM(name, taps, stride, tile)                                                                            \
-    static void name(int64_t n, const ag_dw_line *line, int64_t x_at, int64_t x_step, int64_t w_at, int64_t w_step, \
-                     const vec *from, int64_t from_step, vec *to)                                                \
-    {                                                                                                            \
-        sum(taps, stride, tile, n, line, x_at, x_step, w_at, w_step, from, from_step, to);                       \
+#define SUM(name, taps, stride, tile)                                                                          \
+    static void name(int64_t n, const ag_dw_line *line, int64_t x_at, int64_t x_step, int64_t w_at,            \
+                     int64_t w_step, const vec *from, int64_t from_step, vec *to)                              \
+    {                                                                                                          \
+        sum(taps, stride, tile, n, line, x_at, x_step, w_at, w_step, from, from_step, to);                     \
     }
-#define GRAD(name, taps, stride, tile)                                                                           \
-    static void name(int64_t n, const ag_dw_line *line, int64_t x_at, int64_t x_step, int64_t w_at, int64_t tiles, vec *to) \
-    {                                                                                                            \
-        grad(taps, stride, tile, n, line, x_at, x_step, w_at, tiles, to);                                        \
+#define GRAD(name, taps, stride, tile)                                                                         \
+    static void name(int64_t n, const ag_dw_line *line, int64_t x_at, int64_t x_step, int64_t w_at,            \
+                     int64_t tiles, vec *to)                                                                   \
+    {                                                                                                          \
+        grad(taps, stride, tile, n, line, x_at, x_step, w_at, tiles, to);                                      \
     }
-#define KERNELS_OF(taps, stride)                                                                                 \
-    SUM(wide_sum_##taps##_##stride, taps, stride, WIDE) SUM(narrow_sum_##taps##_##stride, taps, stride, NARROW)  \
-    GRAD(wide_grad_##taps##_##stride, taps, stride, WIDE) GRAD(narrow_grad_##taps##_##stride, taps, stride, NARROW)
+#define KERNELS_OF(taps, stride)                                                                               \
+    SUM(wide_sum_##taps##_##stride, taps, stride, WIDE)                                                        \
+    SUM(narrow_sum_##taps##_##stride, taps, stride, NARROW)                                                    \
+    GRAD(wide_grad_##taps##_##stride, taps, stride, WIDE)                                                      \
+    GRAD(narrow_grad_##taps##_##stride, taps, stride, NARROW)
 
 /* What 3, 5 and 7 taps need, their gradients with stride 2 included; others are put together from these. */
 #define EACH(K) K(7, 1) K(5, 1) K(4, 1) K(3, 1) K(2, 1) K(7, 2) K(5, 2) K(3, 2) K(1, 1)
 EACH(KERNELS_OF)
 
-#define ROW(taps, stride) { taps, stride, wide_sum_##taps##_##stride, narrow_sum_##taps##_##stride,              \
-                            wide_grad_##taps##_##stride, narrow_grad_##taps##_##stride },
+#define ROW(taps, stride)                                                                                      \
+    { taps, stride, wide_sum_##taps##_##stride, narrow_sum_##taps##_##stride, wide_grad_##taps##_##stride,     \
+      narrow_grad_##taps##_##stride },
 static const ag_dw_kernel kernels[] = { EACH(ROW) };
 
 const ag_dw_kernel *ag_dw_kernel_for(int64_t most, int64_t stride)

@@ -24,14 +24,17 @@ static inline halves narrowed(vec v)
 }
 
 /* One block: n pixels of `lanes` channels, `gap` elements apart, from element `at` on. */
-static void pack_block(const void *from, ag_dtype dtype, int64_t at, int64_t n, int64_t gap, int64_t lanes, real *restrict to)
+static void pack_block(const void *from, ag_dtype dtype, int64_t at, int64_t n, int64_t gap, int64_t lanes,
+                       real *restrict to)
 {
     const real *x = (const real *)from + at;
     const uint16_t *h = (const uint16_t *)from + at;
     if (lanes < LANES)
         for (int64_t i = 0; i < n; i++)
             for (int64_t l = 0; l < LANES; l++)
-                to[i * LANES + l] = l >= lanes ? 0 : dtype == AG_BF16 ? ag_bf16_to_real(h[i * gap + l]) : x[i * gap + l];
+                to[i * LANES + l] = l >= lanes         ? 0
+                                    : dtype == AG_BF16 ? ag_bf16_to_real(h[i * gap + l])
+                                                       : x[i * gap + l];
     else if (dtype == AG_BF16)
         for (int64_t i = 0; i < n; i++) *(vec *)(to + i * LANES) = widened(h + i * gap);
     else
@@ -39,7 +42,8 @@ static void pack_block(const void *from, ag_dtype dtype, int64_t at, int64_t n, 
 }
 
 /* Whole blocks pixel by pixel: memory is read in its order. */
-static void pack_pixels(const void *from, ag_dtype dtype, int64_t at, int64_t n, int64_t gap, int64_t blocks, int64_t step, real *to)
+static void pack_pixels(const void *from, ag_dtype dtype, int64_t at, int64_t n, int64_t gap, int64_t blocks,
+                        int64_t step, real *to)
 {
     for (int64_t i = 0; i < n; i++, at += gap, to += LANES) {
         const real *x = (const real *)from + at;
@@ -55,7 +59,8 @@ static void pack_row(const ag_dw_ring *r, int64_t row, real *to)
 {
     const ag_dw_images *im = r->images;
     const int64_t n = im->columns, c = im->channels, step = im->padded * LANES, at = row * n * c + r->first * LANES;
-    const int64_t left = c - r->first * LANES, rest = r->blocks * LANES > left ? left % LANES : 0, whole = r->blocks - (rest > 0);
+    const int64_t left = c - r->first * LANES, rest = r->blocks * LANES > left ? left % LANES : 0;
+    const int64_t whole = r->blocks - (rest > 0);
     pack_pixels(im->data, im->dtype, at, n, c, whole, step, to);
     if (rest) pack_block(im->data, im->dtype, at + whole * LANES, n, c, rest, to + whole * step);
     for (int64_t b = 0; b < r->blocks && im->activation; b++) {
@@ -109,13 +114,13 @@ const real *ag_dw_ring_get(ag_dw_ring *r, int64_t image, int64_t row)
 ag_dw_ahead ag_dw_ring_ahead(const ag_dw_ring *r, int64_t rows, int64_t portions)
 {
     const ag_dw_images *im = r->images;
-    const int64_t size = (int64_t)ag_dtype_size(im->dtype), first = r->newest + 1, row = im->columns * im->channels * size;
-    const int64_t end = first + rows < im->n * im->rows ? first + rows : im->n * im->rows;
-    const bool whole = r->blocks * LANES >= im->channels;
-    const int64_t piece = lines_of(whole ? row : r->blocks * LANES * size), skip = (whole ? row : im->channels * size) - 64 * piece;
-    const int64_t lines = rows * piece * (whole ? 1 : im->columns);
+    const int64_t size = (int64_t)ag_dtype_size(im->dtype), pixel = im->channels * size, row = im->columns * pixel;
+    const int64_t first = r->newest + 1, end = first + rows < im->n * im->rows ? first + rows : im->n * im->rows;
+    const bool whole = r->blocks * LANES >= im->channels;       /* then a row is one piece, else each pixel has one */
+    const int64_t piece = lines_of(whole ? row : r->blocks * LANES * size), skip = (whole ? row : pixel) - 64 * piece;
+    const int64_t lines = rows * piece * (whole ? 1 : im->columns), each = (lines + portions - 1) / portions;
     const char *data = (const char *)im->data + r->first * LANES * size;
-    return (ag_dw_ahead){ data + first * row, data + end * row, piece, piece, skip, (lines + portions - 1) / portions };
+    return (ag_dw_ahead){ data + first * row, data + end * row, piece, piece, skip, each };
 }
 
 /* ---- results ------------------------------------------------------------------------------------------- */

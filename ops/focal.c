@@ -29,9 +29,10 @@ static void infer(ag_node *n)
     AG_REQUIRE(n, x->ndim == 2, "x must be [N, C], got %d axes; ag_reshape joins leading axes", x->ndim);
     AG_REQUIRE(n, a->reduction == AG_NONE || x->shape[0], "there are no rows to take the mean of");
     AG_REQUIRE(n, t->dtype == AG_I64, "targets must be i64 classes, got %s", ag_dtype_name(t->dtype));
-    AG_REQUIRE(n, t->ndim == 1 && t->shape[0] == x->shape[0], "targets must be [%" PRId64 "], one for each row", x->shape[0]);
-    AG_REQUIRE(n, !w || (w->dtype == AG_F32 && w->ndim == 1 && w->shape[0] == x->shape[1]), "weight must be f32 [%" PRId64 "]",
-               x->shape[1]);
+    AG_REQUIRE(n, t->ndim == 1 && t->shape[0] == x->shape[0], "targets must be [%" PRId64 "], one for each row",
+               x->shape[0]);
+    AG_REQUIRE(n, !w || (w->dtype == AG_F32 && w->ndim == 1 && w->shape[0] == x->shape[1]),
+               "weight must be f32 [%" PRId64 "]", x->shape[1]);
     AG_REQUIRE(n, a->gamma > 0 && a->gamma < 1e3, ".gamma = %g; it is above 0 (0: the default of 2; without it, "
                "ag_cross_entropy)", a->gamma);
     ag_node_out(n, AG_F32, a->reduction == AG_NONE ? AG_SHAPE(x->shape[0]) : (ag_shape){ 0 });

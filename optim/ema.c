@@ -45,7 +45,8 @@ static optim_ema *make(const char *at, nn_module *net, double decay)
     for (int64_t i = 0; i < n; i++) {
         ag_tensor *t = named[i].tensor;
         if (is_known(e, t)) continue;               /* under two names */
-        e->pair[e->n++] = (pair){ named[i].name, ag_retain(t), ag_to(ag_empty_(at, t->dtype, ag_shape_of(t)), t->device) };
+        ag_tensor *average = ag_to(ag_empty_(at, t->dtype, ag_shape_of(t)), t->device);
+        e->pair[e->n++] = (pair){ named[i].name, ag_retain(t), average };
     }
     ag_owner_leave(e->owner);
     ag_free(named);
@@ -81,7 +82,8 @@ static void update_on(optim_ema *e, ag_device device)
 
 void ag_optim_ema_update_(const char *at, optim_ema *e)
 {
-    if (e->swapped) ag_fail(at, "optim_ema_update: the net holds the averages; optim_ema_swap brings the trained weights back");
+    if (e->swapped)
+        ag_fail(at, "optim_ema_update: the net holds the averages; optim_ema_swap brings the trained weights back");
     for (int64_t i = 0; i < e->n; i++) {
         const ag_tensor *t = e->pair[i].value;
         if (!ag_is_contiguous(t)) ag_fail(at, "optim_ema_update: %s is not contiguous", e->pair[i].name);

@@ -1,5 +1,5 @@
-/* tests/test_depthwise.c - depthwise convolutions of shapes that take every path of the kernels (tiles of both widths, parts
- * of rows, blocks with a rest, groups, chunks) beside plain loops; the same bits for any number of threads. */
+/* tests/test_depthwise.c - depthwise convolutions of shapes that take every path of the kernels (tiles of both widths,
+ * parts of rows, blocks with a rest, groups, chunks) beside plain loops; the same bits for any number of threads. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -18,8 +18,15 @@ typedef struct { ag_tensor *t[RESULTS]; } results;
 
 /* ---- plain loops --------------------------------------------------------------------------------------- */
 
-static int64_t rows_out(const shape *s) { return ag_conv_out_size(s->h, s->kh, s->a.stride_h, s->a.pad_top + s->a.pad_bottom, s->a.dilation_h); }
-static int64_t columns_out(const shape *s) { return ag_conv_out_size(s->w, s->kw, s->a.stride_w, s->a.pad_left + s->a.pad_right, s->a.dilation_w); }
+static int64_t rows_out(const shape *s)
+{
+    return ag_conv_out_size(s->h, s->kh, s->a.stride_h, s->a.pad_top + s->a.pad_bottom, s->a.dilation_h);
+}
+
+static int64_t columns_out(const shape *s)
+{
+    return ag_conv_out_size(s->w, s->kw, s->a.stride_w, s->a.pad_left + s->a.pad_right, s->a.dilation_w);
+}
 
 static void plain(const shape *s, const real *x, const real *w, const real *bias, const real *g, double *want[RESULTS])
 {
@@ -47,8 +54,8 @@ typedef struct { ag_tensor *x, *w, *bias, *g; } inputs;
 static inputs make(const shape *s)
 {
     ag_manual_seed(1);
-    return (inputs){ ag_randn(s->n, s->h, s->w, s->c), ag_param(ag_randn(s->c, 1, s->kh, s->kw)), ag_param(ag_randn(s->c)),
-                     ag_randn(s->n, rows_out(s), columns_out(s), s->c) };
+    return (inputs){ ag_randn(s->n, s->h, s->w, s->c), ag_param(ag_randn(s->c, 1, s->kh, s->kw)),
+                     ag_param(ag_randn(s->c)), ag_randn(s->n, rows_out(s), columns_out(s), s->c) };
 }
 
 static results compute(const shape *s, const inputs *in, ag_dtype dtype)
@@ -57,7 +64,8 @@ static results compute(const shape *s, const inputs *in, ag_dtype dtype)
     ag_tensor *x = ag_param(ag_scale(in->x, 1)), *wanted[] = { x, in->w, in->bias };
     ag_conv_arg a = s->a;
     a.groups = s->c;
-    r.t[OUT] = ag_cast(ag_apply(&ag_op_conv_depthwise, AG_INPUTS(ag_cast(x, dtype), in->w, in->bias), &a, sizeof a), AG_F32);
+    ag_tensor *y = ag_apply(&ag_op_conv_depthwise, AG_INPUTS(ag_cast(x, dtype), in->w, in->bias), &a, sizeof a);
+    r.t[OUT] = ag_cast(y, AG_F32);
     ag_grad(ag_sum(ag_mul(r.t[OUT], in->g)), 3, wanted, r.t + DX);
     return r;
 }
@@ -68,9 +76,10 @@ static void assert_near(const shape *s, const char *what, const ag_tensor *got, 
     for (int64_t i = 0; i < ag_numel(got); i++) most = fmax(most, fabs(want[i]));
     for (int64_t i = 0; i < ag_numel(got); i++)
         if (!(fabs((double)ag_real(got)[i] - want[i]) <= tol * most))
-            fail_msg("%s of [%d, %d, %d, %d], %d x %d, stride %d %d, dilation %d %d: element %d is %g, not %g", what, (int)s->n,
-                     (int)s->h, (int)s->w, (int)s->c, (int)s->kh, (int)s->kw, (int)s->a.stride_h, (int)s->a.stride_w,
-                     (int)s->a.dilation_h, (int)s->a.dilation_w, (int)i, (double)ag_real(got)[i], want[i]);
+            fail_msg("%s of [%d, %d, %d, %d], %d x %d, stride %d %d, dilation %d %d: element %d is %g, not %g", what,
+                     (int)s->n, (int)s->h, (int)s->w, (int)s->c, (int)s->kh, (int)s->kw, (int)s->a.stride_h,
+                     (int)s->a.stride_w, (int)s->a.dilation_h, (int)s->a.dilation_w, (int)i, (double)ag_real(got)[i],
+                     want[i]);
 }
 
 static void round_to_bf16(ag_tensor *t)
@@ -95,9 +104,9 @@ static void check(const shape *s, ag_dtype dtype)
     }
 }
 
-static void same(int64_t stride, int64_t pad, ag_conv_arg *a)
+static ag_conv_arg same(int64_t stride, int64_t pad)
 {
-    *a = (ag_conv_arg){ stride, stride, pad, pad, pad, pad, 1, 1, .activation = AG_LINEAR_PLAIN };
+    return (ag_conv_arg){ stride, stride, pad, pad, pad, pad, 1, 1, 0, AG_LINEAR_PLAIN };
 }
 
 /* The sizes of ConvNeXt, EfficientNet and MobileNet, made small. */
@@ -109,8 +118,8 @@ static void test_the_usual_shapes(void **state)
         for (int w = 0; w < 8; w++)
             for (int c = 0; c < 4; c++)
                 for (int64_t stride = 1; stride < 3; stride++) {
-                    shape s = { 2, 9, widths[w], channels[c], kernels[k], kernels[k], .a = { .activation = AG_LINEAR_PLAIN } };
-                    same(stride, kernels[k] / 2, &s.a);
+                    const int64_t size = kernels[k];
+                    const shape s = { 2, 9, widths[w], channels[c], size, size, same(stride, size / 2) };
                     check(&s, (w + c) % 4 ? AG_F32 : AG_BF16);
                 }
 }
@@ -120,11 +129,11 @@ static void test_odd_shapes(void **state)
     (void)state;
     ag_rng r = { .seed = 3 };
     for (int i = 0; i < 120; i++) {
-        shape s = { 1 + ag_rng_below(&r, 3), 1 + ag_rng_below(&r, 12), 1 + ag_rng_below(&r, 40), 1 + ag_rng_below(&r, 50),
-                    1 + ag_rng_below(&r, 9), 1 + ag_rng_below(&r, 11), .a = { .activation = AG_LINEAR_PLAIN } };
-        s.a = (ag_conv_arg){ 1 + ag_rng_below(&r, 4), 1 + ag_rng_below(&r, 4), ag_rng_below(&r, 9), ag_rng_below(&r, 9),
-                             ag_rng_below(&r, 9), ag_rng_below(&r, 9), 1 + ag_rng_below(&r, 3), 1 + ag_rng_below(&r, 3),
-                             .activation = AG_LINEAR_PLAIN };
+        const int64_t most[] = { 3, 12, 40, 50, 9, 11, 4, 4, 9, 9, 9, 9, 3, 3 };
+        int64_t v[14];
+        for (int k = 0; k < 14; k++) v[k] = ag_rng_below(&r, most[k]) + (k < 8 || k > 11);
+        const shape s = { v[0], v[1], v[2], v[3], v[4], v[5],
+                          { v[6], v[7], v[8], v[9], v[10], v[11], v[12], v[13], 0, AG_LINEAR_PLAIN } };
         const int64_t high = s.a.dilation_h * (s.kh - 1) + 1, wide = s.a.dilation_w * (s.kw - 1) + 1;
         if (high > s.h + s.a.pad_top + s.a.pad_bottom || wide > s.w + s.a.pad_left + s.a.pad_right) continue;
         check(&s, i % 3 ? AG_F32 : AG_BF16);
@@ -135,9 +144,7 @@ static void test_odd_shapes(void **state)
 static void test_large_shapes(void **state)
 {
     (void)state;
-    shape wide = { 1, 5, 300, 200, 5, 5, .a = { .activation = AG_LINEAR_PLAIN } }, many = { 3, 40, 28, 36, 3, 3, .a = wide.a };
-    same(1, 2, &wide.a);
-    same(2, 1, &many.a);
+    const shape wide = { 1, 5, 300, 200, 5, 5, same(1, 2) }, many = { 3, 40, 28, 36, 3, 3, same(2, 1) };
     check(&wide, AG_F32);
     check(&many, AG_F32);
 }
@@ -146,8 +153,7 @@ static void test_threads_change_no_bit(void **state)
 {
     (void)state;
     AG_SCOPE;
-    shape s = { 3, 33, 30, 70, 7, 7, .a = { .activation = AG_LINEAR_PLAIN } };
-    same(1, 3, &s.a);
+    const shape s = { 3, 33, 30, 70, 7, 7, same(1, 3) };
     const inputs in = make(&s);
     const int before = ag_threads();
     results first = { { NULL } };

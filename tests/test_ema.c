@@ -142,8 +142,8 @@ static setup make(void)
     const data_split parts = data_random_split(all, 0.3, 1);
     ag_manual_seed(11);
     setup s = { nn_sequential(nn_linear(IN, 3), nn_tanh(), nn_linear(3, 1)), NULL };
-    s.l = learner_new(data_loader_new(parts.train, BATCH, .shuffle = true, .seed = 5), data_loader_new(parts.valid, 64), s.net,
-                      learner_mse, .checkpoint = saved, .quiet = true);
+    data_loader *train = data_loader_new(parts.train, BATCH, .shuffle = true, .seed = 5);
+    s.l = learner_new(train, data_loader_new(parts.valid, 64), s.net, learner_mse, .checkpoint = saved, .quiet = true);
     return s;
 }
 

@@ -107,23 +107,23 @@ static double onednn(const shape *s, int kind, ag_dtype dtype)
     dnnl_memory_desc_init_by_tag(&x, 4, src, type, dnnl_nhwc);
     dnnl_memory_desc_init_by_tag(&k, 5, taps, type, dnnl_format_tag_any);
     dnnl_memory_desc_init_by_tag(&y, 4, dst, type, dnnl_nhwc);
-    dnnl_dilated_convolution_forward_desc_init(&f, dnnl_forward_training, dnnl_convolution_direct, &x, &k, NULL, &y, strides,
-                                               dilates, pads, pads);
+    const dnnl_alg_kind_t how = dnnl_convolution_direct;
+    dnnl_dilated_convolution_forward_desc_init(&f, dnnl_forward_training, how, &x, &k, NULL, &y, strides, dilates, pads,
+                                               pads);
     if (dnnl_primitive_desc_create(&forward, &f, NULL, engine, NULL)) return 0;
     pd = forward;
     if (kind == INPUT)
-        dnnl_dilated_convolution_backward_data_desc_init(&b, dnnl_convolution_direct, &x, &k, &y, strides, dilates, pads, pads);
+        dnnl_dilated_convolution_backward_data_desc_init(&b, how, &x, &k, &y, strides, dilates, pads, pads);
     if (kind == WEIGHT)
-        dnnl_dilated_convolution_backward_weights_desc_init(&b, dnnl_convolution_direct, &x, &k, NULL, &y, strides, dilates, pads,
-                                                            pads);
+        dnnl_dilated_convolution_backward_weights_desc_init(&b, how, &x, &k, NULL, &y, strides, dilates, pads, pads);
     if (kind != FORWARD && dnnl_primitive_desc_create(&pd, &b, NULL, engine, forward)) return 0;
     dnnl_primitive_create(&d.primitive, pd);
-    add_arg(&d, kind == INPUT ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, pd, kind == INPUT ? dnnl_query_diff_src_md : dnnl_query_src_md,
-            engine);
+    add_arg(&d, kind == INPUT ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, pd,
+            kind == INPUT ? dnnl_query_diff_src_md : dnnl_query_src_md, engine);
     add_arg(&d, kind == WEIGHT ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, pd,
             kind == WEIGHT ? dnnl_query_diff_weights_md : dnnl_query_weights_md, engine);
-    add_arg(&d, kind == FORWARD ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, pd, kind == FORWARD ? dnnl_query_dst_md : dnnl_query_diff_dst_md,
-            engine);
+    add_arg(&d, kind == FORWARD ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, pd,
+            kind == FORWARD ? dnnl_query_dst_md : dnnl_query_diff_dst_md, engine);
     omp_set_num_threads(2);
     const double t = best_of(run_direct, &d);
     for (int i = 0; i < d.n; i++) dnnl_memory_destroy(d.args[i].memory);
@@ -144,16 +144,18 @@ static void report(const shape *s, int kind, ag_dtype dtype, const char *who, do
     const int64_t w = ag_conv_out_size(s->width, s->kernel, s->stride, 2 * pad, 1);
     const double flops = 2 * (double)(s->images * h * w * s->channels * s->kernel * s->kernel);
     if (seconds > 0)
-        printf("depthwise_%s_%s_%s%s\t%.4g\tGFLOP/s\n", s->name, kinds[kind], ag_dtype_name(dtype), who, 1e-9 * flops / seconds);
+        printf("depthwise_%s_%s_%s%s\t%.4g\tGFLOP/s\n", s->name, kinds[kind], ag_dtype_name(dtype), who,
+               1e-9 * flops / seconds);
     fflush(stdout);
 }
 
 int main(int argc, char **argv)
 {
     const shape shapes[] = {
-        { "7x7_96x56", 4, 56, 56, 96, 7, 1 }, { "7x7_384x14", 4, 14, 14, 384, 7, 1 }, { "7x7_768x7", 4, 7, 7, 768, 7, 1 },
-        { "3x3_32x112", 4, 112, 112, 32, 3, 1 }, { "3x3s2_96x112", 4, 112, 112, 96, 3, 2 }, { "5x5_240x28", 4, 28, 28, 240, 5, 1 },
-        { "5x5s2_144x56", 4, 56, 56, 144, 5, 2 }, { "7x7_40x32", 16, 32, 32, 40, 7, 1 },
+        { "7x7_96x56", 4, 56, 56, 96, 7, 1 }, { "7x7_384x14", 4, 14, 14, 384, 7, 1 },
+        { "7x7_768x7", 4, 7, 7, 768, 7, 1 }, { "7x7_40x32", 16, 32, 32, 40, 7, 1 },
+        { "3x3_32x112", 4, 112, 112, 32, 3, 1 }, { "3x3s2_96x112", 4, 112, 112, 96, 3, 2 },
+        { "5x5_240x28", 4, 28, 28, 240, 5, 1 }, { "5x5s2_144x56", 4, 56, 56, 144, 5, 2 },
     };
     ag_init(.threads = 2, .seed = 1);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
