@@ -2,7 +2,8 @@
  *
  * D1  Work is cut into runs of rows of all images one below the other: of y, for the gradient of x of x. A run is the end of
  *     one image, whole images, the beginning of another: pieces, each a convolution with paddings of its own.
- * D2  Where the stride is 1 the gradient of x is itself a convolution: of g, with the weight turned round.
+ * D2  Where the stride is 1 the gradient of x is itself a convolution: of g, with the weight turned round; it is faster than
+ *     oneDNN's kernel for gradients, and adds.
  * D3  The gradient of a small weight is summed over runs of rows, one sum per part, added up in order. A large one is cut
  *     into runs of output channels instead, so that nothing needs to be added: there g is small, and copied for that. */
 #include <stdatomic.h>
@@ -104,32 +105,60 @@ static int64_t parts_of(const ag_conv *c)
 /* ---- the weight ---------------------------------------------------------------------------------------- */
 
 typedef struct { const ag_conv *c; ag_conv_way way; bool bias, turned; const ag_node *n; } pack_arg;
-typedef struct { const ag_conv *c; const real *from; real *to; } turn_job;
+typedef struct { const pack_arg *a; const real *from; void *to; atomic_bool failed; } pack_job;
 
-/* [out, in / groups, kh, kw] -> [in, out / groups, kh, kw], the taps in reverse; c has the sizes after that. */
+/* Input channels begin .. end: [out, in / groups, kh, kw] -> [in, out / groups, kh, kw], the taps in reverse; c has the sizes
+ * after that. Some channels at a time, for the lines they are read from. */
 static void turn(int64_t begin, int64_t end, void *arg)
 {
-    const turn_job *j = arg;
-    const int64_t groups = j->c->at.groups, out = j->c->in / groups, in = j->c->out / groups, taps = j->c->kh * j->c->kw;
-    for (int64_t i = begin; i < end; i++)
-        for (int64_t o = 0; o < out; o++) {
-            const real *from = j->from + ((i / in * out + o) * in + i % in) * taps;
-            real *to = j->to + (i * out + o) * taps;
-            for (int64_t t = 0; t < taps; t++) to[t] = from[taps - 1 - t];
+    const pack_job *j = arg;
+    const ag_conv *c = j->a->c;
+    const int64_t out = c->in / c->at.groups, in = c->out / c->at.groups, taps = c->kh * c->kw;
+    const int64_t first = begin / in * in;
+    for (int64_t o = 0; o < out; o++)
+        for (int64_t i = begin; i < end; i++) {
+            const real *restrict from = j->from + ((first / in * out + o) * in + i - first) * taps;
+            real *restrict to = (real *)j->to + (i * out + o) * taps;
+            if (taps == 9) for (int64_t t = 0; t < 9; t++) to[t] = from[8 - t];     /* unrolled: 3 times as fast */
+            else for (int64_t t = 0; t < taps; t++) to[t] = from[taps - 1 - t];
         }
+}
+
+static void turn_some(int64_t begin, int64_t end, void *arg)
+{
+    const ag_conv *c = ((const pack_job *)arg)->a->c;
+    const int64_t in = c->out / c->at.groups;
+    for (int64_t i = begin, next; i < end; i = next) {
+        next = at_most(at_most(i + 16, end), (i / in + 1) * in);        /* of one group */
+        turn(i, next, arg);
+    }
+}
+
+static void pack_panels(int64_t begin, int64_t end, void *arg)
+{
+    pack_job *j = arg;
+    const pack_arg *a = j->a;
+    for (int64_t i = begin; i < end; i += AG_CONV_PANEL)
+        if (!ag_onednn_conv_pack(a->c, a->way, a->bias, i, at_most(end - i, AG_CONV_PANEL), j->from, j->to))
+            atomic_store(&j->failed, true);
 }
 
 static void pack(const ag_tensor *weight, void *to, const void *arg)
 {
     const pack_arg *a = arg;
-    const real *from = ag_real(weight);
+    const double row = (double)ag_conv_depth(a->c);
+    pack_job j = { .a = a, .from = ag_real(weight) };
     AG_SCOPE;
     if (a->turned) {
-        real *turned = ag_workspace(a->n, ag_numel(weight), sizeof(real));
-        ag_parallel(a->c->out, 8, (double)(ag_numel(weight) / a->c->out), turn, &(turn_job){ a->c, from, turned });
-        from = turned;
+        j.to = ag_workspace(a->n, ag_numel(weight), sizeof(real));
+        ag_parallel(a->c->out, 16, 0.5 * row, turn_some, &j);
+        j.from = j.to;
     }
-    if (!ag_onednn_conv_pack(a->c, a->way, a->bias, from, to)) ag_fail(weight->at, "no memory to rearrange a parameter");
+    j.to = to;
+    if (a->c->at.groups == 1) ag_parallel(a->c->out, AG_CONV_PANEL, 0.4 * row, pack_panels, &j);
+    if (a->c->at.groups == 1 && !atomic_load(&j.failed)) return;
+    if (!ag_onednn_conv_pack(a->c, a->way, a->bias, 0, a->c->out, j.from, to))
+        ag_fail(weight->at, "no memory to rearrange a parameter");
 }
 
 /* Finds every piece's form of the weight; false where oneDNN has no fast kernel for one. */
@@ -209,9 +238,13 @@ static bool turned_forward(const ag_node *n, const ag_conv *c, const void *g, co
     return true;
 }
 
-static bool dense(const ag_conv *c) { return c->at.stride_h == 1 && c->at.stride_w == 1; }
+static bool turns(const ag_conv *c)
+{
+    enum { LEAST_PIXELS = 2048 };       /* for turning the weight to pay */
+    return c->at.stride_h == 1 && c->at.stride_w == 1 && ag_conv_pixels(c) >= LEAST_PIXELS;
+}
 
-/* ---- the gradient of x where it is not ------------------------------------------------------------------- */
+/* ---- the gradient of x by oneDNN's kernel for that ------------------------------------------------------------------- */
 
 static void input_parts(int64_t begin, int64_t end, void *arg)
 {
@@ -243,7 +276,7 @@ static void add_values(int64_t begin, int64_t end, void *arg)
 
 bool ag_direct_input_gradient(const ag_node *n, const ag_conv *c, const void *g, const ag_tensor *weight, void *dx, bool add)
 {
-    if (dense(c)) return turned_forward(n, c, g, weight, dx, add);
+    if (turns(c)) return turned_forward(n, c, g, weight, dx, add);
     ag_conv plain = *c;
     plain.at.activation = AG_LINEAR_PLAIN;
     const int64_t count = c->n * c->h * c->w * c->in;
@@ -388,7 +421,7 @@ int64_t ag_direct_forward_workspace(const ag_conv *c)
 int64_t ag_direct_input_workspace(const ag_conv *c)
 {
     const int64_t weight = c->out * ag_conv_depth(c) * (int64_t)sizeof(real), x = c->n * c->h * c->w * c->in * size_of(c->type);
-    return piece_bytes(c) + (dense(c) ? weight : x);
+    return piece_bytes(c) + (turns(c) ? weight : x);
 }
 
 /* Blocks of 16 channels at worst. */

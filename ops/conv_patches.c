@@ -7,7 +7,8 @@
 #include "ops/conv_ways.h"
 #include "ops/gemm.h"
 
-enum { CHUNK = 256 << 10, LEAST = 16, MOST = 1024, PIECE = 512 };   /* bytes and rows of patches at a time; elements */
+/* Patches at a time: bytes and rows, for a thread; bytes, for the team. Elements in the first cache. */
+enum { CHUNK = 256 << 10, LEAST = 16, MOST = 1024, RUN = 4 << 20, PIECE = 512 };
 
 typedef struct {
     const ag_conv *c;
@@ -15,9 +16,9 @@ typedef struct {
     void *to, *rows;                /* rows: scratch of each thread */
     ag_dtype to_type;
     int64_t to_first;               /* the element of x that lies at `to` */
-    real *image, *sums;             /* of each thread; of each part */
+    real *image, *sums;             /* image: of each thread */
     bool add;
-    int64_t chunk, parts;
+    int64_t chunk, first, group;
     ag_gemm product;                /* of a chunk, but for what changes with it */
 } job;
 
@@ -39,15 +40,20 @@ static bool overlap(const ag_conv *c)
 
 static const uint64_t form = 0x6f687769;
 
-typedef struct { const ag_conv *c; const real *from; real *to; bool add; int64_t parts; } turn_job;
+static bool turned(const ag_conv *c) { return c->kh * c->kw > 1; }
+
+typedef struct { const ag_conv *c; const real *from; real *to; bool add; } turn_job;
 
 static void turn(int64_t begin, int64_t end, void *arg)
 {
     const turn_job *j = arg;
     const int64_t taps = j->c->kh * j->c->kw, in = j->c->in / j->c->at.groups;
-    for (int64_t o = begin; o < end; o++)
+    for (int64_t o = begin; o < end; o++) {
+        const real *restrict from = j->from + o * taps * in;
+        real *restrict to = j->to + o * taps * in;
         for (int64_t t = 0; t < taps; t++)
-            for (int64_t i = 0; i < in; i++) j->to[(o * taps + t) * in + i] = j->from[(o * in + i) * taps + t];
+            for (int64_t i = 0; i < in; i++) to[t * in + i] = from[i * taps + t];
+    }
 }
 
 static void pack(const ag_tensor *weight, void *to, const void *arg)
@@ -60,12 +66,11 @@ static void pack(const ag_tensor *weight, void *to, const void *arg)
 static ag_gemm by_weight(const ag_node *n, const ag_conv *c, const ag_tensor *weight, bool back)
 {
     const int64_t depth = ag_conv_depth(c), out = c->out / c->at.groups;
-    const bool turned = c->kh * c->kw > 1;
     ag_gemm g = { .batch = 1, .n = ag_conv_pixels(c), .m = back ? depth : out, .k = back ? out : depth, .a_type = c->type,
                   .a_row = back ? c->out : depth, .a_col = 1, .b_row = back ? depth : 1, .b_col = back ? 1 : depth,
-                  .b_param = c->at.groups == 1 ? weight : NULL, .b_form = turned ? form : 0, .c_row = back ? depth : c->out,
+                  .b_param = c->at.groups == 1 ? weight : NULL, .b_form = turned(c) ? form : 0, .c_row = back ? depth : c->out,
                   .c_type = back ? AG_F32 : c->type };
-    g.b = turned ? ag_packed(n, weight, form, ag_numel(weight) * (int64_t)sizeof(real), pack, c) : weight->data;
+    g.b = turned(c) ? ag_packed(n, weight, form, ag_numel(weight) * (int64_t)sizeof(real), pack, c) : weight->data;
     ag_gemm_prepare(n, &g);
     return g;
 }
@@ -236,58 +241,59 @@ void ag_patches_input_gradient(const ag_node *n, const ag_conv *c, const void *g
     ag_parallel(ag_conv_pixels(c), 16, pixel_ns(c), input_pixels, &j);
 }
 
-/* ---- the gradient of the weight: sums of parts of the pixels, added up in order -------------------------- */
+/* ---- the gradient of the weight: the patches of a run of pixels, by the team, then the product, by the team ---- */
 
-static int64_t parts_of(const ag_conv *c)
+static int64_t run_of(const ag_conv *c)
 {
-    const int64_t most = ag_conv_pixels(c) / 256, threads = ag_threads() < 16 ? ag_threads() : 16;
-    return most < 1 ? 1 : smaller(most, threads);
+    const int64_t rows = RUN / (ag_conv_depth(c) * size_of(c->type)), groups = c->at.groups;
+    return smaller(groups > 1 ? chunk_of(c) : rows < 64 ? 64 : rows, ag_conv_pixels(c));
 }
 
-static void weight_parts(int64_t begin, int64_t end, void *arg)
+static void gather_pixels(int64_t begin, int64_t end, void *arg)
 {
     const job *j = arg;
-    const ag_conv *c = j->c;
-    const int64_t depth = ag_conv_depth(c), out = c->out / c->at.groups, pixels = ag_conv_pixels(c);
-    void *rows = my_rows(j, c->type);
-    for (int64_t part = begin; part < end; part++) {
-        const int64_t first = pixels * part / j->parts, last = pixels * (part + 1) / j->parts;
-        real *sums = j->sums + part * c->out * depth;
-        for (int64_t p = first; p < last; p += j->chunk)
-            for (int64_t q = 0; q < c->at.groups; q++) {
-                const int64_t count = smaller(last - p, j->chunk);
-                each_patch(j, q, p, count, gather_run, rows, c->type);
-                ag_gemm_run(&(ag_gemm){ .batch = 1, .n = out, .m = depth, .k = count, .a_type = c->type, .a_row = 1,
-                                        .a = ag_element(j->g, c->type, p * c->out + q * out), .a_col = c->out, .b = rows,
-                                        .b_type = c->type, .b_row = depth, .b_col = 1, .c = sums + q * out * depth,
-                                        .c_row = depth, .add = p > first });
-            }
-    }
+    each_patch(j, j->group, j->first + begin, end - begin, gather_run, ag_element(j->rows, j->c->type, begin * ag_conv_depth(j->c)),
+               j->c->type);
 }
 
-/* dw [out, in / groups, kh, kw] (+)= the parts' sums [out, kh, kw, in / groups] */
+/* sums [out, kh, kw, in / groups], or dw itself where that is the same */
+static void sum_patches(job *j)
+{
+    const ag_conv *c = j->c;
+    const int64_t depth = ag_conv_depth(c), out = c->out / c->at.groups, pixels = ag_conv_pixels(c);
+    for (j->first = 0; j->first < pixels; j->first += j->chunk)
+        for (j->group = 0; j->group < c->at.groups; j->group++) {
+            const int64_t count = smaller(pixels - j->first, j->chunk);
+            ag_parallel(count, 8, 0.2 * (double)(depth * size_of(c->type)), gather_pixels, j);
+            ag_gemm_run(&(ag_gemm){ .batch = 1, .n = out, .m = depth, .k = count, .a_type = c->type, .a_row = 1, .a_col = c->out,
+                                    .a = ag_element(j->g, c->type, j->first * c->out + j->group * out), .b = j->rows,
+                                    .b_type = c->type, .b_row = depth, .b_col = 1, .c = j->sums + j->group * out * depth,
+                                    .c_row = depth, .add = j->add || j->first > 0 });
+        }
+}
+
+/* dw [out, in / groups, kh, kw] (+)= the sums */
 static void turn_back(int64_t begin, int64_t end, void *arg)
 {
     const turn_job *j = arg;
-    const int64_t taps = j->c->kh * j->c->kw, in = j->c->in / j->c->at.groups, size = j->c->out * taps * in;
-    for (int64_t o = begin; o < end; o++)
-        for (int64_t i = 0; i < in; i++)
-            for (int64_t t = 0; t < taps; t++) {
-                real sum = j->add ? j->to[(o * in + i) * taps + t] : 0;
-                for (int64_t p = 0; p < j->parts; p++) sum += j->from[p * size + (o * taps + t) * in + i];
-                j->to[(o * in + i) * taps + t] = sum;
-            }
+    const int64_t taps = j->c->kh * j->c->kw, in = j->c->in / j->c->at.groups;
+    for (int64_t o = begin; o < end; o++) {
+        const real *restrict from = j->from + o * taps * in;
+        real *restrict to = j->to + o * taps * in;
+        for (int64_t t = 0; t < taps; t++)
+            if (j->add) for (int64_t i = 0; i < in; i++) to[i * taps + t] += from[t * in + i];
+            else for (int64_t i = 0; i < in; i++) to[i * taps + t] = from[t * in + i];
+    }
 }
 
 void ag_patches_weight_gradient(const ag_node *n, const ag_conv *c, const void *x, const void *g, real *dw, bool add)
 {
-    const int64_t depth = ag_conv_depth(c), pixels = ag_conv_pixels(c);
-    job j = { .c = c, .x = x, .g = g, .chunk = smaller(4 * chunk_of(c), pixels), .parts = parts_of(c) };
-    j.rows = ag_workspace(n, ag_threads() * j.chunk * depth, (size_t)size_of(c->type));
-    j.sums = ag_workspace(n, j.parts * c->out * depth, sizeof(real));
-    ag_parallel(j.parts, 1, pixel_ns(c) * (double)pixels / (double)j.parts, weight_parts, &j);
-    ag_parallel(c->out, 1, (double)(depth * j.parts), turn_back,
-                &(turn_job){ .c = c, .from = j.sums, .to = dw, .add = add, .parts = j.parts });
+    const int64_t depth = ag_conv_depth(c);
+    job j = { .c = c, .x = x, .g = g, .chunk = run_of(c), .sums = dw, .add = add };
+    j.rows = ag_workspace(n, j.chunk * depth, (size_t)size_of(c->type));
+    if (turned(c)) j.sums = ag_workspace(n, c->out * depth, sizeof(real)), j.add = false;
+    sum_patches(&j);
+    if (turned(c)) ag_parallel(c->out, 1, (double)depth, turn_back, &(turn_job){ .c = c, .from = j.sums, .to = dw, .add = add });
 }
 
 /* ---- workspace ----------------------------------------------------------------------------------------- */
@@ -304,6 +310,5 @@ int64_t ag_patches_input_workspace(const ag_conv *c)
 
 int64_t ag_patches_weight_workspace(const ag_conv *c)
 {
-    return ag_threads() * smaller(4 * chunk_of(c), ag_conv_pixels(c)) * ag_conv_depth(c) * size_of(c->type) +
-           parts_of(c) * c->out * ag_conv_depth(c) * (int64_t)sizeof(real);
+    return run_of(c) * ag_conv_depth(c) * size_of(c->type) + (turned(c) ? c->out * ag_conv_depth(c) * (int64_t)sizeof(real) : 0);
 }

@@ -31,8 +31,10 @@ typedef enum { AG_CONV_FORWARD, AG_CONV_INPUT, AG_CONV_WEIGHTS } ag_conv_way;
 bool ag_onednn_conv(const ag_conv *c, ag_conv_way way, const void *x, const void *weight, const real *bias, const void *y, bool add);
 /* The form of the weight it takes (or gives): its bytes and a hash of its layout. False where there is no fast kernel. */
 bool ag_onednn_conv_form(const ag_conv *c, ag_conv_way way, bool bias, bool add, int64_t *bytes, uint64_t *form);
-/* From [out, in / groups, kh, kw] to that form; from the form of AG_CONV_WEIGHTS back, or added. */
-bool ag_onednn_conv_pack(const ag_conv *c, ag_conv_way way, bool bias, const real *from, void *to);
+/* Output channels first .. first + count (all, or multiples of AG_CONV_PANEL without groups) of [out, in / groups, kh, kw]
+ * into that form; from the form of AG_CONV_WEIGHTS back, or added. */
+enum { AG_CONV_PANEL = 192 };
+bool ag_onednn_conv_pack(const ag_conv *c, ag_conv_way way, bool bias, int64_t first, int64_t count, const real *from, void *to);
 bool ag_onednn_conv_unpack(const ag_conv *c, const void *from, real *to, bool add);
 
 #endif

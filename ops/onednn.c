@@ -168,10 +168,11 @@ bool ag_layout_strided(ag_layout *l, int axes, const int64_t *dims, const int64_
            dnnl_success;
 }
 
-bool ag_layout_columns(ag_layout *l, const ag_layout *whole, int64_t rows, int64_t first, int64_t width)
+bool ag_layout_part(ag_layout *l, const ag_layout *whole, int axes, const int64_t *dims, int axis, int64_t first)
 {
-    const dnnl_dims_t dims = { rows, width }, offsets = { 0, first };
-    return dnnl_memory_desc_create_submemory(&l->of, whole->of, dims, offsets) == dnnl_success;
+    dnnl_dims_t d, offsets = { [0] = 0 };
+    offsets[axis] = first;
+    return dnnl_memory_desc_create_submemory(&l->of, whole->of, full(d, axes, dims), offsets) == dnnl_success;
 }
 
 bool ag_layout_any(ag_layout *l, int axes, const int64_t *dims, int64_t dtype)
@@ -209,10 +210,11 @@ bool ag_layout_strided(ag_layout *l, int axes, const int64_t *dims, const int64_
            dnnl_success;
 }
 
-bool ag_layout_columns(ag_layout *l, const ag_layout *whole, int64_t rows, int64_t first, int64_t width)
+bool ag_layout_part(ag_layout *l, const ag_layout *whole, int axes, const int64_t *dims, int axis, int64_t first)
 {
-    const dnnl_dims_t dims = { rows, width }, offsets = { 0, first };
-    return dnnl_memory_desc_init_submemory(&l->of, &whole->of, dims, offsets) == dnnl_success;
+    dnnl_dims_t d, offsets = { [0] = 0 };
+    offsets[axis] = first;
+    return dnnl_memory_desc_init_submemory(&l->of, &whole->of, full(d, axes, dims), offsets) == dnnl_success;
 }
 
 bool ag_layout_any(ag_layout *l, int axes, const int64_t *dims, int64_t dtype)

@@ -39,8 +39,8 @@ bool ag_dnnl_run(const ag_dnnl *p, const void *const *data);
 dnnl_data_type_t ag_dnnl_type(int64_t dtype);
 bool ag_layout_strided(ag_layout *l, int axes, const int64_t *dims, const int64_t *strides, int64_t dtype);
 bool ag_layout_any(ag_layout *l, int axes, const int64_t *dims, int64_t dtype);     /* as oneDNN likes it */
-/* Some columns of a matrix; false where its layout cannot be cut there. */
-bool ag_layout_columns(ag_layout *l, const ag_layout *whole, int64_t rows, int64_t first, int64_t width);
+/* A part of the size dims, which begins at `first` of one axis; false where the layout cannot be cut there. */
+bool ag_layout_part(ag_layout *l, const ag_layout *whole, int axes, const int64_t *dims, int axis, int64_t first);
 bool ag_layout_copy(ag_layout *l, dnnl_primitive_desc_t plan, dnnl_query_t which);
 void ag_layout_free(ag_layout *l);              /* also of one that is all zeros */
 

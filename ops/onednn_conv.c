@@ -14,9 +14,9 @@ bool ag_onednn_conv_form(const ag_conv *c, ag_conv_way way, bool bias, bool add,
     return false;
 }
 
-bool ag_onednn_conv_pack(const ag_conv *c, ag_conv_way way, bool bias, const real *from, void *to)
+bool ag_onednn_conv_pack(const ag_conv *c, ag_conv_way way, bool bias, int64_t first, int64_t count, const real *from, void *to)
 {
-    (void)c, (void)way, (void)bias, (void)from, (void)to;
+    (void)c, (void)way, (void)bias, (void)first, (void)count, (void)from, (void)to;
     return false;
 }
 
@@ -35,7 +35,7 @@ bool ag_onednn_conv(const ag_conv *c, ag_conv_way way, const void *x, const void
 #else
 
 enum { KIND, TYPE, IMAGES, H, W, IN, OUT, KH, KW, OH, OW, STRIDE_H, STRIDE_W, TOP, LEFT, BOTTOM, RIGHT, DILATION_H, DILATION_W,
-       GROUPS, BIAS, ADD, ACTIVATION };
+       GROUPS, BIAS, ADD, ACTIVATION, FIRST, COUNT };
 
 typedef struct {                /* x, weight, y, bias */
     ag_layout x, weight, y, bias;
@@ -67,13 +67,14 @@ static bool weight_any(ag_layout *l, const int64_t *k, int64_t type)
     return ag_layout_any(l, axes, dims, type);
 }
 
-static bool weight_plain(ag_layout *l, const int64_t *k)
+/* Output channels FIRST .. FIRST + COUNT, as they lie and in the layout of the whole. */
+static bool weight_part(ag_layout *plain, ag_layout *part, const ag_layout *whole, const int64_t *k)
 {
-    int64_t dims[5], strides[5];
-    const int axes = weight_dims(k, dims);
-    int64_t stride = 1;
+    int64_t dims[5], strides[5], stride = 1;
+    const int axes = weight_dims(k, dims), axis = axes - 4;
+    dims[axis] = k[COUNT] / k[GROUPS];
     for (int i = axes - 1; i >= 0; i--) strides[i] = stride, stride *= dims[i];
-    return ag_layout_strided(l, axes, dims, strides, AG_F32);
+    return ag_layout_strided(plain, axes, dims, strides, AG_F32) && ag_layout_part(part, whole, axes, dims, axis, k[FIRST]);
 }
 
 static ag_dnnl_window window_of(const int64_t *k)
@@ -151,16 +152,16 @@ static bool make_reorder(ag_dnnl *p, const ag_dnnl_key *key)
     static const int args[] = { DNNL_ARG_FROM, DNNL_ARG_TO };
     const bool pack = key->word[KIND] == AG_DNNL_CONV_PACK;
     blueprint b;
-    ag_layout plain = { 0 };
+    ag_layout plain = { 0 }, part = { 0 };
     dnnl_primitive_desc_t plan;
     dnnl_primitive_attr_t attr = ag_dnnl_attributes(!pack && key->word[ADD], 0);
-    bool ok = attr && draw(&b, key->word) && weight_plain(&plain, key->word) &&
-              ag_plan_reorder(&plan, pack ? &plain : &b.weight, pack ? &b.weight : &plain, attr);
+    bool ok = attr && draw(&b, key->word) && weight_part(&plain, &part, &b.weight, key->word) &&
+              ag_plan_reorder(&plan, pack ? &plain : &part, pack ? &part : &plain, attr);
     if (ok) {
-        const ag_layout l[] = { pack ? plain : b.weight, pack ? b.weight : plain };
+        const ag_layout l[] = { pack ? plain : part, pack ? part : plain };
         ok = ag_dnnl_finish(p, plan, 2, args, l, pack ? 0 : 1);
     }
-    ag_layout_free(&plain);
+    ag_layout_free(&plain), ag_layout_free(&part);
     if (attr) dnnl_primitive_attr_destroy(attr);
     discard(&b);
     return ok;
@@ -176,45 +177,47 @@ bool ag_onednn_there(void)
 static const ag_dnnl_kind kinds[] = { [AG_CONV_FORWARD] = AG_DNNL_FORWARD, [AG_CONV_INPUT] = AG_DNNL_INPUT,
                                       [AG_CONV_WEIGHTS] = AG_DNNL_WEIGHT };
 
-static ag_dnnl_key describe(const ag_conv *c, ag_dnnl_kind kind, bool bias, int64_t add)
+static ag_dnnl_key describe(const ag_conv *c, ag_dnnl_kind kind, bool bias, int64_t add, int64_t first, int64_t count)
 {
     const ag_conv_arg *a = &c->at;
     return (ag_dnnl_key){ { [KIND] = kind, [TYPE] = c->type, [IMAGES] = c->n, [H] = c->h, [W] = c->w, [IN] = c->in, [OUT] = c->out,
         [KH] = c->kh, [KW] = c->kw, [OH] = c->oh, [OW] = c->ow, [STRIDE_H] = a->stride_h, [STRIDE_W] = a->stride_w,
         [TOP] = a->pad_top, [LEFT] = a->pad_left, [BOTTOM] = a->pad_bottom, [RIGHT] = a->pad_right,
         [DILATION_H] = a->dilation_h, [DILATION_W] = a->dilation_w, [GROUPS] = a->groups, [BIAS] = bias, [ADD] = add,
-        [ACTIVATION] = (int64_t)a->activation } };
+        [ACTIVATION] = (int64_t)a->activation, [FIRST] = first, [COUNT] = count } };
 }
 
-static const ag_dnnl *find(const ag_conv *c, ag_dnnl_kind kind, bool bias, int64_t add)
+static const ag_dnnl *find(const ag_conv *c, ag_conv_way way, bool bias, bool add)
 {
-    const ag_dnnl_key key = describe(c, kind, bias, add);
-    return ag_dnnl_find(&key, kind == AG_DNNL_CONV_PACK || kind == AG_DNNL_CONV_UNPACK ? make_reorder : make_conv);
+    const ag_dnnl_key key = describe(c, kinds[way], bias, add, 0, 0);
+    return ag_dnnl_find(&key, make_conv);
 }
 
 bool ag_onednn_conv(const ag_conv *c, ag_conv_way way, const void *x, const void *weight, const real *bias, const void *y, bool add)
 {
-    const ag_dnnl *p = find(c, kinds[way], bias != NULL, add);
+    const ag_dnnl *p = find(c, way, bias != NULL, add);
     return p && ag_dnnl_run(p, (const void *[]){ x, weight, y, bias });
 }
 
 bool ag_onednn_conv_form(const ag_conv *c, ag_conv_way way, bool bias, bool add, int64_t *bytes, uint64_t *form)
 {
-    const ag_dnnl *p = find(c, kinds[way], bias, add);
+    const ag_dnnl *p = find(c, way, bias, add);
     if (!p) return false;
     *bytes = p->bytes[1], *form = p->form[1];
     return true;
 }
 
-bool ag_onednn_conv_pack(const ag_conv *c, ag_conv_way way, bool bias, const real *from, void *to)
+bool ag_onednn_conv_pack(const ag_conv *c, ag_conv_way way, bool bias, int64_t first, int64_t count, const real *from, void *to)
 {
-    const ag_dnnl *p = find(c, AG_DNNL_CONV_PACK, bias, kinds[way]);
-    return p && ag_dnnl_run(p, (const void *[]){ from, to });
+    const ag_dnnl_key key = describe(c, AG_DNNL_CONV_PACK, bias, kinds[way], first, count);
+    const ag_dnnl *p = ag_dnnl_find(&key, make_reorder);
+    return p && ag_dnnl_run(p, (const void *[]){ from + first * ag_conv_depth(c), to });
 }
 
 bool ag_onednn_conv_unpack(const ag_conv *c, const void *from, real *to, bool add)
 {
-    const ag_dnnl *p = find(c, AG_DNNL_CONV_UNPACK, false, add);
+    const ag_dnnl_key key = describe(c, AG_DNNL_CONV_UNPACK, false, add, 0, c->out);
+    const ag_dnnl *p = ag_dnnl_find(&key, make_reorder);
     return p && ag_dnnl_run(p, (const void *[]){ from, to });
 }
 #endif

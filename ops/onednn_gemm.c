@@ -123,7 +123,7 @@ static bool make_pack(ag_dnnl *p, const ag_dnnl_key *key)
     dnnl_primitive_attr_t attr = ag_dnnl_attributes(false, 0);
     dnnl_primitive_desc_t plan;
     bool ok = attr && ag_layout_strided(&l[0], 2, dims, strides, w[B_TYPE]) && packed_layout(&whole, w[K], w[M], w[A_TYPE]) &&
-              ag_layout_columns(&l[1], &whole, w[K], w[FIRST], w[WIDTH]) && ag_plan_reorder(&plan, &l[0], &l[1], attr);
+              ag_layout_part(&l[1], &whole, 2, dims, 1, w[FIRST]) && ag_plan_reorder(&plan, &l[0], &l[1], attr);
     ok = ok && ag_dnnl_finish(p, plan, 2, arg, l, 0);
     ag_layout_free(&whole);
     for (int i = 0; i < 2; i++) ag_layout_free(&l[i]);

@@ -16,7 +16,7 @@
 typedef struct { int64_t n, h, w, in, out, kh, kw; ag_conv_arg a; } problem;
 
 static const problem problems[] = {
-    { 1, 31, 29, 16, 32, 3, 3, { 1, 1, 1, 1, 1, 1, 1, 1, 1, AG_LINEAR_PLAIN } },
+    { 3, 31, 29, 16, 32, 3, 3, { 1, 1, 1, 1, 1, 1, 1, 1, 1, AG_LINEAR_PLAIN } },
     { 3, 17, 19, 24, 40, 3, 3, { 1, 1, 1, 1, 1, 1, 1, 1, 1, AG_LINEAR_RELU } },
     { 5, 14, 14, 32, 64, 3, 3, { 2, 2, 1, 1, 1, 1, 1, 1, 1, AG_LINEAR_PLAIN } },
     { 2, 33, 31, 3, 16, 7, 7, { 2, 2, 3, 3, 3, 3, 1, 1, 1, AG_LINEAR_PLAIN } },
