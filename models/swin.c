@@ -19,22 +19,28 @@ ag_tensor *ag_swin_gather(const char *at, ag_tensor *x)
     return ag_reshape_(at, x, AG_SHAPE(n, h, w, 4 * c));
 }
 
-/* Of a row or column of the shifted map: the part of the map that it came from. */
-static int part_of(const swin_windows *w, int64_t i)
+/* Of a row or column of the shifted map: the part of the map that it came from; of a window's token: that of both. */
+static int line_part(const swin_windows *w, int64_t i)
 {
     return i < w->side - w->window ? 0 : i < w->side - w->shift ? 1 : 2;
+}
+
+static int token_part(const swin_windows *w, int64_t window, int64_t token)
+{
+    const int64_t across = w->side / w->window;
+    const int64_t y = window / across * w->window + token / w->window, x = window % across * w->window + token % w->window;
+    return 3 * line_part(w, y) + line_part(w, x);
 }
 
 ag_tensor *ag_swin_mask(nn_module *m, const swin_windows *w)
 {
     if (!w->shift) return NULL;
-    const int64_t across = w->side / w->window, tokens = w->window * w->window;
-    ag_tensor *mask = ag_nn_hidden_(m->at, m, "attn_mask", ag_empty(AG_F32, across * across, 1, tokens, tokens));
+    const int64_t windows = (w->side / w->window) * (w->side / w->window), tokens = w->window * w->window;
+    ag_tensor *mask = ag_nn_hidden_(m->at, m, "attn_mask", ag_empty(AG_F32, windows, 1, tokens, tokens));
     real *to = mask->data;
     int part[1 << 10];
-    for (int64_t n = 0; to && n < across * across; n++) {
-        for (int64_t i = 0; i < tokens; i++)
-            part[i] = 3 * part_of(w, n / across * w->window + i / w->window) + part_of(w, n % across * w->window + i % w->window);
+    for (int64_t n = 0; to && n < windows; n++) {
+        for (int64_t i = 0; i < tokens; i++) part[i] = token_part(w, n, i);
         for (int64_t i = 0; i < tokens; i++)
             for (int64_t k = 0; k < tokens; k++) *to++ = part[i] == part[k] ? 0 : -100;
     }
@@ -45,7 +51,8 @@ ag_tensor *ag_swin_attention(const char *at, const swin_windows *w, ag_tensor *q
 {
     const int64_t n = qkv->shape[0];
     qkv = ag_reshape_(at, qkv, AG_SHAPE(n, w->side, w->side, 3, w->heads, w->width / w->heads));
-    return ag_reshape_(at, ag_window_attention_(at, qkv, w->window, w->shift, opts), AG_SHAPE(n, w->side, w->side, w->width));
+    ag_tensor *y = ag_window_attention_(at, qkv, w->window, w->shift, opts);
+    return ag_reshape_(at, y, AG_SHAPE(n, w->side, w->side, w->width));
 }
 
 /* ---- blocks -------------------------------------------------------------------------------------------- */
@@ -61,8 +68,8 @@ static ag_tensor *attention_forward(nn_module *m, ag_tensor *x)
 {
     const attention *s = NN_SELF(attention, m);
     ag_tensor *bias = ag_relative_position_bias_(m->at, s->relative_position_bias_table, s->windows.window);
-    x = ag_swin_attention(m->at, &s->windows, nn_call(s->qkv, x), (ag_attention_opts){ .bias = bias, .mask = s->mask });
-    return nn_call(s->proj, x);
+    const ag_attention_opts opts = { .bias = bias, .mask = s->mask };
+    return nn_call(s->proj, ag_swin_attention(m->at, &s->windows, nn_call(s->qkv, x), opts));
 }
 
 static nn_module *attention_new(const char *at, const swin_windows *w)
@@ -203,6 +210,12 @@ static between find(int64_t target, int64_t half, double q)
     return (between){ half + sign * k, half + sign * (k + 1), ((double)far - below) / (above - below) };
 }
 
+static double mixed(const real *line, int64_t step, between x)
+{
+    const double left = (double)line[x.left * step], right = (double)line[x.right * step];
+    return left + (right - left) * x.share;
+}
+
 static ag_tensor *resized(const char *at, const ag_tensor *table, int64_t old, int64_t new)
 {
     const int64_t heads = table->shape[1], half = old / 2, reach = new / 2;
@@ -213,10 +226,9 @@ static ag_tensor *resized(const char *at, const ag_tensor *table, int64_t old, i
     for (int64_t i = 0; i < new * new; i++) {
         const between y = find(i / new - reach, half, q), x = find(i % new - reach, half, q);
         for (int64_t h = 0; h < heads; h++) {
-            const double a = (double)from[(y.left * old + x.left) * heads + h], b = (double)from[(y.left * old + x.right) * heads + h];
-            const double c = (double)from[(y.right * old + x.left) * heads + h], d = (double)from[(y.right * old + x.right) * heads + h];
-            const double top = a + (b - a) * x.share, bottom = c + (d - c) * x.share;
-            *to++ = (real)(top + (bottom - top) * y.share);
+            const double above = mixed(from + y.left * old * heads + h, heads, x);
+            const double below = mixed(from + y.right * old * heads + h, heads, x);
+            *to++ = (real)(above + (below - above) * y.share);
         }
     }
     return out;
@@ -234,8 +246,8 @@ static ag_tensor *adapt(nn_module *net, const char *name, ag_tensor *t)
     const int64_t old = root(t->shape[0]), new = root(nn_param(net, name)->shape[0]);
     if (old < 3 || old % 2 == 0) return NULL;
     if (nn_match("layers.0.blocks.0.*", name))
-        fprintf(stderr, "%s: biases of relative positions resampled from windows of %" PRId64 " x %" PRId64 " to %" PRId64 " x %"
-                PRId64 " tokens\n", NN_SELF(swin, net)->vision.info->name, old / 2 + 1, old / 2 + 1, new / 2 + 1, new / 2 + 1);
+        fprintf(stderr, "%s: biases of relative positions resampled from windows of side %" PRId64 " to %" PRId64 "\n",
+                NN_SELF(swin, net)->vision.info->name, old / 2 + 1, new / 2 + 1);
     return resized(net->at, ag_contiguous_(net->at, t), old, new);
 }
 
@@ -253,15 +265,16 @@ nn_module *ag_swin_create(const char *at, const model_info *info, model_opts opt
     NN_CHILD(s, norm, nn_layer_norm(last));
     NN_CHILD(s, head, nn_sequential(NULL));
     ag_transformer_classifier(at, &s->vision, s->head, "fc", last);
-    s->vision.ignored = "*.relative_position_index *.relative_coords_table *.attn_mask", s->vision.adapt = adapt;
+    s->vision.adapt = adapt;
+    s->vision.ignored = "*.relative_position_index *.relative_coords_table *.attn_mask";
     return &s->base;
 }
 
 /* ---- the list of the first version --------------------------------------------------------------------- */
 
 #define SWIN(name, width_, heads_, window_, third) \
-    static const swin_config name = { .width = width_, .heads = heads_, .window = window_, .depths = { 2, 2, third, 2 }, \
-                                      .block = block_new, .merge = merge_new };
+    static const swin_config name = { .width = width_, .heads = heads_, .window = window_, \
+                                      .depths = { 2, 2, third, 2 }, .block = block_new, .merge = merge_new };
 SWIN(tiny, 96, 3, 7, 6)
 SWIN(small, 96, 3, 7, 18)
 SWIN(base, 128, 4, 7, 18)

@@ -121,8 +121,9 @@ static nn_module *merge_new(const char *at, int64_t width)
 /* ---- the list ------------------------------------------------------------------------------------------ */
 
 #define SWIN(name, width_, heads_, window_, third, pretrained) \
-    static const swin_config name = { .width = width_, .heads = heads_, .window = window_, .depths = { 2, 2, third, 2 }, \
-                                      .block = block_new, .merge = merge_new, .pretrained_windows = pretrained };
+    static const swin_config name = { .width = width_, .heads = heads_, .window = window_, \
+                                      .depths = { 2, 2, third, 2 }, .pretrained_windows = pretrained, \
+                                      .block = block_new, .merge = merge_new };
 #define SAME { 0 }
 #define FINER { 12, 12, 12, 6 }
 SWIN(tiny_8, 96, 3, 8, 6, SAME)

@@ -177,8 +177,8 @@ static ag_tensor *adapt(nn_module *net, const char *name, ag_tensor *t)
     if (strcmp(name, "pos_embed") || t->ndim != 3 || t->shape[1] <= prefix) return NULL;
     const int64_t old = llround(sqrt((double)(t->shape[1] - prefix)));
     if (old * old != t->shape[1] - prefix) return NULL;
-    fprintf(stderr, "%s: position embeddings resampled from %" PRId64 " x %" PRId64 " to %" PRId64 " x %" PRId64 " patches\n",
-            s->vision.info->name, old, old, s->grid, s->grid);
+    fprintf(stderr, "%s: position embeddings resampled from %" PRId64 " patches a side to %" PRId64 "\n",
+            s->vision.info->name, old, s->grid);
     return ag_resample_positions_(net->at, t, prefix, s->grid, s->grid);
 }
 
@@ -193,7 +193,10 @@ static nn_module *create(const char *at, const model_info *info, model_opts opts
     NN_PARAM(s, pos_embed, ag_empty(AG_F32, 1, placed_prefix(c) + s->grid * s->grid, c->width));
     nn_init_normal(s->cls_token, 0, 1e-6);
     nn_init_trunc_normal(s->pos_embed, 0, 0.02, -2, 2);
-    if (c->distilled) nn_init_trunc_normal(NN_PARAM(s, dist_token, ag_empty(AG_F32, 1, 1, c->width)), 0, 0.02, -2, 2);
+    if (c->distilled) {
+        NN_PARAM(s, dist_token, ag_empty(AG_F32, 1, 1, c->width));
+        nn_init_trunc_normal(s->dist_token, 0, 0.02, -2, 2);
+    }
     NN_CHILD(s, patch_embed, ag_patch_embed(at, opts.in_channels, c->width, c->patch, false));
     NN_CHILD(s, blocks, nn_sequential(NULL));
     for (int i = 0; i < c->depth; i++)

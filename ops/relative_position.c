@@ -23,7 +23,8 @@ static void bias_heads(int64_t begin, int64_t end, void *arg)
         real *column = j.column + h * j.entries, *bias = j.bias + h * tokens * tokens;
         for (int64_t e = 0; e < j.entries; e++) column[e] = j.table[(j.entries - 1 - e) * j.heads + h];
         for (int64_t i = 0; i < tokens; i++)
-            for (int64_t row = 0; row < w; row++, bias += w) memcpy(bias, column + row_of(&j, i, row), (size_t)w * sizeof *bias);
+            for (int64_t row = 0; row < w; row++, bias += w)
+                memcpy(bias, column + row_of(&j, i, row), (size_t)w * sizeof *bias);
     }
 }
 
@@ -59,8 +60,8 @@ static void bias_infer(ag_node *n)
 static bias_job bias_job_of(const ag_node *n, ag_tensor *table, ag_tensor *bias, bool add)
 {
     const int64_t entries = table->shape[0], heads = table->shape[1];
-    return (bias_job){ ag_real(table), ag_real(bias), ag_workspace(n, heads * entries, sizeof(real)), *(const int64_t *)n->arg,
-                       heads, entries, add };
+    return (bias_job){ ag_real(table), ag_real(bias), ag_workspace(n, heads * entries, sizeof(real)),
+                       *(const int64_t *)n->arg, heads, entries, add };
 }
 
 static double bias_cost(const bias_job *j) { return 0.2 * (double)(j->window * j->window * j->window * j->window); }
