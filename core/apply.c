@@ -2,7 +2,8 @@
  *
  * A1  Nodes lie on the tape in the order they were made, which is a topological order.
  * A2  A node belongs to its output; it holds counts on its inputs, on what it saved, and none on its output.
- * A3  A node under construction is pending, so that a failure inside infer or forward can let go of it. */
+ * A3  A node under construction is pending, so that a failure inside infer or forward can let go of it.
+ * A4  An input that backward does not read is held for its gradient only: when all who hold a tensor do so, its memory ends. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -22,7 +23,9 @@ static ag_node *node_new(const char *at, const ag_op *op, int n_in, ag_tensor **
     const int64_t lists = (n_in * slot + 15) / 16 * 16;
     int64_t capacity;
     ag_node *n = ag_block_get((int64_t)sizeof *n + lists + (int64_t)arg_size, &capacity);
-    *n = (ag_node){ .op = op, .at = at, .n_in = n_in, .module = ag_running, .split = ag_autocast_split(), .arg_size = (int)arg_size, .size_class = (int)(capacity >> 6) };
+    *n = (ag_node){ .op = op, .at = at, .n_in = n_in, .module = ag_running, .split = ag_autocast_split(), .arg_size = (int)arg_size,
+                    .size_class = (int)(capacity >> 6), .unread = op->view && !op->replays ? 1 : op->unread,
+                    .unread_out = (op->view && !op->replays) || op->unread_out };
     char *at_list = (char *)(n + 1);
     n->in = (ag_tensor **)(void *)at_list;
     n->din = n->in + n_in;
@@ -41,11 +44,17 @@ static ag_node *node_new(const char *at, const ag_op *op, int n_in, ag_tensor **
     return n;
 }
 
-static void forget_inputs(ag_node *n)
+static bool reads(const ag_node *n, int k)
+{
+    return k >= 32 || !(n->unread >> k & 1);
+}
+
+void ag_node_forget(ag_node *n)
 {
     for (int i = 0; i < n->n_in; i++) {
         ag_tensor *t = n->in[i];
         n->in[i] = NULL;
+        if (t && n->recorded && !reads(n, i)) t->unread--;
         if (t) ag_release(t);
     }
     for (int i = 0; i < AG_MAX_SAVED; i++) {
@@ -63,7 +72,7 @@ void ag_node_free(ag_node *n)
         if (n->prev) n->prev->next = n->next;
     }
     if (n->out) n->out->node = NULL;
-    forget_inputs(n);
+    ag_node_forget(n);
     ag_memory_count_objects(0, -1);
     ag_block_put(n, (int64_t)n->size_class << 6);
 }
@@ -100,7 +109,11 @@ static void check_devices(ag_node *n)
 
 static void record(ag_node *n)
 {
-    for (int i = 0; i < n->n_in; i++) n->versions[i] = n->in[i] ? n->in[i]->storage->version : 0;
+    for (int i = 0; i < n->n_in; i++) {
+        ag_tensor *t = n->in[i];
+        n->versions[i] = t ? t->storage->version : 0;
+        if (t && !reads(n, i)) t->unread++;
+    }
     n->recorded = true;
     n->prev = tape, n->next = NULL;
     if (tape) tape->next = n;

@@ -128,7 +128,7 @@ void ag_node_give_rows(ag_node *n, int k, ag_tensor *ids, ag_tensor *values)
 static void check_versions(const ag_node *n)
 {
     for (int k = 0; k < n->n_in; k++)
-        if (n->in[k] && n->in[k]->storage->version != n->versions[k])
+        if (n->in[k] && n->in[k]->storage && !(k < 32 && n->unread >> k & 1) && n->in[k]->storage->version != n->versions[k])
             ag_node_fail(n, "an input was overwritten (ag_copy, ag_fill) after this op used it, so its gradient cannot "
                          "be computed; copy it before, or run backward first");
 }
@@ -168,16 +168,7 @@ static void finish(ag_node *n, const targets *only, bool retain)
     if (!only || !is_target(only, n->out)) drop_grad(n->out);
     if (retain) return;
     n->used = true;
-    for (int k = 0; k < n->n_in; k++) {
-        ag_tensor *t = n->in[k];
-        n->in[k] = NULL;
-        if (t) ag_release(t);
-    }
-    for (int i = 0; i < AG_MAX_SAVED; i++) {
-        ag_tensor *t = n->saved[i];
-        n->saved[i] = NULL;
-        if (t) ag_release(t);
-    }
+    ag_node_forget(n);
 }
 
 static void seed(const char *at, ag_tensor *loss, ag_tensor *grad)

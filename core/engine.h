@@ -61,6 +61,7 @@ ag_tensor *ag_tensor_view(const char *at, const ag_tensor *base, ag_shape shape,
 int64_t ag_shape_numel(const char *at, ag_shape shape);     /* checked: ndim, negative sizes, overflow */
 
 void ag_node_free(ag_node *n);
+void ag_node_forget(ag_node *n);             /* lets go of its inputs and of what it saved */
 void ag_node_discard_pending(ag_node *down_to);     /* nodes under construction when something failed */
 ag_node *ag_node_pending(void);
 ag_node *ag_tape_top(void);

@@ -30,6 +30,8 @@ struct ag_node {
     int arg_size, size_class;
     bool used, recorded, awaited;
     bool split;                         /* made inside AG_AUTOCAST(bf16x3) */
+    bool unread_out;                    /* as in ag_op; infer may set them where it depends on the case */
+    uint32_t unread;
     uint32_t *versions;                 /* of the inputs' storages when recorded: an overwritten input is reported */
     ag_node *prev, *next;
 };
@@ -49,6 +51,10 @@ struct ag_op {
     const char *no_grad;                /* why there is no backward: "integers"; exactly one of the two is set */
     bool strided;                       /* kernels read the inputs' strides themselves */
     bool view;                          /* out shares in[0]'s memory; no forward */
+    /* What backward does not read, so that its memory may end before: bit k the values of in[k]; the values of out. A tensor
+     * made by an op with unread_out and held by nothing but unread inputs lets go of its memory. */
+    uint32_t unread;
+    bool unread_out;
     uint32_t bf16;                      /* bit k: in[k] may be bf16 as well as f32; others are widened before */
     /* For plans of memory, where kernels do not run: the bytes of ag_workspace that forward (backward) holds at most at one
      * time; and it calls ag_packed, which only counts then, for the forms that the kernel will ask for. NULL: none. */

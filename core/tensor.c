@@ -138,13 +138,25 @@ ag_tensor *ag_retain(ag_tensor *t)
     return t;
 }
 
+/* A4: whoever is left hands gradients through t; t->node, which made it, does not read it either. */
+static void drop_values(ag_tensor *t)
+{
+    if (!t->storage || !t->node || !t->node->unread_out) return;
+    ag_storage_release(t->storage);
+    t->storage = NULL, t->data = NULL;
+}
+
 void ag_release(ag_tensor *t)
 {
-    if (!t || --t->refs) return;
+    if (!t) return;
+    if (--t->refs) {
+        if (t->refs == t->unread) drop_values(t);
+        return;
+    }
     if (t->node) ag_node_free(t->node);
     ag_release(t->grad);
     ag_zero_grad(t);                    /* lets go of row gradients */
-    ag_storage_release(t->storage);
+    if (t->storage) ag_storage_release(t->storage);
     ag_memory_count_objects(-1, 0);
     int64_t capacity = (sizeof *t + 63) / 64 * 64;
     ag_block_put(t, capacity);

@@ -22,7 +22,7 @@ struct ag_tensor {              /* read freely; write through functions */
     bool grad_fresh;            /* grad holds nothing yet: the next backward overwrites it instead of adding */
     bool sparse_grad;           /* embedding gradients arrive as rows (ag_rows) instead of a dense tensor (on the cpu) */
     int64_t shape[AG_MAX_DIMS], stride[AG_MAX_DIMS];
-    void *data;                 /* first element: host memory on AG_CPU, device memory on AG_CUDA, NULL on AG_META */
+    void *data;                 /* NULL when only backward holds the tensor and needs no values; else the first element: host memory on AG_CPU, device memory on AG_CUDA, NULL on AG_META */
     ag_tensor *grad;            /* same shape and dtype; NULL before the first backward */
     struct ag_rows *rows;       /* row gradients gathered since the last reset (sparse_grad only) */
     /* An op that reads single rows of a sparse_grad parameter (embedding, dot_bias) calls this first when it is not NULL:
@@ -34,6 +34,7 @@ struct ag_tensor {              /* read freely; write through functions */
     const char *name;           /* parameter's path, or NULL */
     const char *at;             /* where it was made */
     int refs;
+    int unread;                 /* how many of them only hand gradients on and do not read data (core/op.h) */
 };
 
 typedef struct { int ndim; int64_t dim[AG_MAX_DIMS]; } ag_shape;

@@ -366,7 +366,7 @@ static ag_tensor *running_check(ag_tensor **in)       /* what training does to t
 }
 
 const ag_op ag_op_batch_norm = {
-    .name = "batch_norm", .inputs = "x weight bias running_mean running_var residual", .infer = batch_infer,
+    .name = "batch_norm", .inputs = "x weight bias running_mean running_var residual", .unread_out = true, .infer = batch_infer,
     .bf16 = 1 << X | 1 << RESIDUAL, .workspace = batch_workspace,
     .forward = { batch_forward }, .backward = { batch_backward },
     .check = { { "x[4,5] weight[5] bias[5]", train_check }, { "x[2,3,5] weight[5] bias[5]", train_hardswish_check },

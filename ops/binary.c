@@ -23,6 +23,7 @@ static void binary_infer(ag_node *n)
     ag_node_require_real(n, n->in[A], "a");
     ag_node_require_real(n, n->in[B], "b");
     ag_node_out(n, n->in[A]->dtype, ag_node_broadcast(n, n->in[A], n->in[B]));
+    if (n->op == &ag_op_add || n->op == &ag_op_sub) n->unread = 1u << A | 1u << B, n->unread_out = true;
 }
 
 /* n elements with a step, as reals; a bf16 row is converted into buf. */

@@ -26,14 +26,14 @@ static ag_tensor *cast_int_check(ag_tensor **in) { return ag_cast(ag_scale(in[0]
 static ag_tensor *contiguous_check(ag_tensor **in) { return ag_contiguous(ag_transpose(in[0], 0, 1)); }
 
 const ag_op ag_op_cast = {
-    .name = "cast", .inputs = "x", .infer = cast_infer, .strided = true, .bf16 = 1,
+    .name = "cast", .inputs = "x", .infer = cast_infer, .strided = true, .bf16 = 1, .unread = 1, .unread_out = true,
     .forward = { copy_forward, copy_forward }, .backward = { copy_backward, copy_backward, copy_backward },
     .check = { { "x[3,5]", cast_check } },
 };
 
 /* Rounding has no gradient worth the name of one; f32 to bf16 is the exception: passed on as it is. */
 const ag_op ag_op_cast_int = {
-    .name = "cast_int", .inputs = "x", .infer = cast_infer, .strided = true, .bf16 = 1, .no_grad = "integers",
+    .name = "cast_int", .inputs = "x", .infer = cast_infer, .strided = true, .bf16 = 1, .unread = 1, .unread_out = true, .no_grad = "integers",
     .forward = { copy_forward, copy_forward },
     .check = { { "x[3,5]:const", cast_int_check }, { "x[3,5]:const", cast_bf16_check } },
 };
@@ -56,7 +56,7 @@ static void contiguous_infer(ag_node *n)
 }
 
 const ag_op ag_op_contiguous = {
-    .name = "contiguous", .inputs = "x", .infer = contiguous_infer, .strided = true, .bf16 = 1,
+    .name = "contiguous", .inputs = "x", .infer = contiguous_infer, .strided = true, .bf16 = 1, .unread = 1, .unread_out = true,
     .forward = { copy_forward, copy_forward }, .backward = { copy_backward, copy_backward, copy_backward },
     .check = { { "x[3,5]", contiguous_check } },
 };

@@ -50,7 +50,7 @@ static ag_tensor *concat_first_check(ag_tensor **in) { return ag_concat(0, in[0]
 static ag_tensor *stack_check(ag_tensor **in) { return ag_stack(-1, in[0], in[1]); }
 
 const ag_op ag_op_concat = {
-    .name = "concat", .inputs = "x", .infer = concat_infer, .strided = true,
+    .name = "concat", .inputs = "x", .unread = ~0u, .unread_out = true, .infer = concat_infer, .strided = true,
     .forward = { concat_forward, concat_forward }, .backward = { concat_backward, concat_backward, concat_backward },
     .check = { { "a[3,2] b[3,4]", concat_check }, { "a[2,3] b[1,3]", concat_first_check }, { "a[2,3] b[2,3]", stack_check } },
 };
@@ -110,7 +110,7 @@ static ag_tensor *pad_check(ag_tensor **in) { return ag_pad(in[0], 0, 1, 2, 0.5)
 static ag_tensor *pad_last_check(ag_tensor **in) { return ag_pad(in[0], -1, 2, 0, -1); }
 
 const ag_op ag_op_pad = {
-    .name = "pad", .inputs = "x", .infer = pad_infer, .strided = true,
+    .name = "pad", .inputs = "x", .unread = 1, .unread_out = true, .infer = pad_infer, .strided = true,
     .forward = { pad_forward, pad_forward }, .backward = { pad_backward, pad_backward, pad_backward },
     .check = { { "x[2,3]", pad_check }, { "x[2,3]", pad_last_check } },
 };

@@ -10,6 +10,7 @@ void ag_fused_infer(ag_node *n, ag_activation activation)
 {
     ag_node_require_activation(n, activation);
     if (!ag_activation_by_output(activation) && ag_node_trains(n)) ag_node_save(n, 0, n->out->dtype, ag_shape_of(n->out));
+    n->unread_out = activation == AG_LINEAR_PLAIN || n->saved[0];
 }
 
 void *ag_fused_target(const ag_node *n)

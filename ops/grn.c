@@ -87,7 +87,7 @@ static int64_t grn_workspace(const ag_node *n, bool backward)
 static ag_tensor *grn_check(ag_tensor **in) { return ag_grn(in[0], in[1], in[2]); }
 
 const ag_op ag_op_grn = {
-    .name = "grn", .inputs = "x weight bias", .infer = grn_infer, .bf16 = 1 << X, .workspace = grn_workspace,
+    .name = "grn", .inputs = "x weight bias", .unread_out = true, .infer = grn_infer, .bf16 = 1 << X, .workspace = grn_workspace,
     .forward = { grn_forward }, .backward = { grn_backward },
     .check = { { "x[2,3,3,5] weight[5] bias[5]", grn_check }, { "x[1,67,3] weight[3] bias[3]", grn_check } },
 };

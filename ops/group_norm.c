@@ -113,7 +113,7 @@ static ag_tensor *group_check(ag_tensor **in) { return ag_group_norm(in[0], 2, .
 static ag_tensor *group_plain(ag_tensor **in) { return ag_group_norm(in[0], 3, .eps = 1e-3); }
 
 const ag_op ag_op_group_norm = {
-    .name = "group_norm", .inputs = "x weight bias", .infer = group_infer, .bf16 = 1 << X, .workspace = group_workspace,
+    .name = "group_norm", .inputs = "x weight bias", .unread_out = true, .infer = group_infer, .bf16 = 1 << X, .workspace = group_workspace,
     .forward = { group_forward }, .backward = { group_backward },
     .check = { { "x[2,3,3,4] weight[4] bias[4]", group_check }, { "x[3,6]:far", group_plain },
                { "x[1,67,2] weight[2] bias[2]", group_check } },

@@ -189,7 +189,7 @@ static ag_tensor *layer_check(ag_tensor **in) { return ag_layer_norm(in[0], .wei
 static ag_tensor *layer_plain(ag_tensor **in) { return ag_layer_norm(in[0], .eps = 1e-3); }
 
 const ag_op ag_op_layer_norm = {
-    .name = "layer_norm", .inputs = "x weight bias", .infer = layer_infer, .bf16 = 1 << X, .workspace = layer_workspace,
+    .name = "layer_norm", .inputs = "x weight bias", .unread_out = true, .infer = layer_infer, .bf16 = 1 << X, .workspace = layer_workspace,
     .forward = { layer_forward }, .backward = { layer_backward },
     .check = { { "x[3,7] weight[7] bias[7]", layer_check }, { "x[2,3,5]", layer_plain },
                { "x[3,43,5] weight[5] bias[5]", layer_check } },

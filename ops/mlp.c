@@ -256,7 +256,7 @@ static ag_tensor *relu_check(ag_tensor **in) { return ag_mlp(in[0], in[1], in[2]
 static ag_tensor *silu_check(ag_tensor **in) { return ag_mlp(in[0], in[1], NULL, in[2], NULL, AG_LINEAR_SILU); }
 
 const ag_op ag_op_mlp = {
-    .name = "mlp", .inputs = "x w1 b1 w2 b2", .infer = mlp_infer, .bf16 = 1 << X,
+    .name = "mlp", .inputs = "x w1 b1 w2 b2", .unread_out = true, .infer = mlp_infer, .bf16 = 1 << X,
     .forward = { mlp_forward }, .backward = { mlp_backward }, .workspace = mlp_workspace, .flops = mlp_flops,
     .check = { { "x[3,4] w1[7,4] b1[7] w2[5,7] b2[5]", gelu_check }, { "x[2,3,3] w1[5,3] b1[5] w2[3,5] b2[3]", relu_check },
                { "x[5,3] w1[4,3] w2[2,4]", silu_check }, { "x[261,2] w1[3,2] b1[3] w2[2,3] b2[2]", gelu_check } },

@@ -20,6 +20,7 @@ static void residual_infer(ag_node *n)
     ag_node_require_channels(n, n->in[SCALE], "scale", x->shape[x->ndim - 1]);
     AG_REQUIRE(n, a->p >= 0 && a->p <= 1, ".drop_path = %g; a share lies between 0 and 1", a->p);
     ag_node_out_like(n, x);
+    n->unread = 1u << X | (n->in[SCALE] && n->in[SCALE]->requires_grad ? 0 : 1u << BRANCH);
 }
 
 typedef struct {
@@ -167,7 +168,7 @@ static ag_tensor *scale_check(ag_tensor **in) { return ag_residual(in[0], in[1],
 static ag_tensor *drop_check(ag_tensor **in) { return ag_residual(in[0], in[1], .scale = in[2], .drop_path = 0.25, .key = 4); }
 
 const ag_op ag_op_residual = {
-    .name = "residual", .inputs = "x branch scale", .infer = residual_infer, .bf16 = 1 << X | 1 << BRANCH,
+    .name = "residual", .inputs = "x branch scale", .unread_out = true, .infer = residual_infer, .bf16 = 1 << X | 1 << BRANCH,
     .workspace = residual_workspace, .forward = { residual_forward },
     .backward = { residual_backward, [AG_META] = residual_give },
     .check = { { "x[2,3,5] branch[2,3,5]", plain_check }, { "x[2,3,5] branch[2,3,5] scale[5]", scale_check },

@@ -141,6 +141,68 @@ static void test_gradients_are_added(void **state)
     each_check(added);
 }
 
+/* ---- values that backward does not read ---------------------------------------------------------------- */
+
+/* The same gradients where nobody but backward holds the inputs and the output: what an op says it does not read is gone. */
+static ag_tensor *alone(const ag_check *c, int n, const input *spec, ag_tensor **in)
+{
+    AG_SCOPE;
+    ag_tensor *own[MAX_INPUTS];
+    for (int i = 0; i < n; i++)
+        own[i] = in[i]->dtype == AG_F32 && differentiable(&spec[i]) ? ag_add(in[i], ag_zeros(1)) : in[i];
+    ag_tensor *y = c->fn(own);
+    if (!y->requires_grad) return ag_keep(y);
+    return ag_keep(ag_add(y, ag_zeros(1)));
+}
+
+static void unread(const ag_op *op, int k, const ag_check *c)
+{
+    input spec[MAX_INPUTS] = { 0 };
+    ag_tensor *in[MAX_INPUTS], *out, *wanted[MAX_INPUTS], *g[MAX_INPUTS] = { 0 }, *got[MAX_INPUTS];
+    const int n = make_all(c, spec, in);
+    int m = 0;
+    if (op->no_grad) return;
+    weighed_gradients(c, n, spec, in, &out, g);
+    if (!out->requires_grad) return;
+    ag_tensor *y = alone(c, n, spec, in), *w = ag_empty_(AG_HERE, AG_F32, ag_shape_of(out));
+    ag_fill_uniform(ag_real(w), ag_numel(w), 5);
+    for (int i = 0; i < n; i++) if (differentiable(&spec[i])) wanted[m++] = in[i];
+    ag_grad(ag_sum(ag_mul(y, w)), m, wanted, got);
+    m = 0;
+    for (int i = 0; i < n; i++) {
+        if (!g[i]) continue;
+        double *want = doubles(g[i]);
+        assert_close(spec[i].name, op, k, got[m++], want, 1e-6);
+        free(want);
+    }
+}
+
+static void test_backward_reads_what_it_says(void **state)
+{
+    (void)state;
+    each_check(unread);
+}
+
+/* x is not read by the sum and was made by one: its memory ends with its scope, not with backward. */
+static void test_unread_memory_ends(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    ag_tensor *w = ag_param(ag_ones(1000));
+    const int64_t before = ag_memory(AG_CPU).in_use;
+    ag_tensor *y;
+    {
+        AG_SCOPE;
+        ag_tensor *x = ag_add(w, w);
+        for (int i = 0; i < 9; i++) x = ag_add(x, w);
+        y = ag_keep(x);
+    }
+    const int64_t held = ag_memory(AG_CPU).in_use - before;
+    if (held > 2 * 1000 * (int64_t)sizeof(real)) fail_msg("%lld bytes are held", (long long)held);
+    ag_backward(y, .grad = ag_ones(1000));
+    assert_float_equal(ag_at(w->grad, 7), 11, 0);
+}
+
 /* ---- bf16 ---------------------------------------------------------------------------------------------- */
 
 /* Every op that takes bf16, on such inputs: near the values and gradients in f32, relative to the largest. */
@@ -263,6 +325,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_gradients_are_those_of_central_differences),
         cmocka_unit_test(test_strided_inputs_give_the_same),
         cmocka_unit_test(test_gradients_are_added),
+        cmocka_unit_test(test_backward_reads_what_it_says),
+        cmocka_unit_test(test_unread_memory_ends),
         cmocka_unit_test(test_bf16_is_near_f32),
         cmocka_unit_test(test_values_are_pytorchs),
     };
