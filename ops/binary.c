@@ -96,6 +96,8 @@ typedef struct {
     ag_dtype dtype;
     ag_rows_walk walk;                  /* out, a, b, and the gradient that is summed */
     int64_t chunks;
+    uint8_t reads[2];                   /* bits of what the formulas name */
+    bool is_g[2];
     void *d[2];                         /* those that are not summed, like out */
     bool add[2];
     int k;                              /* the operand whose gradient is summed */
@@ -105,21 +107,25 @@ typedef struct {
 
 enum { Y_BUF, G_BUF, A_BUF, B_BUF, BUFS };
 
-/* Of the elements first .. first + n of a row. What the formula does not name is not read. */
-static void grad_chunk(const grad_job *j, int k, const int64_t *offset, int64_t first, int64_t n, real *d)
+/* Of the elements first .. first + n of a row, in d unless it is g itself. What the formula does not name is not read. */
+static const real *grad_chunk(const grad_job *j, int k, const int64_t *offset, int64_t first, int64_t n, real *d)
 {
     real buf[BUFS][CHUNK];
-    const gradient *f = &j->of[k];
     const int64_t *step = j->walk.step;
+    const uint8_t reads = j->reads[k];
     operands o = { buf[Y_BUF], buf[G_BUF], buf[A_BUF], buf[B_BUF], step[1], step[2] };
-    if (strchr(f->formula, 'y')) o.y = ag_widen(j->y, j->dtype, offset[0] + first, n, buf[Y_BUF]);
-    if (strchr(f->formula, 'g')) o.g = ag_widen(j->g, j->dtype, offset[0] + first, n, buf[G_BUF]);
-    if (strchr(f->formula, 'a')) o.a = load(j->a, j->dtype, offset[1] + first * step[1], &o.sa, n, buf[A_BUF]);
+    if (j->is_g[k]) return ag_widen(j->g, j->dtype, offset[0] + first, n, d);
+    if (reads >> Y_BUF & 1) o.y = ag_widen(j->y, j->dtype, offset[0] + first, n, buf[Y_BUF]);
+    if (reads >> G_BUF & 1) o.g = ag_widen(j->g, j->dtype, offset[0] + first, n, buf[G_BUF]);
+    if (reads >> A_BUF & 1) o.a = load(j->a, j->dtype, offset[1] + first * step[1], &o.sa, n, buf[A_BUF]);
     else o.sa = 1;
-    if (strchr(f->formula, 'b')) o.b = load(j->b, j->dtype, offset[2] + first * step[2], &o.sb, n, buf[B_BUF]);
+    if (reads >> B_BUF & 1) o.b = load(j->b, j->dtype, offset[2] + first * step[2], &o.sb, n, buf[B_BUF]);
     else o.sb = 1;
-    f->row(n, o, d);
+    j->of[k].row(n, o, d);
+    return d;
 }
+
+static bool is_g(const gradient *of) { return !strcmp(of->formula, "g"); }
 
 static grad_job job_of(const ag_node *n, const gradient of[2], const ag_tensor *d)
 {
@@ -128,6 +134,10 @@ static grad_job job_of(const ag_node *n, const gradient of[2], const ag_tensor *
                    .dtype = n->out->dtype };
     j.walk = ag_rows_begin(ag_shape_of(n->out), d ? 4 : 3, (const ag_tensor *const[]){ n->out, n->in[A], n->in[B], d });
     j.chunks = (j.walk.n + CHUNK - 1) / CHUNK;
+    for (int k = 0; k < 2 && of; k++) {
+        for (int i = 0; i < BUFS; i++) j.reads[k] |= (strchr(of[k].formula, "ygab"[i]) != NULL) << i;
+        j.is_g[k] = is_g(&of[k]);
+    }
     return j;
 }
 
@@ -149,8 +159,8 @@ static void like_chunks(int64_t begin, int64_t end, void *arg)
         for (int k = 0; k < 2; k++) {
             if (!j->d[k]) continue;
             real *d = j->add[k] ? ag_narrow_onto(j->d[k], j->dtype, at, n, d_buf) : ag_narrow_to(j->d[k], j->dtype, at, d_buf);
-            grad_chunk(j, k, w.offset, first, n, j->add[k] ? v : d);
-            for (int64_t e = 0; j->add[k] && e < n; e++) d[e] += v[e];
+            const real *from = grad_chunk(j, k, w.offset, first, n, j->add[k] ? v : d);
+            for (int64_t e = 0; j->add[k] && e < n; e++) d[e] += from[e];
             ag_narrow(j->d[k], j->dtype, at, n, d);
         }
         if (first + n == w.n) ag_rows_next(&w);
@@ -175,8 +185,8 @@ static void sum_tile(ag_tile t, real *sums, const void *arg)
         int64_t offset[3];
         for (int k = 0; k < 3; k++)
             offset[k] = r % rows * w->stride[k][w->ndim - 2] + (w->ndim == 3 ? r / rows * w->stride[k][0] : 0);
-        grad_chunk(j, j->k, offset, t.column, t.n, v);
-        for (int64_t i = 0; i < t.n; i++) sums[i] += v[i];
+        const real *from = grad_chunk(j, j->k, offset, t.column, t.n, v);
+        for (int64_t i = 0; i < t.n; i++) sums[i] += from[i];
     }
 }
 
@@ -215,10 +225,13 @@ static void sum_units(int64_t begin, int64_t end, void *arg)
         for (int64_t i = chunks * u / j->units; i < chunks * (u + 1) / j->units; i++) {
             const int64_t first = i % j->chunks * CHUNK, n = w.n - first < CHUNK ? w.n - first : CHUNK, step = w.step[3];
             real *to = sums + w.offset[3] + first * step, sum = 0;
-            grad_chunk(j, j->k, w.offset, first, n, v);
-            if (step) for (int64_t e = 0; e < n; e++) to[e * step] += v[e];
-            else for (int64_t e = 0; e < n; e++) sum += v[e];
-            if (!step) *to += sum;
+            const real *from = grad_chunk(j, j->k, w.offset, first, n, v);
+            if (step) for (int64_t e = 0; e < n; e++) to[e * step] += from[e];
+            else {
+#pragma omp simd reduction(+ : sum)
+                for (int64_t e = 0; e < n; e++) sum += from[e];
+                *to += sum;
+            }
             if (first + n == w.n) ag_rows_next(&w);
         }
     }
@@ -250,7 +263,7 @@ static void summed_gradient(ag_node *n, const gradient of[2], int k)
 static void binary_give(ag_node *n, const gradient of[2])
 {
     for (int k = 0; k < 2; k++)
-        if (n->din[k] && !strcmp(of[k].formula, "g") && ag_same_shape(n->in[k], n->out)) ag_node_give(n, k, n->out->grad);
+        if (n->din[k] && is_g(&of[k]) && ag_same_shape(n->in[k], n->out)) ag_node_give(n, k, n->out->grad);
 }
 
 static void binary_backward(ag_node *n, const gradient of[2])
@@ -259,7 +272,7 @@ static void binary_backward(ag_node *n, const gradient of[2])
     for (int k = 0; k < 2; k++) {
         if (!n->din[k]) continue;
         if (!ag_same_shape(n->in[k], n->out)) summed_gradient(n, of, k);
-        else if (strcmp(of[k].formula, "g")) j.d[k] = n->din[k]->data, j.add[k] = n->accumulate[k];
+        else if (!is_g(&of[k])) j.d[k] = n->din[k]->data, j.add[k] = n->accumulate[k];
     }
     if (j.d[A] || j.d[B]) ag_parallel(j.walk.count * j.chunks, 1, chunk_cost(&j), like_chunks, &j);
     binary_give(n, of);

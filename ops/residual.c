@@ -28,7 +28,7 @@ typedef struct {
     void *y, *d_branch;
     const real *scale;                  /* NULL: 1 */
     ag_dtype dtype;
-    int64_t rows, width;                /* of a sample */
+    int64_t rows, width, channels;      /* of a sample; narrow rows are folded */
     residual_arg drop;
     bool add;
 } residual_job;
@@ -43,7 +43,8 @@ static real keep(residual_arg a, int64_t sample)
 static real factors(const residual_job *j, ag_tile t, real *by)
 {
     const real kept = keep(j->drop, t.row / j->rows);
-    for (int64_t i = 0; i < t.n; i++) by[i] = kept * (j->scale ? j->scale[t.column + i] : 1);
+    for (int64_t i = 0, c = t.column % j->channels; i < t.n; i++, c = c + 1 < j->channels ? c + 1 : 0)
+        by[i] = kept * (j->scale ? j->scale[c] : 1);
     return kept;
 }
 
@@ -107,9 +108,10 @@ static residual_job job_of(const ag_node *n)
 {
     const ag_tensor *x = n->in[X];
     residual_job j = { .x = x->data, .branch = n->in[BRANCH]->data, .scale = n->in[SCALE] ? ag_real(n->in[SCALE]) : NULL,
-                       .dtype = x->dtype, .width = x->shape[x->ndim - 1], .drop = *(const residual_arg *)n->arg };
+                       .dtype = x->dtype, .channels = x->shape[x->ndim - 1], .drop = *(const residual_arg *)n->arg };
     const int64_t samples = x->ndim > 1 && j.drop.p > 0 ? x->shape[0] : 1;
-    j.rows = ag_numel(x) / (samples * j.width);
+    const int64_t rows = ag_numel(x) / (samples * j.channels), fold = ag_tiles_fold(rows, j.channels);
+    j.rows = rows / fold, j.width = j.channels * fold;
     return j;
 }
 
@@ -150,7 +152,7 @@ static void residual_backward(ag_node *n)
     const ag_tiles t = tiles_of(n, &j, true);
     double *sums = ag_tiles_run(n, &t);
     if (!sums) return;
-    for (int64_t i = j.width; i < t.groups * j.width; i++) sums[i % j.width] += sums[i];
+    for (int64_t i = j.channels; i < t.groups * j.width; i++) sums[i % j.channels] += sums[i];
     ag_give_channels(n, SCALE, sums);
 }
 

@@ -11,7 +11,7 @@ typedef struct {
     const void *x, *g;
     void *d;
     ag_dtype dtype;
-    int64_t reduced, inner, pieces;
+    int64_t reduced, inner, width, pieces;      /* width: of a row, narrow ones are folded */
     double *sums;                       /* [outer, pieces, inner] */
     real scale;
     bool add;
@@ -48,39 +48,43 @@ static void sum_tile(ag_tile t, real *restrict sums, const void *arg)
     const sum_job *j = arg;
     real buf[CHUNK];
     for (int64_t r = t.row; r < t.end; r++) {
-        const real *x = ag_widen(j->x, j->dtype, r * j->inner + t.column, t.n, buf);
+        const real *x = ag_widen(j->x, j->dtype, r * j->width + t.column, t.n, buf);
         for (int64_t i = 0; i < t.n; i++) sums[i] += x[i];
     }
 }
 
-static ag_tiles tiles_of(const ag_reduce_layout *l, const sum_job *j)
-{
-    return (ag_tiles){ .groups = l->outer, .rows = l->reduced, .width = l->inner, .sums = 1, .tile = sum_tile, .arg = j,
-                       .cost = 0.3 * (double)l->inner };
-}
-
+/* Runs of one element are cut by their length alone, narrow rows are folded. */
 static int64_t pieces_of(const ag_reduce_layout *l)
 {
     int64_t pieces = 1;
-    while (l->inner == 1 && pieces < MOST_PIECES && pieces * PIECE < l->reduced) pieces *= 2;
+    if (l->inner > 1) return ag_tiles_fold(l->reduced, l->inner);
+    while (pieces < MOST_PIECES && pieces * PIECE < l->reduced) pieces *= 2;
     return pieces;
+}
+
+static ag_tiles tiles_of(const ag_reduce_layout *l, const sum_job *j)
+{
+    const int64_t fold = pieces_of(l);
+    return (ag_tiles){ .groups = l->outer, .rows = l->reduced / fold, .width = l->inner * fold, .sums = 1, .tile = sum_tile,
+                       .arg = j, .cost = 0.3 * (double)(l->inner * fold) };
 }
 
 static void sum_scaled(ag_node *n, bool mean)
 {
     const ag_reduce_layout l = ag_reduce_layout_of(n);
-    sum_job j = { .x = ag_reduce_values(n, &l), .dtype = n->in[0]->dtype, .reduced = l.reduced, .inner = l.inner,
-                  .pieces = pieces_of(&l) };
+    sum_job j = { .x = ag_reduce_values(n, &l), .dtype = n->in[0]->dtype, .reduced = l.reduced, .pieces = pieces_of(&l) };
     if (l.inner > 1) {
         const ag_tiles t = tiles_of(&l, &j);
+        j.width = t.width;
         j.sums = ag_tiles_run(n, &t);
     } else {
         j.sums = ag_workspace(n, l.outer * j.pieces, sizeof *j.sums);
         ag_parallel(l.outer * j.pieces, 1, 0.3 * (double)(l.reduced / j.pieces), dense_pieces, &j);
     }
     for (int64_t i = 0; i < l.outer * l.inner; i++) {
+        const double *piece = j.sums + i / l.inner * j.pieces * l.inner + i % l.inner;
         double sum = 0;
-        for (int64_t p = 0; p < j.pieces; p++) sum += j.sums[i * j.pieces + p];
+        for (int64_t p = 0; p < j.pieces; p++) sum += piece[p * l.inner];
         ag_put(n->out->data, n->out->dtype, i, false, (real)(mean ? sum / (double)l.reduced : sum));
     }
 }
@@ -91,15 +95,14 @@ static void sum_scaled(ag_node *n, bool mean)
 static void spread_tile(ag_tile t, real *sums, const void *arg)
 {
     const sum_job *j = arg;
-    const bool one = j->inner == 1;
-    const int64_t width = one ? j->reduced : j->inner, from = one ? t.row : t.row / j->reduced * j->inner + t.column;
-    real g_buf[CHUNK], v[CHUNK], d_buf[CHUNK];
-    const real *g = ag_widen(j->g, j->dtype, from, one ? 1 : t.n, g_buf);
+    const int64_t from = t.row / j->reduced * j->inner;
+    real v[CHUNK], buf[CHUNK];
     (void)sums;
-    for (int64_t i = 0; i < t.n; i++) v[i] = g[one ? 0 : i] * j->scale;
+    for (int64_t i = 0, c = t.column % j->inner; i < t.n; i++, c = c + 1 < j->inner ? c + 1 : 0)
+        v[i] = ag_get(j->g, j->dtype, from + c) * j->scale;
     for (int64_t r = t.row; r < t.end; r++) {
-        const int64_t at = r * width + t.column;
-        real *d = j->add ? ag_narrow_onto(j->d, j->dtype, at, t.n, d_buf) : ag_narrow_to(j->d, j->dtype, at, d_buf);
+        const int64_t at = r * j->width + t.column;
+        real *d = j->add ? ag_narrow_onto(j->d, j->dtype, at, t.n, buf) : ag_narrow_to(j->d, j->dtype, at, buf);
         if (j->add) for (int64_t i = 0; i < t.n; i++) d[i] += v[i];
         else memcpy(d, v, (size_t)t.n * sizeof *d);
         ag_narrow(j->d, j->dtype, at, t.n, d);
@@ -110,12 +113,14 @@ static void spread(ag_node *n, bool mean)
 {
     if (!n->din[0]) return;
     const ag_reduce_layout l = ag_reduce_layout_of(n);
+    if (!l.reduced) return;
     ag_tensor *d = ag_reduce_gradient(n, &l);
-    sum_job j = { .g = n->out->grad->data, .d = d->data, .dtype = d->dtype, .reduced = l.reduced, .inner = l.inner,
-                  .scale = mean ? (real)(1.0 / (double)l.reduced) : 1, .add = n->accumulate[0] && !l.moved };
-    const bool one = l.inner == 1;
-    ag_tiles_run(n, &(ag_tiles){ .groups = l.outer, .rows = one ? 1 : l.reduced, .width = one ? l.reduced : l.inner,
-                                 .cost = 0.3 * (double)(one ? l.reduced : l.inner), .tile = spread_tile, .arg = &j });
+    const int64_t fold = l.inner > 1 ? pieces_of(&l) : l.reduced;
+    sum_job j = { .g = n->out->grad->data, .d = d->data, .dtype = d->dtype, .reduced = l.reduced / fold, .inner = l.inner,
+                  .width = l.inner * fold, .scale = mean ? (real)(1.0 / (double)l.reduced) : 1,
+                  .add = n->accumulate[0] && !l.moved };
+    ag_tiles_run(n, &(ag_tiles){ .groups = l.outer, .rows = j.reduced, .width = j.width, .cost = 0.3 * (double)j.width,
+                                 .tile = spread_tile, .arg = &j });
     ag_reduce_hand_over(n, &l, d);
 }
 
