@@ -38,14 +38,14 @@ static inline double ag_conv_flops(const ag_conv *c)
 }
 
 /* The three products, each over the team. n: the node that is run; its weight may be read in a packed form.
- *     y = activation(x * weight + bias)    dx (+)= g * weight turned    dw (+)= x * g */
+ *     y = activation((y +) x * weight + bias)    dx (+)= g * weight turned    dw (+)= x * g */
 void ag_conv_forward(const ag_node *n, const ag_conv *c, const void *x, const ag_tensor *weight, const ag_tensor *bias,
-                     ag_activation activation, void *y);
+                     ag_activation activation, void *y, bool add);
 void ag_conv_input_gradient(const ag_node *n, const ag_conv *c, const void *g, const ag_tensor *weight, void *dx, bool add);
 void ag_conv_weight_gradient(const ag_node *n, const ag_conv *c, const void *x, const void *g, real *dw, bool add);
 /* For plans: asks for the packed forms that the first of them reads, and the second. */
 void ag_conv_plan_forward(const ag_node *n, const ag_conv *c, const ag_tensor *weight, const ag_tensor *bias,
-                          ag_activation activation);
+                          ag_activation activation, bool add);
 void ag_conv_plan_input(const ag_node *n, const ag_conv *c, const ag_tensor *weight, bool add);
 /* What each of them takes at most of workspace, in bytes. */
 int64_t ag_conv_forward_workspace(const ag_conv *c);

@@ -17,7 +17,7 @@ static void conv2d_forward(ag_node *n)
 {
     const ag_conv c = sizes_of(n);
     ag_conv_forward(n, &c, n->in[AG_CONV_X]->data, n->in[AG_CONV_WEIGHT], n->in[AG_CONV_BIAS],
-                    ag_fused_activation(n, activation_of(n)), ag_fused_target(n));
+                    ag_fused_activation(n, activation_of(n)), ag_fused_target(n), false);
     ag_fused_finish(n, activation_of(n));
 }
 
@@ -42,7 +42,7 @@ static int64_t conv2d_workspace(const ag_node *n, bool backward)
 {
     const ag_conv c = sizes_of(n);
     const ag_tensor *w = n->in[AG_CONV_WEIGHT];
-    if (!backward) ag_conv_plan_forward(n, &c, w, n->in[AG_CONV_BIAS], ag_fused_activation(n, activation_of(n)));
+    if (!backward) ag_conv_plan_forward(n, &c, w, n->in[AG_CONV_BIAS], ag_fused_activation(n, activation_of(n)), false);
     else if (n->din[AG_CONV_X]) ag_conv_plan_input(n, &c, w, n->accumulate[AG_CONV_X]);
     if (!backward) return ag_conv_forward_workspace(&c);
     const int64_t input = ag_conv_input_workspace(&c), weight = ag_conv_weight_workspace(&c);

@@ -212,11 +212,11 @@ static void cut_all(const ag_node *n, job *j, bool by_x)
 }
 
 bool ag_direct_forward(const ag_node *n, const ag_conv *c, const void *x, const ag_tensor *weight, const ag_tensor *bias,
-                       ag_activation activation, void *y)
+                       ag_activation activation, void *y, bool add)
 {
     ag_conv fused = *c;
     fused.at.activation = activation;
-    job j = { .c = &fused, .x = x, .y = y, .bias = bias ? ag_real(bias) : NULL, .parts = parts_of(c) };
+    job j = { .c = &fused, .x = x, .y = y, .add = add, .bias = bias ? ag_real(bias) : NULL, .parts = parts_of(c) };
     cut_all(n, &j, false);
     if (!find_weights(n, &j, AG_CONV_FORWARD, weight)) return false;
     run(n, &j, forward_parts);

@@ -24,10 +24,10 @@ static ag_gemm by_weight(const ag_node *n, const ag_conv *c, const ag_tensor *we
 }
 
 static void pointwise_forward(const ag_node *n, const ag_conv *c, const void *x, const ag_tensor *weight, const ag_tensor *bias,
-                              ag_activation activation, void *y)
+                              ag_activation activation, void *y, bool add)
 {
     ag_gemm g = by_weight(n, c, weight, false);
-    g.a = x, g.c = y, g.bias = bias ? ag_real(bias) : NULL, g.activation = activation;
+    g.a = x, g.c = y, g.bias = bias ? ag_real(bias) : NULL, g.activation = activation, g.add = add;
     ag_gemm_run(&g);
 }
 
@@ -56,11 +56,11 @@ static bool weight_directly(const ag_conv *c)
 }
 
 void ag_conv_forward(const ag_node *n, const ag_conv *c, const void *x, const ag_tensor *weight, const ag_tensor *bias,
-                     ag_activation activation, void *y)
+                     ag_activation activation, void *y, bool add)
 {
-    if (pointwise(c)) pointwise_forward(n, c, x, weight, bias, activation, y);
-    else if (!ag_direct_fits(c) || !ag_direct_forward(n, c, x, weight, bias, activation, y))
-        ag_patches_forward(n, c, x, weight, bias, activation, y);
+    if (pointwise(c)) pointwise_forward(n, c, x, weight, bias, activation, y, add);
+    else if (!ag_direct_fits(c) || !ag_direct_forward(n, c, x, weight, bias, activation, y, add))
+        ag_patches_forward(n, c, x, weight, bias, activation, y, add);
 }
 
 void ag_conv_input_gradient(const ag_node *n, const ag_conv *c, const void *g, const ag_tensor *weight, void *dx, bool add)
@@ -78,11 +78,11 @@ void ag_conv_weight_gradient(const ag_node *n, const ag_conv *c, const void *x, 
 }
 
 void ag_conv_plan_forward(const ag_node *n, const ag_conv *c, const ag_tensor *weight, const ag_tensor *bias,
-                          ag_activation activation)
+                          ag_activation activation, bool add)
 {
     AG_SCOPE;
     if (pointwise(c)) (void)by_weight(n, c, weight, false);
-    else if (!ag_direct_fits(c) || !ag_direct_forward(n, c, NULL, weight, bias, activation, NULL))
+    else if (!ag_direct_fits(c) || !ag_direct_forward(n, c, NULL, weight, bias, activation, NULL, add))
         ag_patches_prepare(n, c, weight, false);
 }
 

@@ -169,10 +169,10 @@ static double pixel_ns(const ag_conv *c)
 }
 
 void ag_patches_forward(const ag_node *n, const ag_conv *c, const void *x, const ag_tensor *weight, const ag_tensor *bias,
-                        ag_activation activation, void *y)
+                        ag_activation activation, void *y, bool add)
 {
     job j = { .c = c, .x = x, .to = y, .chunk = chunk_of(c), .product = by_weight(n, c, weight, false) };
-    j.product.bias = bias ? ag_real(bias) : NULL, j.product.activation = activation;
+    j.product.bias = bias ? ag_real(bias) : NULL, j.product.activation = activation, j.product.add = add;
     j.rows = ag_workspace(n, ag_threads() * j.chunk * ag_conv_depth(c), (size_t)size_of(c->type));
     ag_parallel(ag_conv_pixels(c), 16, pixel_ns(c), forward_pixels, &j);
 }

@@ -5,7 +5,7 @@
 
 /* As products of patches. (ops/conv_patches.c) */
 void ag_patches_forward(const ag_node *n, const ag_conv *c, const void *x, const ag_tensor *weight, const ag_tensor *bias,
-                        ag_activation activation, void *y);
+                        ag_activation activation, void *y, bool add);
 void ag_patches_input_gradient(const ag_node *n, const ag_conv *c, const void *g, const ag_tensor *weight, void *dx, bool add);
 void ag_patches_weight_gradient(const ag_node *n, const ag_conv *c, const void *x, const void *g, real *dw, bool add);
 void ag_patches_prepare(const ag_node *n, const ag_conv *c, const ag_tensor *weight, bool back);
@@ -16,7 +16,7 @@ int64_t ag_patches_weight_workspace(const ag_conv *c);
 /* Directly, by oneDNN. Whether it takes c (as far as geometry tells) and whether it did: false before anything was done. */
 bool ag_direct_fits(const ag_conv *c);
 bool ag_direct_forward(const ag_node *n, const ag_conv *c, const void *x, const ag_tensor *weight, const ag_tensor *bias,
-                       ag_activation activation, void *y);
+                       ag_activation activation, void *y, bool add);
 bool ag_direct_input_gradient(const ag_node *n, const ag_conv *c, const void *g, const ag_tensor *weight, void *dx, bool add);
 bool ag_direct_weight_gradient(const ag_node *n, const ag_conv *c, const void *x, const void *g, real *dw, bool add);
 int64_t ag_direct_forward_workspace(const ag_conv *c);

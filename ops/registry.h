@@ -25,7 +25,7 @@ AG_BEGIN_DECLS
     OP(softmax) OP(log_softmax) OP(cross_entropy) OP(nll_loss) OP(focal_loss) OP(layer_norm) OP(batch_norm) \
     OP(group_norm) OP(grn) OP(residual) \
     OP(embedding) OP(one_hot) OP(dot_bias) OP(gather) OP(argsort) OP(concat) OP(pad) OP(dropout) \
-    OP(conv2d) OP(conv_depthwise) \
+    OP(conv2d) OP(conv_transpose2d) OP(conv_depthwise) \
     OP(max_pool2d) OP(avg_pool2d) OP(interpolate) OP(grid_sample) OP(mixup) OP(cutmix) \
     OP(relative_position_bias) \
     OP(window_partition) OP(window_reverse) OP(roll) OP(attention) OP(attention_qkv) OP(mlp)

@@ -67,9 +67,9 @@ static void each_way(ag_node *n)
     const void *x = n->in[0]->data, *g = filled(n, ys, c.type, 3);
     const ag_tensor *w = n->in[1];
     void *one = filled(n, ys, c.type, 8), *two = filled(n, ys, c.type, 8);
-    if (!ag_direct_fits(&c)) ag_conv_forward(n, &c, x, w, n->in[2], c.at.activation, one);
-    else direct += ag_direct_forward(n, &c, x, w, n->in[2], c.at.activation, one);
-    ag_patches_forward(n, &c, x, w, n->in[2], c.at.activation, two);
+    if (!ag_direct_fits(&c)) ag_conv_forward(n, &c, x, w, n->in[2], c.at.activation, one, add);
+    else direct += ag_direct_forward(n, &c, x, w, n->in[2], c.at.activation, one, add);
+    ag_patches_forward(n, &c, x, w, n->in[2], c.at.activation, two, add);
     compare(n, "forward", ys, c.type, one, two);
     one = filled(n, xs, c.type, 4), two = filled(n, xs, c.type, 4);
     ag_conv_input_gradient(n, &c, g, w, one, add);
@@ -120,6 +120,10 @@ TRY(stride, ag_conv2d(ag_zeros(1, 8, 8, 3), ag_zeros(4, 3, 3, 3), .stride = -1))
 TRY(padding, ag_conv2d(ag_zeros(1, 8, 8, 3), ag_zeros(4, 3, 3, 3), .pad = -2))
 TRY(twice, ag_conv2d(ag_zeros(1, 8, 8, 3), ag_zeros(4, 3, 3, 3), .pad = 1, .same = true))
 
+TRY(turned_channels, ag_conv_transpose2d(ag_zeros(1, 8, 8, 3), ag_zeros(4, 3, 3, 3)))
+TRY(turned_pad, ag_conv_transpose2d(ag_zeros(1, 1, 8, 3), ag_zeros(3, 3, 3, 3), .pad = 2))
+TRY(out_pad, ag_conv_transpose2d(ag_zeros(1, 8, 8, 3), ag_zeros(3, 3, 3, 3), .stride = 2, .out_pad = 2))
+
 static void test_what_cannot_be_is_refused(void **state)
 {
     (void)state;
@@ -134,6 +138,9 @@ static void test_what_cannot_be_is_refused(void **state)
     refused(stride, "stride -1");
     refused(padding, "padding -4 not negative");
     refused(twice, ".same computes the padding");
+    refused(turned_channels, "x [N, H, W, C] has 3 channels, weight [in, out / groups, kh, kw] takes 4");
+    refused(turned_pad, "height: padding 2 takes all 3 pixels of the result");
+    refused(out_pad, ".out_pad = 2 must be below the stride, 2");
 }
 
 static void test_no_images(void **state)
