@@ -11,6 +11,7 @@ typedef struct { real *data; int64_t batches, heads; bool add; } ag_terms;
 
 typedef struct {
     int64_t n, heads, l, s, d;
+    ag_dtype type;                      /* of what enters products; kernels may choose f32 where q is bf16 */
     int64_t window, shift, h, w;        /* window > 0: L = window^2 pixels of images [h, w]; else tokens lie in order */
     ag_attention_operands at;
     ag_terms bias, mask, dbias;
@@ -32,9 +33,9 @@ enum { AG_ATTENTION_LANES = 16, AG_ATTENTION_ROWS = 8 };
  * worked on. Rows are `wide` elements apart, a multiple of AG_ATTENTION_LANES. Scratch for so many rows: a, b, c. */
 typedef struct { int64_t n, h, i, count, wide; real *a, *b, *c; } ag_attention_rows;
 
-/* The weights in the place of the products x, in q's dtype; keeps the logs of their sums. */
+/* The weights in the place of the products x, in j->type; keeps the logs of their sums. */
 void ag_attention_weights(const ag_attention_job *j, const ag_attention_rows *r, real *x);
-/* From products x and gradients g of the weights w as dropped: x becomes w keep, g becomes scale dx, in q's dtype, where
+/* From products x and gradients g of the weights w as dropped: x becomes w keep, g becomes scale dx, in j->type, where
  * dx = w (keep g - delta), delta = sum of w keep g. Adds dx to dbias, its product with x to dlogit_scale, unless NULL. */
 void ag_attention_weights_grad(const ag_attention_job *j, const ag_attention_rows *r, const real *delta, real *x, real *g,
                                real *dbias, real *dlogit_scale);

@@ -6,6 +6,7 @@
  *     row that it came from.
  * K3  A head's rows go into products where they lie. A window's pixels lie apart: some heads of them at a time are copied
  *     to scratch, and results back from it. So are rows scaled to length 1 (cosine attention).
+ *     Small windows of bf16 are f32 in scratch: narrow products of this size are no faster.
  * K4  In f32 small products, and those with the transposes of k and v, are made by ops/near.h, all others by ops/gemm.h.
  * K5  Gradients of a bias that many samples share are summed over runs of samples that depend on N alone, then together. */
 #include "ops/attention.h"
@@ -88,7 +89,7 @@ static int64_t lay_out(const plan *p, char *base, scratch *s)
 /* Of a window's heads as many at a time as have room and leave enough pieces of work. */
 static int64_t heads_at_once(const ag_attention_job *j, int64_t samples)
 {
-    const int64_t one = j->l * j->d * (int64_t)ag_dtype_size(j->at.q.type);
+    const int64_t one = j->l * j->d * (int64_t)ag_dtype_size(j->type);
     for (int64_t parts = 1; j->window && parts < j->heads; parts++)
         if (j->heads % parts == 0 && samples * parts >= LEAST_UNITS && one * (j->heads / parts) <= TILE) return j->heads / parts;
     return 1;
@@ -99,7 +100,8 @@ static plan plan_of(const ag_attention_job *j, bool backward)
     plan p = { .j = *j, .backward = backward, .chunks = j->n, .runs = 1 };
     p.wide = parts_of(j->s, AG_ATTENTION_LANES) * AG_ATTENTION_LANES;
     if (p.wide % 256 == 0) p.wide += AG_ATTENTION_LANES;    /* rows whole pages apart meet in few places of a cache */
-    p.near = ag_near_fast() && j->at.q.type == AG_F32 && j->d % AG_NEAR_LANES == 0;
+    p.near = ag_near_fast() && j->d % AG_NEAR_LANES == 0 && (j->type == AG_F32 || (j->window && j->s * j->d <= NEAR));
+    if (p.near) p.j.type = AG_F32;
     p.rows = smaller(larger(NEAR / p.wide, 1), AG_ATTENTION_ROWS);
     const int64_t fit = smaller(larger(BLOCK / (p.wide * (int64_t)sizeof(real)), LEAST_ROWS), MOST_ROWS);
     p.blocks = parts_of(j->l, fit);
@@ -155,15 +157,15 @@ static char *pixels_of(const ag_heads *t, int64_t image, int64_t head)
 
 static ag_heads tile_of(const plan *p, const ag_heads *t, real *tile)
 {
-    return (ag_heads){ t->data ? tile : NULL, t->type, 0, p->group * p->j.d, p->j.d, false };
+    return (ag_heads){ t->data ? tile : NULL, p->j.type, 0, p->group * p->j.d, p->j.d, false };
 }
 
 static ag_heads gather(const plan *p, const scratch *s, const ag_heads *t, int64_t image, int64_t head, real *tile)
 {
-    const int64_t size = (int64_t)ag_dtype_size(t->type), width = p->group * p->j.d * size;
+    const int64_t size = (int64_t)ag_dtype_size(t->type), width = p->group * p->j.d;
     const char *from = pixels_of(t, image, head);
     for (int64_t i = 0; i < p->j.l; i++)
-        memcpy((char *)tile + i * width, from + s->pixel[i] * t->token * size, (size_t)width);
+        ag_move_run(false, width, p->j.type, ag_element(tile, p->j.type, i * width), t->type, from + s->pixel[i] * t->token * size);
     return tile_of(p, t, tile);
 }
 
@@ -172,7 +174,7 @@ static void scatter(const plan *p, const scratch *s, const ag_heads *t, int64_t 
     const int64_t size = (int64_t)ag_dtype_size(t->type), width = p->group * p->j.d;
     char *to = pixels_of(t, image, head);
     for (int64_t i = 0; i < p->j.l && t->data; i++)
-        ag_move_run(t->type, t->add, width, to + s->pixel[i] * t->token * size, (const char *)tile + i * width * size);
+        ag_move_run(t->add, width, t->type, to + s->pixel[i] * t->token * size, p->j.type, ag_element(tile, p->j.type, i * width));
 }
 
 /* Sets where the heads from `head` on of sample n are. */
@@ -276,8 +278,8 @@ static void turn(const plan *p, matrix y, real *turned)
 
 static matrix weights_in(const plan *p, real *products)         /* K2 */
 {
-    const int64_t row = p->wide * (int64_t)(sizeof(real) / ag_dtype_size(p->j.at.q.type));
-    return (matrix){ products, row, p->j.at.q.type };
+    const int64_t row = p->wide * (int64_t)(sizeof(real) / ag_dtype_size(p->j.type));
+    return (matrix){ products, row, p->j.type };
 }
 
 /* ---- forward ------------------------------------------------------------------------------------------- */

@@ -79,7 +79,7 @@ static real total(int64_t n, const real *x)
 void ag_attention_weights(const ag_attention_job *j, const ag_attention_rows *r, real *x)
 {
     const int64_t wide = r->wide / AG_ATTENTION_LANES * AG_ATTENTION_LANES;
-    real *y = ag_narrow_to(x, j->at.q.type, 0, r->a), top[AG_ATTENTION_ROWS], inverse[AG_ATTENTION_ROWS];
+    real *y = ag_narrow_to(x, j->type, 0, r->a), top[AG_ATTENTION_ROWS], inverse[AG_ATTENTION_ROWS];
     for (int64_t k = 0; k < r->count; k++) add_terms(j, r, k, x + k * wide, y + k * wide);
     for (int64_t k = 0; k < r->count; k++) {
         const real most = largest(wide, y + k * wide);
@@ -100,7 +100,7 @@ void ag_attention_weights(const ag_attention_job *j, const ag_attention_rows *r,
         keep_line(j, line_of(j, r, k), r->b);
         multiply(j->s, y + k * wide, r->b);
     }
-    for (int64_t k = 0; k < r->count; k++) ag_narrow(x + k * wide, j->at.q.type, 0, j->s, y + k * wide);
+    for (int64_t k = 0; k < r->count; k++) ag_narrow(x + k * wide, j->type, 0, j->s, y + k * wide);
 }
 
 /* w = 2^(w - lse), d = scale w (g - delta) */
@@ -134,7 +134,7 @@ void ag_attention_weights_grad(const ag_attention_job *j, const ag_attention_row
                                real *dbias, real *dlogit_scale)
 {
     const int64_t wide = r->wide / AG_ATTENTION_LANES * AG_ATTENTION_LANES;
-    const ag_dtype type = j->at.q.type;
+    const ag_dtype type = j->type;
     const bool apart = type == AG_BF16 || j->cosine, sums = dbias || dlogit_scale;
     real *w = apart ? r->a : x, *d = ag_narrow_to(g, type, 0, r->b);
     for (int64_t k = 0; k < r->count; k++) {

@@ -10,17 +10,17 @@
 
 enum { CHUNK = 512 };
 
-void ag_move_run(ag_dtype type, bool add, int64_t n, char *to, const char *from)
+void ag_move_run(bool add, int64_t n, ag_dtype to_type, char *to, ag_dtype from_type, const char *from)
 {
-    const int64_t size = (int64_t)ag_dtype_size(type);
-    if (!add) memcpy(to, from, (size_t)(n * size));
+    if (!add && to_type == from_type) memcpy(to, from, (size_t)n * ag_dtype_size(to_type));
     else for (int64_t i = 0; i < n; i += CHUNK) {
         real a[CHUNK], b[CHUNK];
         const int64_t m = n - i < CHUNK ? n - i : CHUNK;
-        const real *x = ag_widen(from, type, i, m, a);
-        real *y = ag_narrow_onto(to, type, i, m, b);
-        for (int64_t k = 0; k < m; k++) y[k] += x[k];
-        ag_narrow(to, type, i, m, y);
+        const real *x = ag_widen(from, from_type, i, m, a);
+        real *y = add ? ag_narrow_onto(to, to_type, i, m, b) : ag_narrow_to(to, to_type, i, b);
+#pragma omp simd
+        for (int64_t k = 0; k < m; k++) y[k] = (add ? y[k] : 0) + x[k];
+        ag_narrow(to, to_type, i, m, y);
     }
 }
 
@@ -53,8 +53,8 @@ static void move_rows(int64_t begin, int64_t end, void *arg)
             char *part = j.windows + (window * j.size * j.size + token) * pixel;
             int64_t run = j.size - column;
             if (run > j.w - from_x) run = j.w - from_x;
-            if (j.cut) ag_move_run(j.type, j.add, run * j.channels, part, image + from_x * pixel);
-            else ag_move_run(j.type, j.add, run * j.channels, image + from_x * pixel, part);
+            if (j.cut) ag_move_run(j.add, run * j.channels, j.type, part, j.type, image + from_x * pixel);
+            else ag_move_run(j.add, run * j.channels, j.type, image + from_x * pixel, j.type, part);
             x += run;
         }
     }
@@ -152,7 +152,7 @@ static void roll_lines(int64_t begin, int64_t end, void *arg)
         const int64_t i = p % j.size, from = cyclic(i - j.shift, j.size);
         int64_t run = j.size - (i > from ? i : from);
         if (run > end - p) run = end - p;
-        ag_move_run(j.type, j.add, run * j.inner, j.to + p * line, j.from + (p - i + from) * line);
+        ag_move_run(j.add, run * j.inner, j.type, j.to + p * line, j.type, j.from + (p - i + from) * line);
         p += run;
     }
 }

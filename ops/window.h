@@ -2,7 +2,7 @@
 #define AG_WINDOW_H
 #include "core/base.h"
 
-/* to[0 .. n) = or += from[0 .. n), elements of one dtype, f32 or bf16. */
-void ag_move_run(ag_dtype type, bool add, int64_t n, char *to, const char *from);
+/* to[0 .. n) = or += from[0 .. n), f32 or bf16. */
+void ag_move_run(bool add, int64_t n, ag_dtype to_type, char *to, ag_dtype from_type, const char *from);
 
 #endif
