@@ -40,7 +40,8 @@ void ag_ledger_get(ag_ledger *l, ag_storage *s, int64_t bytes);
 void ag_ledger_put(ag_ledger *l, ag_storage *s);
 void ag_ledger_block(ag_ledger *l, int64_t capacity, int taken);        /* a header, which planning itself takes as well */
 void ag_ledger_workspace(ag_ledger *l, const ag_node *n, bool backward);
-void ag_ledger_packed(ag_ledger *l, const ag_storage *of, uint64_t key, int64_t bytes);
+void ag_ledger_packed(ag_ledger *l, const ag_storage *of, uint64_t key, int64_t bytes, bool passing);
+bool ag_recomputing(void);                  /* without gradients now, but with them once more in backward */
 
 typedef struct { int64_t in_use, held; } ag_region_stats;
 ag_region_stats ag_regions(void);

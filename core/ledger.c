@@ -6,7 +6,7 @@
 
 enum { CHUNK = 64 };
 
-typedef struct ag_ledger_form { struct ag_ledger_form *next; const ag_storage *of; uint64_t key; } form;
+typedef struct ag_ledger_form { struct ag_ledger_form *next; const ag_storage *of; uint64_t key; bool passing; } form;
 
 _Thread_local ag_ledger *ag_ledger_now;
 
@@ -103,10 +103,23 @@ void ag_ledger_add(ag_ledger *l, ag_mem_kind kind, int64_t bytes)
 
 /* ---- ops ----------------------------------------------------------------------------------------------- */
 
+/* What the op had repacked for itself alone. */
+static int64_t forget_passing(ag_ledger *l)
+{
+    const int64_t bytes = l->passing;
+    for (form **at = &l->forms; *at;) {
+        form *f = *at;
+        if (f->passing) *at = f->next, ag_free(f);
+        else at = &f->next;
+    }
+    l->passing = 0;
+    return bytes;
+}
+
 void ag_ledger_workspace(ag_ledger *l, const ag_node *n, bool backward)
 {
-    const int64_t bytes = n->op->workspace ? n->op->workspace(n, backward) : 0;
-    int64_t counted;
+    int64_t counted, bytes = n->op->workspace ? n->op->workspace(n, backward) : 0;
+    bytes += forget_passing(l);
     if (bytes <= 0) return;
     ag_heap_block *b = take(l, AG_MEM_WORKSPACE, bytes, &counted);
     count(l, ag_owner_now(), AG_MEM_WORKSPACE, counted);
@@ -114,14 +127,15 @@ void ag_ledger_workspace(ag_ledger *l, const ag_node *n, bool backward)
     count(l, ag_owner_now(), AG_MEM_WORKSPACE, -counted);
 }
 
-void ag_ledger_packed(ag_ledger *l, const ag_storage *of, uint64_t key, int64_t bytes)
+void ag_ledger_packed(ag_ledger *l, const ag_storage *of, uint64_t key, int64_t bytes, bool passing)
 {
     for (const form *f = l->forms; f; f = f->next)
         if (f->of == of && f->key == key) return;
     form *f = ag_alloc(1, sizeof *f);
-    *f = (form){ l->forms, of, key };
+    *f = (form){ l->forms, of, key, passing };
     l->forms = f;
-    ag_ledger_add(l, AG_MEM_PACKED, bytes);
+    if (passing) l->passing += bytes;
+    else ag_ledger_add(l, AG_MEM_PACKED, bytes);
 }
 
 void ag_ledger_drop(ag_ledger *l)

@@ -34,6 +34,7 @@ typedef struct ag_ledger {
     ag_small_class small[AG_SMALL_CLASSES];
     int64_t small_held;
     struct ag_ledger_form *forms;               /* repacked parameters seen so far */
+    int64_t passing;                            /* bytes of those that end with the op */
     struct ag_ledger *outer;
     const ag_node *floor;                       /* the tape's top when planning began: backward ends there */
 } ag_ledger;

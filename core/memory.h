@@ -56,6 +56,7 @@ int ag_memory_largest(ag_memory_row *row, int n);
 const char *ag_memory_kind_name(ag_mem_kind kind);
 /* Until this scope ends, tensors of which nothing else is said are of this kind. */
 ag_scope ag_memory_kind_begin(ag_mem_kind kind);
+ag_mem_kind ag_memory_kind_of(const struct ag_tensor *t);
 /* Bytes that t's memory, its repacked forms and its gradient hold. */
 int64_t ag_memory_of(const struct ag_tensor *t);
 /* t belongs to the module of this path (interned): it counts as a parameter, in reports as the module's. */

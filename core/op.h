@@ -98,6 +98,8 @@ void ag_node_give(ag_node *n, int k, ag_tensor *g);
 
 /* For backward of ops with .replays, which kept nothing but their inputs: fn(x, arg), recorded from x, a leaf that stands for
  * in[0], is what in[0] went through; its gradients go to din[0] and to the leaves it meets. */
+/* For their first time through: nothing is recorded, and nothing made that would pay only if it lasted. */
+ag_scope ag_recompute_begin(void);
 void ag_node_replay(ag_node *n, ag_tensor *(*fn)(ag_tensor *x, void *arg), void *arg);
 
 /* For backward of ops with .rows: the gradient of in[k] is `values` f32[n, width] for its rows ids i64[n]. Takes over the
@@ -115,7 +117,8 @@ static inline real *ag_real(const ag_tensor *t) { return (real *)t->data; }
 void *ag_workspace(const ag_node *n, int64_t count, size_t size);
 
 /* A form of parameter t that a kernel prefers (another layout, bf16): remembered with t's memory under `key`, a hash of
- * all that the form depends on, and made by pack(t, to, arg) when t is new or was written to. Not inside ag_parallel. */
+ * all that the form depends on, and made by pack(t, to, arg) when t is new or was written to; in training, which writes to
+ * it after every step, only until the op has run. Not inside ag_parallel. */
 typedef void (*ag_pack_fn)(const ag_tensor *t, void *to, const void *arg);
 const void *ag_packed(const ag_node *n, const ag_tensor *t, uint64_t key, int64_t bytes, ag_pack_fn pack, const void *arg);
 

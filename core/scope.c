@@ -16,7 +16,7 @@
 #include "core/engine.h"
 
 typedef enum { HELD_TENSOR, KEPT_TENSOR, DEFERRED, MODE } entry_kind;
-typedef struct { bool no_grad, split; uint8_t autocast, kind; } modes;
+typedef struct { bool no_grad, recomputing, split; uint8_t autocast, kind; } modes;
 typedef struct { void *object; void (*drop)(void *); entry_kind kind; modes before; } entry;
 
 struct ag_owner {
@@ -140,10 +140,22 @@ ag_scope ag_no_grad_begin(void)
     return mode_begin(now);
 }
 
+ag_scope ag_recompute_begin(void)
+{
+    modes now = mode;
+    now.no_grad = now.recomputing = true;
+    return mode_begin(now);
+}
+
+bool ag_recomputing(void)
+{
+    return mode.recomputing;
+}
+
 ag_scope ag_enable_grad_begin(void)
 {
     modes now = mode;
-    now.no_grad = false;
+    now.no_grad = now.recomputing = false;
     return mode_begin(now);
 }
 

@@ -228,6 +228,11 @@ ag_tensor *ag_param_(const char *at, ag_tensor *t)
     return t;
 }
 
+ag_mem_kind ag_memory_kind_of(const ag_tensor *t)
+{
+    return t->storage->kind;
+}
+
 void ag_memory_owner(ag_tensor *t, const char *path)
 {
     is_parameter(t);

@@ -51,7 +51,7 @@ static bool take_away(void *arg, const nn_module *owner, const struct nn_slot *s
     const int64_t bytes = ag_numel(t) * (int64_t)ag_dtype_size(t->dtype);
     const int slots = j->opts.optimizer == AG_PLAN_ADAMW ? 2 : j->opts.optimizer == AG_PLAN_MOMENTUM;
     (void)owner;
-    if (is_known(j, t)) return false;
+    if (is_known(j, t) || ag_memory_kind_of(t) == AG_MEM_PACKED) return false;
     j->held[j->n_held++] = (held_tensor){ t, t->grad, t->grad_fresh, is_counter(t) ? *(int64_t *)t->data : 0 };
     t->grad = NULL, t->grad_fresh = false;
     ag_ledger_add(&j->ledger, AG_MEM_PARAM, bytes);
@@ -178,12 +178,26 @@ static void run(job *j)
     AG_PLANNING(&j->ledger);
     ag_defer(put_back, j);
     begin_layers(j);
-    ag_nn_each(j->net, NN_SLOT_PARAM, take_away, j);
-    ag_nn_each(j->net, NN_SLOT_BUFFER, take_away, j);
+    for (int kind = NN_SLOT_PARAM; kind <= NN_SLOT_HIDDEN; kind++) ag_nn_each(j->net, (nn_slot_kind)kind, take_away, j);
     ag_scope modes AG_CLEANUP(ag_scope_end) = ag_nn_mode_begin(j->net, j->opts.train);
-    ag_scope precision AG_CLEANUP(ag_scope_end) = ag_autocast_begin(j->at, j->opts.precision == AG_BF16 ? "bf16" : "f32");
+    const char *name = j->opts.precision == AG_BF16 ? "bf16" : ag_autocast_name();
+    ag_scope precision AG_CLEANUP(ag_scope_end) = ag_autocast_begin(j->at, name);
     ag_scope grad AG_CLEANUP(ag_scope_end) = j->opts.train ? ag_enable_grad_begin() : ag_no_grad_begin();
     for (int i = 0; i < 2; i++) step(j);
+}
+
+static bool add_one(void *arg, const nn_module *owner, const struct nn_slot *slot)
+{
+    (void)owner, (void)slot;
+    ++*(int64_t *)arg;
+    return false;
+}
+
+static int64_t tensor_count(const nn_module *net)
+{
+    int64_t n = 0;
+    for (int kind = NN_SLOT_PARAM; kind <= NN_SLOT_HIDDEN; kind++) ag_nn_each(net, (nn_slot_kind)kind, add_one, &n);
+    return n;
 }
 
 static void check(const char *at, ag_shape input, const ag_plan_opts *o)
@@ -206,7 +220,7 @@ ag_plan ag_memory_plan_(const char *at, nn_module *net, ag_shape input, ag_plan_
     j->input.dim[0] = (input.dim[0] + parts - 1) / parts;
     if (opts.target.ndim) j->opts.target.dim[0] = j->input.dim[0];
     ag_defer(end, j);
-    j->held = ag_alloc(nn_named_count(net), sizeof *j->held);
+    j->held = ag_alloc(tensor_count(net), sizeof *j->held);
     run(j);
     const ag_ledger *l = &j->ledger;
     const int64_t *most = l->at_peak;

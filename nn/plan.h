@@ -34,7 +34,7 @@ typedef struct {
 } ag_plan;
 
 /*   .train        forward, backward and the optimizer's state; else evaluation
- *   .precision    AG_BF16: inside AG_AUTOCAST(bf16)
+ *   .precision    AG_BF16: inside AG_AUTOCAST(bf16); else as around the call
  *   .accumulate   the batch is computed in so many parts
  *   .optimizer    whose state; frozen parameters have it as well (optim/optim.h)
  *   .input_type   dtype of the batch

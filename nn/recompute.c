@@ -14,8 +14,7 @@ typedef struct { nn_module *m; ag_rng rng; const char *precision; } recompute_ar
 static void recompute_infer(ag_node *n)
 {
     const recompute_arg *a = n->arg;
-    AG_SCOPE;
-    AG_NO_GRAD;
+    ag_scope scope AG_CLEANUP(ag_scope_end) = ag_recompute_begin();
     ag_tensor *y = nn_call(a->m, n->in[0]);
     ag_node_out_view(n, y, ag_shape_of(y), y->stride, 0);
 }

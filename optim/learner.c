@@ -59,6 +59,11 @@ static int batches_per_step(const char *at, const data_loader *train, const lear
     return (int)((o->batch_effective + size - 1) / size);
 }
 
+static void check_precision(const char *at, const char *name)
+{
+    ag_scope there AG_CLEANUP(ag_scope_end) = ag_autocast_begin(at, name);
+}
+
 learner *ag_learner_new_(const char *at, data_loader *train, data_loader *valid, nn_module *net, learner_loss loss,
                          learner_opts o)
 {
@@ -67,8 +72,7 @@ learner *ag_learner_new_(const char *at, data_loader *train, data_loader *valid,
                 data_size(data_loader_set(train)), data_batch_size(train));
     if (valid && !data_batches(valid)) ag_fail(at, "learner_new: the validation loader has no batches");
     const int per_step = batches_per_step(at, train, &o);
-    if (o.precision && strcmp(o.precision, "bf16") && strcmp(o.precision, "f32"))
-        ag_fail(at, "learner_new: .precision = \"%s\"; it is \"f32\" or \"bf16\"", o.precision);
+    if (o.precision) check_precision(at, o.precision);
     if (!o.opt) o.opt = ag_optim_adamw_(at, net, 1e-3, (optim_adam_opts){ .fastai = true, .weight_decay = o.weight_decay });
     learner *l = ag_alloc(1, sizeof *l);
     l->in = ag_alloc(1, sizeof *l->in);
@@ -129,15 +133,14 @@ static void require_number(const learner *l)
 
 #define TELL(event) do { const learner_flow f_ = tell(l, event); if (f_ != LEARNER_GO) return f_; } while (0)
 
-ag_dtype ag_learner_precision(const learner *l)
+ag_scope ag_learner_precision(const learner *l)
 {
-    return !l->in->precision ? ag_autocast() : strcmp(l->in->precision, "bf16") ? AG_F32 : AG_BF16;
+    return ag_autocast_begin(l->in->at, l->in->precision ? l->in->precision : ag_autocast_name());
 }
 
 ag_tensor *ag_learner_forward(learner *l, ag_tensor *x)
 {
-    if (!l->in->precision) return nn_call(l->net, x);
-    ag_scope precision AG_CLEANUP(ag_scope_end) = ag_autocast_begin(l->in->at, l->in->precision);
+    ag_scope precision AG_CLEANUP(ag_scope_end) = ag_learner_precision(l);
     return ag_keep(nn_call(l->net, x));
 }
 

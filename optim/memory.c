@@ -12,7 +12,7 @@ static ag_plan_opts options_of(const learner *l)
 {
     const optim_rule *rule = l->opt->rule;
     const ag_plan_optimizer kept = rule->slot[1] ? AG_PLAN_ADAMW : rule->slot[0] ? AG_PLAN_MOMENTUM : AG_PLAN_SGD;
-    return (ag_plan_opts){ .train = true, .precision = ag_learner_precision(l), .loss = l->loss, .input_type = l->in->type_x,
+    return (ag_plan_opts){ .train = true, .loss = l->loss, .input_type = l->in->type_x,
                            .target = l->in->shape_y, .target_type = l->in->type_y, .optimizer = kept };
 }
 
@@ -32,6 +32,7 @@ static int64_t own(learner *l)
 /* Samples of this batch that can be trained at once; `needs`: memory of so many, or of all, where not even one fits. */
 static int64_t fitting(const learner *l, int64_t *needs)
 {
+    ag_scope precision AG_CLEANUP(ag_scope_end) = ag_learner_precision(l);
     const ag_plan_opts o = options_of(l);
     ag_shape some = l->in->shape_x;
     int64_t others = (int64_t)ag_dtype_size(o.input_type);      /* the whole batch */
