@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include "core/op.h"
 #include "models/transformer.h"
 #include "nn/module.h"
 
@@ -108,7 +109,7 @@ static ag_tensor *tokens_of(const vit *s, ag_tensor *x)
     if (s->dist_token) parts[n++] = ag_expand_(at, s->dist_token, one);
     parts[n++] = s->config->bare_class ? ag_add_(at, x, s->pos_embed) : x;
     x = ag_concat_(at, 1, n, parts);
-    return s->config->bare_class ? x : ag_add_(at, x, s->pos_embed);
+    return ag_autocast_input(at, s->config->bare_class ? x : ag_add_(at, x, s->pos_embed));
 }
 
 static ag_tensor *embedded(const vit *s, ag_tensor *x)

@@ -101,6 +101,31 @@ static void test_outputs_and_gradients_are_timms(void **state)
         }
 }
 
+static double length(ag_tensor *x)
+{
+    return sqrt(ag_item(ag_sum(ag_square(ag_cast(x, AG_F32)))));
+}
+
+/* Rounding to 8 bits on the way changes logits by a few of a hundred. */
+static void test_bf16_is_near_f32(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
+        AG_SCOPE;
+        AG_NO_GRAD;
+        nn_module *net = model_create(expected[i].name, .classes = CLASSES, .size = expected[i].size);
+        ag_tensor *x = images(expected[i].size), *narrow;
+        fill(net);
+        {
+            AG_AUTOCAST(bf16);
+            narrow = ag_keep(nn_call(net, x));
+        }
+        ag_tensor *wide = nn_call(net, x);
+        const double error = length(ag_sub(ag_cast(narrow, AG_F32), wide)) / length(wide);
+        if (!(error < 0.05)) fail_msg("%s: bf16 is %.3f away", expected[i].name, error);
+    }
+}
+
 /* ---- files --------------------------------------------------------------------------------------------- */
 
 static const char *save(nn_module *net)
@@ -179,6 +204,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_outputs_and_gradients_are_timms),
+        cmocka_unit_test(test_bf16_is_near_f32),
         cmocka_unit_test(test_positions_of_another_grid_are_resampled),
         cmocka_unit_test(test_tables_of_another_window_are_resampled),
         cmocka_unit_test(test_two_classifiers_are_reset_together),
