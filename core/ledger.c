@@ -103,6 +103,14 @@ void ag_ledger_add(ag_ledger *l, ag_mem_kind kind, int64_t bytes)
 
 /* ---- ops ----------------------------------------------------------------------------------------------- */
 
+int64_t ag_planning_forms(void)
+{
+    ag_ledger *l = ag_ledger_now;
+    const int64_t bytes = l ? l->passing : 0;
+    if (l) l->passing = 0;
+    return bytes;
+}
+
 /* What the op had repacked for itself alone. */
 static int64_t forget_passing(ag_ledger *l)
 {

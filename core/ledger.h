@@ -42,6 +42,9 @@ typedef struct ag_ledger {
 #define AG_PLANNING(ledger) ag_scope AG_CAT(ag_planning_at_, __LINE__) AG_CLEANUP(ag_scope_end) = ag_planning_begin(ledger)
 ag_scope ag_planning_begin(ag_ledger *l);
 bool ag_planning(void);
+/* For ag_op.workspace: the bytes of repacked parameters that the op asked for until now and that end with it, where it lets go
+ * of them earlier than of other workspace. They are not counted a second time. */
+int64_t ag_planning_forms(void);
 /* Memory that stays, such as parameters' and an optimizer's. */
 void ag_ledger_add(ag_ledger *l, ag_mem_kind kind, int64_t bytes);
 void ag_ledger_drop(ag_ledger *l);

@@ -1,4 +1,5 @@
 /* ops/conv2d.c - the convolution of images; depthwise ones go to ops/conv_depthwise.c. */
+#include "core/ledger.h"
 #include "ops/conv.h"
 #include "ops/fused.h"
 #include "ops/registry.h"
@@ -45,7 +46,7 @@ static int64_t conv2d_workspace(const ag_node *n, bool backward)
     if (!backward) ag_conv_plan_forward(n, &c, w, n->in[AG_CONV_BIAS], ag_fused_activation(n, activation_of(n)), false);
     else if (n->din[AG_CONV_X]) ag_conv_plan_input(n, &c, w, n->accumulate[AG_CONV_X]);
     if (!backward) return ag_conv_forward_workspace(&c);
-    const int64_t input = ag_conv_input_workspace(&c), weight = ag_conv_weight_workspace(&c);
+    const int64_t input = ag_conv_input_workspace(&c) + ag_planning_forms(), weight = ag_conv_weight_workspace(&c);
     return ag_fused_workspace(n, activation_of(n)) + (input > weight ? input : weight);
 }
 

@@ -1,6 +1,7 @@
 /* ops/conv_transpose.c - the transposed convolution: the gradient of a convolution with respect to its input, taken forward.
  * The convolution's x is our result, its y our x. */
 #include "core/bf16.h"
+#include "core/ledger.h"
 #include "core/thread.h"
 #include "ops/conv.h"
 #include "ops/fused.h"
@@ -99,7 +100,7 @@ static int64_t transpose_workspace(const ag_node *n, bool backward)
     if (!backward) ag_conv_plan_input(n, &c, w, false);
     else if (n->din[AG_CONV_X]) ag_conv_plan_forward(n, &c, w, NULL, AG_LINEAR_PLAIN, n->accumulate[AG_CONV_X]);
     if (!backward) return ag_conv_input_workspace(&c);
-    const int64_t input = ag_conv_forward_workspace(&c), weight = ag_conv_weight_workspace(&c);
+    const int64_t input = ag_conv_forward_workspace(&c) + ag_planning_forms(), weight = ag_conv_weight_workspace(&c);
     return ag_fused_workspace(n, AG_LINEAR_PLAIN) + (input > weight ? input : weight);
 }
 
