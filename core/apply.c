@@ -143,11 +143,15 @@ static void run_forward(ag_node *n)
     if (ag_profiling) ag_profile_add(n, false, ag_profile_now() - start);
 }
 
-/* The kernels of cuda/ are f32's; what the device table does (copies) takes both. */
+/* The kernels of cuda/ are f32's and may read whatever they like; what the device table does (copies) is as on the CPU. */
+static bool of_cuda(const ag_op *op, ag_device device)
+{
+    return device == AG_CUDA && op->forward[AG_CUDA] != op->forward[AG_CPU];
+}
+
 static bool takes_bf16(const ag_op *op, int k, ag_device device)
 {
-    const bool kernel = device != AG_CUDA || op->forward[AG_CUDA] == op->forward[AG_CPU];
-    return op->view || (k < 32 && op->bf16 >> k & 1 && kernel);
+    return op->view || (k < 32 && op->bf16 >> k & 1 && !of_cuda(op, device));
 }
 
 /* Whether an input that may be bf16 is f32: then all are widened. */
@@ -187,6 +191,7 @@ ag_tensor *ag_apply_(const char *at, const ag_op *op, int n_in, ag_tensor **in, 
     check_devices(n);
     op->infer(n);
     AG_ASSERT(n->out);
+    if (of_cuda(op, n->out->device)) n->unread = 0, n->unread_out = false;
     run_forward(n);
     ag_tensor *out = n->out;
     pending = n->next;

@@ -56,6 +56,12 @@ static inline real *ag_narrow_onto(void *p, ag_dtype t, int64_t offset, int64_t 
     return buf;
 }
 
+/* Where a gradient is written, or added to what is there. */
+static inline real *ag_narrow_grad(void *p, ag_dtype t, int64_t offset, int64_t n, real *buf, bool add)
+{
+    return add ? ag_narrow_onto(p, t, offset, n, buf) : ag_narrow_to(p, t, offset, buf);
+}
+
 static inline void ag_narrow(void *p, ag_dtype t, int64_t offset, int64_t n, const real *restrict buf)
 {
     if (t != AG_BF16) return;
@@ -68,8 +74,8 @@ static inline void ag_narrow(void *p, ag_dtype t, int64_t offset, int64_t n, con
     for (; i < n; i++) h[i] = ag_bf16_of(buf[i]);
 }
 
-/* Element i of p. For loops in AG_INLINE functions that are called with t as a constant, once for each dtype: the conversion
- * then is part of the loop's vector code. */
+/* Element i of p. For loops in AG_INLINE functions that are called with t as a constant, once for each dtype: the
+ * conversion then is part of the loop's vector code. */
 #define AG_INLINE static inline __attribute__((always_inline))
 AG_INLINE real ag_get(const void *p, ag_dtype t, int64_t i)
 {

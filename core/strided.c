@@ -10,8 +10,9 @@ typedef void (*row_fn)(int64_t n, char *dst, int64_t dst_step, const char *src, 
 enum { DST, SRC };
 enum { LINE = 1 << 14, SQUARE = 32 };   /* elements of a row at a time; sides of the squares of a transposition */
 
-/* Two tensors of one shape, strides in bytes, axes merged where they lie behind one another in both. The last axis is that of
- * rows; where src is dense along another one, `across`, the two are walked in squares, so that what was fetched is used. */
+/* Two tensors of one shape, strides in bytes, axes merged where they lie behind one another in both. The last axis is
+ * that of rows; where src is dense along another one, `across`, the two are walked in squares, so that what was fetched
+ * is used. */
 typedef struct {
     int ndim, across;                   /* across: -1 where there is no such axis */
     int64_t shape[AG_MAX_DIMS], stride[2][AG_MAX_DIMS];
@@ -74,7 +75,8 @@ static void run_block(const walk *w, const int64_t offset[2], int64_t along, int
 {
     const int last = w->ndim - 1, a = w->across < 0 ? last : w->across;
     const int64_t d = w->stride[DST][last], s = w->stride[SRC][last], first = along * w->along, row = across * SQUARE;
-    const int64_t n = smaller(w->along, w->shape[last] - first), rows = w->across < 0 ? 1 : smaller(SQUARE, w->shape[a] - row);
+    const int64_t n = smaller(w->along, w->shape[last] - first);
+    const int64_t rows = w->across < 0 ? 1 : smaller(SQUARE, w->shape[a] - row);
     char *to = w->dst + offset[DST] + first * d + row * w->stride[DST][a];
     const char *from = w->src + offset[SRC] + first * s + row * w->stride[SRC][a];
     const int64_t d_row = w->stride[DST][a], s_row = w->stride[SRC][a];

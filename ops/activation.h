@@ -1,4 +1,4 @@
-/* ops/activation.h - the activations of ag_activation over rows that lie in the nearest cache: for ops that fuse them. */
+/* ops/activation.h - the activations of ag_activation over rows in the nearest cache, for ops that fuse them. */
 #ifndef AG_ACTIVATION_H
 #define AG_ACTIVATION_H
 #include "core/op.h"

@@ -18,8 +18,8 @@ ag_affine ag_affine_of(const ag_node *n, bool backward)
 
 static ag_tiles tiles_of(const ag_affine *a, void (*tile)(ag_tile, real *, const void *), int sums)
 {
-    return (ag_tiles){ .groups = a->samples, .rows = a->rows, .width = a->channels, .sums = sums, .tile = tile, .arg = a,
-                       .cost = 0.5 * (double)a->channels };
+    return (ag_tiles){ .groups = a->samples, .rows = a->rows, .width = a->channels, .sums = sums, .tile = tile,
+                       .arg = a, .cost = 0.5 * (double)a->channels };
 }
 
 static void affine_tile(ag_tile t, real *sums, const void *arg)
@@ -31,8 +31,9 @@ static void affine_tile(ag_tile t, real *sums, const void *arg)
     (void)sums;
     for (int64_t r = t.row; r < t.end; r++) {
         const int64_t at = r * a->channels + t.column;
-        const real *x = ag_widen(a->x, a->dtype, at, t.n, x_buf), *g = a->g ? ag_widen(a->g, a->dtype, at, t.n, g_buf) : NULL;
-        real *out = a->add ? ag_narrow_onto(a->out, a->dtype, at, t.n, out_buf) : ag_narrow_to(a->out, a->dtype, at, out_buf);
+        const real *x = ag_widen(a->x, a->dtype, at, t.n, x_buf);
+        const real *g = a->g ? ag_widen(a->g, a->dtype, at, t.n, g_buf) : NULL;
+        real *out = ag_narrow_grad(a->out, a->dtype, at, t.n, out_buf, a->add);
         if (!g) for (int64_t i = 0; i < t.n; i++) out[i] = x[i] * by_x[i] + by_1[i];
         else if (a->add) for (int64_t i = 0; i < t.n; i++) out[i] += g[i] * by_g[i] + (x[i] * by_x[i] + by_1[i]);
         else for (int64_t i = 0; i < t.n; i++) out[i] = g[i] * by_g[i] + (x[i] * by_x[i] + by_1[i]);

@@ -16,8 +16,8 @@ typedef struct {
 /* Of the node's in[0] [N, ..., C]: sizes, x; the coefficients in workspace. */
 ag_affine ag_affine_of(const ag_node *n, bool backward);
 void ag_affine_run(const ag_node *n, const ag_affine *a);
-/* For each sample and channel the sums of g x, then of g: [samples, 2, channels]; without g of x - x0 and of its square, x0
- * the sample's first pixel. */
+/* For each sample and channel the sums of g x, then of g: [samples, 2, channels]; without g of x - x0 and of its square,
+ * x0 the sample's first pixel. */
 double *ag_affine_sums(const ag_node *n, const ag_affine *a);
 /* The workspace of the three. */
 int64_t ag_affine_workspace(const ag_node *n, bool backward);

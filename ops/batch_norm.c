@@ -1,8 +1,8 @@
 /* ops/batch_norm.c - per channel over all other axes, then a residual and an activation in the same pass:
  * y = activation((x - mean) rstd w + b + residual).
  *
- * Backward computes the sum before the activation once more from x (and the residual) instead of keeping it. Narrow rows are
- * folded (ag_tiles_fold): the parameters then lie several times behind one another. */
+ * Backward computes the sum before the activation once more from x (and the residual) instead of keeping it. Narrow rows
+ * are folded (ag_tiles_fold): the parameters then lie several times behind one another. */
 #include <math.h>
 #include "core/thread.h"
 #include "ops/activation.h"
@@ -168,7 +168,8 @@ AG_INLINE void normalise(ag_dtype type, const batch_job *j, int64_t at, int64_t 
     const real *mean = j->mean + column, *scale = j->scale + column, *bias = j->bias + column, lo = j->lo, hi = j->hi;
     if (j->residual)
         for (int64_t i = 0; i < n; i++) {
-            const real v = (ag_get(j->x, type, at + i) - mean[i]) * scale[i] + bias[i] + ag_get(j->residual, type, at + i);
+            const real v = (ag_get(j->x, type, at + i) - mean[i]) * scale[i] + bias[i]
+                           + ag_get(j->residual, type, at + i);
             z[i] = v < lo ? lo : v > hi ? hi : v;
         }
     else
@@ -218,7 +219,8 @@ AG_INLINE void clamp_grad(ag_dtype type, const batch_job *j, int64_t at, int64_t
     const real *mean = j->mean + column, *scale = j->scale + column, *bias = j->bias + column, lo = j->lo, hi = j->hi;
     if (j->residual)
         for (int64_t i = 0; i < n; i++) {
-            const real z = (ag_get(j->x, type, at + i) - mean[i]) * scale[i] + bias[i] + ag_get(j->residual, type, at + i);
+            const real z = (ag_get(j->x, type, at + i) - mean[i]) * scale[i] + bias[i]
+                           + ag_get(j->residual, type, at + i);
             const real v = ag_get(j->g, type, at + i);
             g[i] = z > lo && z < hi ? v : 0;
         }
@@ -263,20 +265,21 @@ static void grad_sums_tile(ag_tile t, real *sums, const void *arg)
 
 static void give_row(void *d, ag_dtype dtype, int64_t at, int64_t n, const real *v, bool add)
 {
-    real buf[AG_TILE_COLUMNS], *to = add ? ag_narrow_onto(d, dtype, at, n, buf) : ag_narrow_to(d, dtype, at, buf);
+    real buf[AG_TILE_COLUMNS], *to = ag_narrow_grad(d, dtype, at, n, buf, add);
     for (int64_t i = 0; i < n; i++) to[i] = add ? to[i] + v[i] : v[i];
     ag_narrow(d, dtype, at, n, to);
 }
 
 AG_INLINE void grad_rows(ag_dtype type, const batch_job *j, ag_tile t)
 {
-    const real *mean = j->mean + t.column, *by_g = j->by_g + t.column, *by_x = j->by_x + t.column, *by_1 = j->by_1 + t.column;
+    const real *mean = j->mean + t.column, *by_g = j->by_g + t.column;
+    const real *by_x = j->by_x + t.column, *by_1 = j->by_1 + t.column;
     real g_buf[AG_TILE_COLUMNS], d_buf[AG_TILE_COLUMNS];
     for (int64_t r = t.row, at = r * j->width + t.column; r < t.end; r++, at += j->width) {
         const real *g = gradient(type, j, at, t.column, t.n, g_buf);
         if (j->dresidual) give_row(j->dresidual, type, at, t.n, g, j->add_residual);
         if (!j->dx) continue;
-        real *restrict d = j->add ? ag_narrow_onto(j->dx, type, at, t.n, d_buf) : ag_narrow_to(j->dx, type, at, d_buf);
+        real *restrict d = ag_narrow_grad(j->dx, type, at, t.n, d_buf, j->add);
         if (j->add)
             for (int64_t i = 0; i < t.n; i++)
                 d[i] += g[i] * by_g[i] + (ag_get(j->x, type, at + i) - mean[i]) * by_x[i] + by_1[i];
@@ -332,8 +335,8 @@ static int64_t batch_workspace(const ag_node *n, bool backward)
 {
     const ag_tiles t = tiles_of(n, NULL, NULL, 2);
     const bool sums = backward || ((const batch_arg *)n->arg)->training;
-    return ((backward ? 6 : 3) * t.width + (n->saved[1] ? 0 : n->in[X]->shape[n->in[X]->ndim - 1])) * (int64_t)sizeof(real) +
-           (sums ? ag_tiles_workspace(&t) : 0);
+    const int64_t rstd = n->saved[1] ? 0 : n->in[X]->shape[n->in[X]->ndim - 1];
+    return ((backward ? 6 : 3) * t.width + rstd) * (int64_t)sizeof(real) + (sums ? ag_tiles_workspace(&t) : 0);
 }
 
 /* ---- the op -------------------------------------------------------------------------------------------- */
@@ -354,7 +357,8 @@ static ag_tensor *eval_check(ag_tensor **in)
 }
 static ag_tensor *eval_relu6_check(ag_tensor **in)
 {
-    return ag_batch_norm(in[0], in[3], in[4], .weight = in[1], .bias = in[2], .activation = AG_LINEAR_RELU6, .residual = in[5]);
+    return ag_batch_norm(in[0], in[3], in[4], .weight = in[1], .bias = in[2], .residual = in[5],
+                         .activation = AG_LINEAR_RELU6);
 }
 static ag_tensor *running_check(ag_tensor **in)       /* what training does to the running statistics */
 {
@@ -366,8 +370,8 @@ static ag_tensor *running_check(ag_tensor **in)       /* what training does to t
 }
 
 const ag_op ag_op_batch_norm = {
-    .name = "batch_norm", .inputs = "x weight bias running_mean running_var residual", .unread_out = true, .infer = batch_infer,
-    .bf16 = 1 << X | 1 << RESIDUAL, .workspace = batch_workspace,
+    .name = "batch_norm", .inputs = "x weight bias running_mean running_var residual", .infer = batch_infer,
+    .unread_out = true, .bf16 = 1 << X | 1 << RESIDUAL, .workspace = batch_workspace,
     .forward = { batch_forward }, .backward = { batch_backward },
     .check = { { "x[4,5] weight[5] bias[5]", train_check }, { "x[2,3,5] weight[5] bias[5]", train_hardswish_check },
                { "x[4,5] weight[5] bias[5] m[5]:const v[5]:cpos", eval_check }, { "x[7,3]:const", running_check },
@@ -379,7 +383,8 @@ const ag_op ag_op_batch_norm = {
 ag_tensor *ag_batch_norm_(const char *at, ag_tensor *x, ag_tensor *running_mean, ag_tensor *running_var,
                           ag_batch_norm_opts opts)
 {
-    const batch_arg a = { opts.momentum > 0 ? opts.momentum : 0.1, opts.eps > 0 ? opts.eps : 1e-5, opts.training, opts.activation };
+    const batch_arg a = { opts.momentum > 0 ? opts.momentum : 0.1, opts.eps > 0 ? opts.eps : 1e-5, opts.training,
+                          opts.activation };
     return ag_apply_(at, &ag_op_batch_norm, INPUTS,
                      (ag_tensor *[]){ x, opts.weight, opts.bias, running_mean, running_var, opts.residual }, &a, sizeof a);
 }

@@ -16,14 +16,20 @@ static const double cost_ns = 0.5;
 
 typedef void (*value_row)(int64_t n, real *y, const real *a, int64_t sa, const real *b, int64_t sb);
 typedef struct { const real *y, *g, *a, *b; int64_t sa, sb; } operands;
-typedef struct { void (*row)(int64_t n, operands o, real *d); const char *formula; } gradient;   /* names what it reads */
+typedef struct { void (*row)(int64_t n, operands o, real *d); const char *formula; } gradient;  /* it names what is read */
 
-static void binary_infer(ag_node *n)
+static void binary_infer(ag_node *n, const gradient of[2])
 {
     ag_node_require_real(n, n->in[A], "a");
     ag_node_require_real(n, n->in[B], "b");
     ag_node_out(n, n->in[A]->dtype, ag_node_broadcast(n, n->in[A], n->in[B]));
-    if (n->op == &ag_op_add || n->op == &ag_op_sub) n->unread = 1u << A | 1u << B, n->unread_out = true;
+    n->unread = 1u << A | 1u << B, n->unread_out = true;
+    for (int k = 0; k < 2; k++) {
+        if (!n->in[k]->requires_grad) continue;
+        if (strchr(of[k].formula, 'a')) n->unread &= ~(1u << A);
+        if (strchr(of[k].formula, 'b')) n->unread &= ~(1u << B);
+        if (strchr(of[k].formula, 'y')) n->unread_out = false;
+    }
 }
 
 /* n elements with a step, as reals; a bf16 row is converted into buf. */
@@ -38,7 +44,14 @@ static const real *load(const void *p, ag_dtype t, int64_t at, int64_t *step, in
 
 /* ---- values -------------------------------------------------------------------------------------------- */
 
-typedef struct { value_row row; void *y; const void *a, *b; ag_dtype dtype; ag_rows_walk walk; int64_t chunks; } value_job;
+typedef struct {
+    value_row row;
+    void *y;
+    const void *a, *b;
+    ag_dtype dtype;
+    ag_rows_walk walk;
+    int64_t chunks;
+} value_job;
 
 static void value_chunk(const value_job *j, const ag_rows_walk *w, int64_t first, int64_t n)
 {
@@ -107,7 +120,8 @@ typedef struct {
 
 enum { Y_BUF, G_BUF, A_BUF, B_BUF, BUFS };
 
-/* Of the elements first .. first + n of a row, in d unless it is g itself. What the formula does not name is not read. */
+/* Of the elements first .. first + n of a row, in d unless it is g itself. What the formula does not name is not
+ * read. */
 static const real *grad_chunk(const grad_job *j, int k, const int64_t *offset, int64_t first, int64_t n, real *d)
 {
     real buf[BUFS][CHUNK];
@@ -155,10 +169,11 @@ static void like_chunks(int64_t begin, int64_t end, void *arg)
     ag_rows_walk w = j->walk;
     ag_rows_seek(&w, begin / j->chunks);
     for (int64_t i = begin; i < end; i++) {
-        const int64_t first = i % j->chunks * CHUNK, n = w.n - first < CHUNK ? w.n - first : CHUNK, at = w.offset[0] + first;
+        const int64_t first = i % j->chunks * CHUNK, n = w.n - first < CHUNK ? w.n - first : CHUNK;
+        const int64_t at = w.offset[0] + first;
         for (int k = 0; k < 2; k++) {
             if (!j->d[k]) continue;
-            real *d = j->add[k] ? ag_narrow_onto(j->d[k], j->dtype, at, n, d_buf) : ag_narrow_to(j->d[k], j->dtype, at, d_buf);
+            real *d = ag_narrow_grad(j->d[k], j->dtype, at, n, d_buf, j->add[k]);
             const real *from = grad_chunk(j, k, w.offset, first, n, j->add[k] ? v : d);
             for (int64_t e = 0; j->add[k] && e < n; e++) d[e] += from[e];
             ag_narrow(j->d[k], j->dtype, at, n, d);
@@ -193,8 +208,8 @@ static void sum_tile(ag_tile t, real *sums, const void *arg)
 static ag_tiles tiles_of(const grad_job *j)
 {
     const ag_rows_walk *w = &j->walk;
-    return (ag_tiles){ .groups = w->ndim == 3 ? w->shape[0] : 1, .rows = w->shape[w->ndim - 2], .width = w->n, .sums = 1,
-                       .cost = (double)j->chunks * chunk_cost(j), .tile = sum_tile, .arg = j };
+    return (ag_tiles){ .groups = w->ndim == 3 ? w->shape[0] : 1, .rows = w->shape[w->ndim - 2], .width = w->n,
+                       .sums = 1, .cost = (double)j->chunks * chunk_cost(j), .tile = sum_tile, .arg = j };
 }
 
 static int64_t tiles_workspace(const grad_job *j)
@@ -203,8 +218,8 @@ static int64_t tiles_workspace(const grad_job *j)
     return ag_tiles_workspace(&t);
 }
 
-/* Any other way: the chunks are shared out in units. Where the outermost axis is one of d's, a unit is an index of it and
- * writes where no other does; else each unit has its own copy of d. */
+/* Any other way: the chunks are shared out in units. Where the outermost axis is one of d's, a unit is an index of it
+ * and writes where no other does; else each unit has its own copy of d. */
 static void set_units(grad_job *j, const ag_tensor *d, int64_t total)
 {
     const bool apart = j->walk.ndim > 1 && j->walk.stride[3][0];
@@ -223,7 +238,8 @@ static void sum_units(int64_t begin, int64_t end, void *arg)
         real *sums = j->sums + (j->copies > 1 ? u : 0) * j->size;
         ag_rows_seek(&w, chunks * u / j->units / j->chunks);
         for (int64_t i = chunks * u / j->units; i < chunks * (u + 1) / j->units; i++) {
-            const int64_t first = i % j->chunks * CHUNK, n = w.n - first < CHUNK ? w.n - first : CHUNK, step = w.step[3];
+            const int64_t first = i % j->chunks * CHUNK, n = w.n - first < CHUNK ? w.n - first : CHUNK;
+            const int64_t step = w.step[3];
             real *to = sums + w.offset[3] + first * step, sum = 0;
             const real *from = grad_chunk(j, j->k, w.offset, first, n, v);
             if (step) for (int64_t e = 0; e < n; e++) to[e * step] += from[e];
@@ -317,12 +333,13 @@ static int64_t binary_workspace(const ag_node *n, bool backward)
     GRAD_ROW(id##_da, grad_a)                                                                                    \
     GRAD_ROW(id##_db, grad_b)                                                                                    \
     static const gradient id##_gradients[] = { { id##_da_row, #grad_a }, { id##_db_row, #grad_b } };             \
+    static void id##_infer(ag_node *n) { binary_infer(n, id##_gradients); }                                      \
     static void id##_forward(ag_node *n) { binary_forward(n, id##_row); }                                        \
     static void id##_backward(ag_node *n) { binary_backward(n, id##_gradients); }                                \
     static void id##_give(ag_node *n) { binary_give(n, id##_gradients); }                                        \
     static ag_tensor *id##_check(ag_tensor **in) { return ag_##id(in[0], in[1]); }                               \
     const ag_op ag_op_##id = {                                                                                   \
-        .name = #id, .inputs = "a b", .infer = binary_infer, .strided = true, .bf16 = 3,                         \
+        .name = #id, .inputs = "a b", .infer = id##_infer, .strided = true, .bf16 = 3,                           \
         .workspace = binary_workspace,                                                                           \
         .forward = { id##_forward, AG_CUDA_FN(ag_##id##_forward_cuda) },                                         \
         .backward = { id##_backward, AG_CUDA_FN(ag_##id##_backward_cuda), id##_give },                           \

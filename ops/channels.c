@@ -4,7 +4,8 @@ void ag_node_require_channels(const ag_node *n, const ag_tensor *t, const char *
 {
     if (!t) return;
     ag_node_require_real(n, t, name);
-    AG_REQUIRE(n, t->ndim == 1 && t->shape[0] == channels, "%s must be [%" PRId64 "], the last axis of x", name, channels);
+    AG_REQUIRE(n, t->ndim == 1 && t->shape[0] == channels, "%s must be [%" PRId64 "], the last axis of x", name,
+               channels);
 }
 
 const real *ag_channels_or(const ag_node *n, const ag_tensor *t, real value, int64_t channels)

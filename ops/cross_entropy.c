@@ -62,7 +62,8 @@ static entropy_job job_of(const ag_node *n, int buffers)
     j.spread = j.kept + j.classes;
     for (int64_t c = 0; c < j.classes; c++) {
         const double weight = w ? (double)ag_real(w)[c] : 1;
-        j.kept[c] = (real)(weight * (1 - a->smoothing)), j.spread[c] = (real)(weight * a->smoothing / (double)j.classes);
+        j.kept[c] = (real)(weight * (1 - a->smoothing));
+        j.spread[c] = (real)(weight * a->smoothing / (double)j.classes);
         j.all_spread += j.spread[c];
     }
     if (j.dtype == AG_BF16) j.scratch = ag_workspace(n, ag_threads() * buffers * j.classes, sizeof(real));
@@ -114,7 +115,8 @@ static void forward_rows(int64_t begin, int64_t end, void *arg)
 /* d x_c = p_c sum_k w_k q_k - w_c q_c, times scale; without the softmax the first term is absent */
 static void backward_row(const entropy_job *j, int64_t row, const real *x, real scale, real *d)
 {
-    const real *kept = j->kept, *spread = j->spread, *soft = j->soft + (j->soft ? row * j->classes : 0), lse = j->lse[row];
+    const real *kept = j->kept, *spread = j->spread, *soft = j->soft + (j->soft ? row * j->classes : 0);
+    const real lse = j->lse[row];
     real total = j->hard ? kept[j->hard[row]] : 0;
     if (!j->add) memset(d, 0, (size_t)j->classes * sizeof *d);
     if (j->soft)
@@ -137,7 +139,7 @@ static void backward_rows(int64_t begin, int64_t end, void *arg)
     real *buf = j->scratch + ag_thread_id() * 2 * n;
     for (int64_t row = begin; row < end; row++) {
         const real *x = ag_widen(j->x, j->dtype, row * n, n, buf);
-        real *d = j->add ? ag_narrow_onto(j->d, j->dtype, row * n, n, buf + n) : ag_narrow_to(j->d, j->dtype, row * n, buf + n);
+        real *d = ag_narrow_grad(j->d, j->dtype, row * n, n, buf + n, j->add);
         backward_row(j, row, x, j->g[j->each ? row : 0] * j->scale, d);
         ag_narrow(j->d, j->dtype, row * n, n, d);
     }
@@ -196,7 +198,7 @@ static ag_tensor *nll(ag_tensor **in) { return ag_nll_loss(in[0], in[1], .weight
 static ag_tensor *nll_sum(ag_tensor **in) { return ag_nll_loss(in[0], in[1], .reduction = AG_SUM); }
 
 const ag_op ag_op_cross_entropy = {
-    .name = "cross_entropy", .inputs = "x target weight", .infer = entropy_infer, .bf16 = 1 << X,
+    .name = "cross_entropy", .inputs = "x target weight", .infer = entropy_infer, .bf16 = 1 << X, .unread_out = true,
     .workspace = entropy_workspace,
     .forward = { entropy_forward }, .backward = { entropy_backward },
     .check = { { "x[6,5] target[6]:i64<5", hard }, { "x[6,5] target[6]:i64<5", hard_none },
@@ -204,7 +206,7 @@ const ag_op ag_op_cross_entropy = {
                { "x[3,20] target[3,20]:u01 weight[20]:cpos", soft_sum } },
 };
 const ag_op ag_op_nll_loss = {
-    .name = "nll_loss", .inputs = "x target weight", .infer = entropy_infer, .bf16 = 1 << X, .workspace = entropy_workspace,
+    .name = "nll_loss", .inputs = "x target weight", .infer = entropy_infer, .bf16 = 1 << X, .unread_out = true, .workspace = entropy_workspace,
     .forward = { entropy_forward }, .backward = { entropy_backward },
     .check = { { "x[6,5] target[6]:i64<5 weight[5]:cpos", nll }, { "x[6,5] target[6]:i64<5", nll_sum } },
 };

@@ -17,7 +17,7 @@ static void drop_chunk(const dropout_job *j, int64_t at, int64_t n)
     real x_buf[CHUNK], y_buf[CHUNK];
     ag_philox_words(j->key, 3, (uint64_t)(at / GROUP), (n + GROUP - 1) / GROUP, words);
     const real *x = ag_widen(j->x, j->dtype, at, n, x_buf);
-    real *y = j->add ? ag_narrow_onto(j->y, j->dtype, at, n, y_buf) : ag_narrow_to(j->y, j->dtype, at, y_buf);
+    real *y = ag_narrow_grad(j->y, j->dtype, at, n, y_buf, j->add);
     if (j->add) for (int64_t i = 0; i < n; i++) y[i] += words[i] >= threshold ? x[i] * scale : 0;
     else for (int64_t i = 0; i < n; i++) y[i] = words[i] >= threshold ? x[i] * scale : 0;
     ag_narrow(j->y, j->dtype, at, n, y);

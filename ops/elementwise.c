@@ -13,7 +13,8 @@ typedef struct { double a, b; } constants;
 /* ---- one input ----------------------------------------------------------------------------------------- */
 
 typedef void (*value_loop)(int64_t n, const real *xs, real *out, real a, real b);
-typedef void (*grad_loop)(int64_t n, const real *xs, const real *ys, const real *gs, real *out, real a, real b, bool add);
+typedef void (*grad_loop)(int64_t n, const real *xs, const real *ys, const real *gs, real *out, real a, real b,
+                          bool add);
 typedef struct {
     value_loop values;
     grad_loop gradients;
@@ -53,10 +54,16 @@ static void unary_gradients(int64_t begin, int64_t end, void *arg)
         const real *g = ag_widen(j->g, j->dtype, i, n, g_buf);
         const real *x = j->by_x ? ag_widen(j->x, j->dtype, i, n, x_buf) : g;
         const real *y = j->by_y ? ag_widen(j->y, j->dtype, i, n, y_buf) : g;
-        real *d = j->add ? ag_narrow_onto(j->out, j->dtype, i, n, d_buf) : ag_narrow_to(j->out, j->dtype, i, d_buf);
+        real *d = ag_narrow_grad(j->out, j->dtype, i, n, d_buf, j->add);
         j->gradients(n, x, y, g, d, j->a, j->b, j->add);
         ag_narrow(j->out, j->dtype, i, n, d);
     }
+}
+
+static void unary_infer(ag_node *n, bool by_x, bool by_y)
+{
+    ag_infer_same(n);
+    n->unread = !by_x, n->unread_out = !by_y;
 }
 
 static void unary_forward(ag_node *n, value_loop values)
@@ -101,6 +108,7 @@ static void unary_backward(ag_node *n, grad_loop gradients, bool by_x, bool by_y
                 (void)x, (void)y, out[i] = (gradient);                                                           \
             }                                                                                                    \
     }                                                                                                            \
+    static void name##_infer(ag_node *n) { unary_infer(n, NAMES(gradient, 'x'), NAMES(gradient, 'y')); }         \
     static void name##_forward(ag_node *n) { unary_forward(n, name##_values); }                                  \
     static void name##_backward(ag_node *n)                                                                      \
     {                                                                                                            \
@@ -110,7 +118,7 @@ static void unary_backward(ag_node *n, grad_loop gradients, bool by_x, bool by_y
 #define UNARY_OP(fn, domain, ...)                                                                                \
     static ag_tensor *fn##_check(ag_tensor **in) { return ag_##fn(__VA_ARGS__); }                                \
     const ag_op ag_op_##fn = {                                                                                   \
-        .name = #fn, .inputs = "x", .infer = ag_infer_same, .bf16 = 1,                                           \
+        .name = #fn, .inputs = "x", .infer = fn##_infer, .bf16 = 1,                                              \
         .forward = { fn##_forward, AG_CUDA_FN(ag_##fn##_forward_cuda) },                                         \
         .backward = { fn##_backward, AG_CUDA_FN(ag_##fn##_backward_cuda) },                                      \
         .check = { { "x[3,4]" domain, fn##_check }, { "x[1]" domain, fn##_check }, { "x[5,13]" domain, fn##_check } }, \

@@ -1,5 +1,5 @@
-/* ops/grn.c - global response normalisation (Woo et al. 2023, ConvNeXt V2): y = x + b + w x n, n = l / (mean(l) + 1e-6), l the
- * 2-norm of a channel over the pixels of a sample, its mean over the channels. */
+/* ops/grn.c - global response normalisation (Woo et al. 2023, ConvNeXt V2): y = x + b + w x n, n = l / (mean(l) + 1e-6),
+ * l the 2-norm of a channel over the pixels of a sample, its mean over the channels. */
 #include <math.h>
 #include "ops/affine.h"
 #include "ops/channels.h"
@@ -87,7 +87,8 @@ static int64_t grn_workspace(const ag_node *n, bool backward)
 static ag_tensor *grn_check(ag_tensor **in) { return ag_grn(in[0], in[1], in[2]); }
 
 const ag_op ag_op_grn = {
-    .name = "grn", .inputs = "x weight bias", .unread_out = true, .infer = grn_infer, .bf16 = 1 << X, .workspace = grn_workspace,
+    .name = "grn", .inputs = "x weight bias", .infer = grn_infer, .unread_out = true,
+    .bf16 = 1 << X, .workspace = grn_workspace,
     .forward = { grn_forward }, .backward = { grn_backward },
     .check = { { "x[2,3,3,5] weight[5] bias[5]", grn_check }, { "x[1,67,3] weight[3] bias[3]", grn_check } },
 };

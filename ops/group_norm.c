@@ -1,4 +1,4 @@
-/* ops/group_norm.c - y = (x - mean) rstd w + b, statistics of each sample over runs of C / groups channels and all pixels. */
+/* ops/group_norm.c - y = (x - mean) rstd w + b, statistics of each sample over C / groups channels and all pixels. */
 #include <math.h>
 #include "core/bf16.h"
 #include "ops/affine.h"
@@ -106,14 +106,16 @@ static void group_backward(ag_node *n)
 
 static int64_t group_workspace(const ag_node *n, bool backward)
 {
-    return ag_affine_workspace(n, backward) + (backward ? 0 : n->in[X]->shape[n->in[X]->ndim - 1] * (int64_t)sizeof(real));
+    const int64_t channels = n->in[X]->shape[n->in[X]->ndim - 1];
+    return ag_affine_workspace(n, backward) + (backward ? 0 : channels * (int64_t)sizeof(real));
 }
 
 static ag_tensor *group_check(ag_tensor **in) { return ag_group_norm(in[0], 2, .weight = in[1], .bias = in[2]); }
 static ag_tensor *group_plain(ag_tensor **in) { return ag_group_norm(in[0], 3, .eps = 1e-3); }
 
 const ag_op ag_op_group_norm = {
-    .name = "group_norm", .inputs = "x weight bias", .unread_out = true, .infer = group_infer, .bf16 = 1 << X, .workspace = group_workspace,
+    .name = "group_norm", .inputs = "x weight bias", .infer = group_infer,
+    .unread_out = true, .bf16 = 1 << X, .workspace = group_workspace,
     .forward = { group_forward }, .backward = { group_backward },
     .check = { { "x[2,3,3,4] weight[4] bias[4]", group_check }, { "x[3,6]:far", group_plain },
                { "x[1,67,2] weight[2] bias[2]", group_check } },

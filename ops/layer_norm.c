@@ -1,4 +1,4 @@
-/* ops/layer_norm.c - over the last axis: y = (x - mean) rstd w + b. A row is read once and stays in the nearest cache. */
+/* ops/layer_norm.c - over the last axis: y = (x - mean) rstd w + b. A row is read once, then lies in the nearest cache. */
 #include "core/thread.h"
 #include "ops/channels.h"
 #include "ops/formulas.h"
@@ -39,7 +39,8 @@ static int64_t block_rows(int64_t width) { return width < BLOCK ? BLOCK / width 
 static layer_job job_of(const ag_node *n, int buffers)
 {
     const ag_tensor *x = n->in[X];
-    layer_job j = { .x = x->data, .dtype = x->dtype, .eps = (real)*(const double *)n->arg, .width = x->shape[x->ndim - 1] };
+    layer_job j = { .x = x->data, .dtype = x->dtype, .eps = (real)*(const double *)n->arg,
+                    .width = x->shape[x->ndim - 1] };
     j.w = ag_channels_or(n, n->in[WEIGHT], 1, j.width), j.b = ag_channels_or(n, n->in[BIAS], 0, j.width);
     if (n->saved[0]) j.mean = ag_real(n->saved[0]), j.rstd = ag_real(n->saved[1]);
     j.block = block_rows(j.width);
@@ -53,8 +54,8 @@ typedef real lanes __attribute__((vector_size(LANES * sizeof(real)), aligned(siz
 #define LOAD(p) (*(const lanes *)(const void *)(p))
 #define TOTAL(v) ((((v)[0] + (v)[4]) + ((v)[2] + (v)[6])) + (((v)[1] + (v)[5]) + ((v)[3] + (v)[7])))
 
-/* Four chains of additions: one would wait for each of its sums. By vectors, as the compiler adds the lanes up one after
- * the other: 1.5 to 2 times as fast. */
+/* Four chains of additions: one would wait for each of its sums. By vectors, as the compiler adds the lanes up one
+ * after the other: 1.5 to 2 times as fast. */
 #define ROW_SUM(name, F)                                                                                         \
     static inline real name(const real *x, int64_t n, real about)                                                \
     {                                                                                                            \
@@ -63,7 +64,8 @@ typedef real lanes __attribute__((vector_size(LANES * sizeof(real)), aligned(siz
         int64_t i = 0;                                                                                           \
         (void)about;                                                                                             \
         for (; i + 4 * LANES <= n; i += 4 * LANES)                                                               \
-            a += F(LOAD(x + i)), b += F(LOAD(x + i + LANES)), c += F(LOAD(x + i + 2 * LANES)), d += F(LOAD(x + i + 3 * LANES));\
+            a += F(LOAD(x + i)), b += F(LOAD(x + i + LANES)), c += F(LOAD(x + i + 2 * LANES)),                   \
+            d += F(LOAD(x + i + 3 * LANES));                                                                     \
         for (; i + LANES <= n; i += LANES) a += F(LOAD(x + i));                                                  \
         for (; i < n; i++) rest += F(x[i]);                                                                      \
         a = (a + b) + (c + d);                                                                                   \
@@ -141,9 +143,9 @@ static void grad_tile(ag_tile t, real *sums, const void *arg)
     real *buf = j->scratch + ag_thread_id() * 3 * size, *d = NULL, *db = sums ? sums + n : NULL;
     for (int64_t first = t.row; first < t.end; first += j->block) {
         const int64_t rows = t.end - first < j->block ? t.end - first : j->block, at = first * n;
-        const real *x = ag_widen(j->x, j->dtype, at, rows * n, buf), *g = ag_widen(j->g, j->dtype, at, rows * n, buf + size);
-        if (j->out && j->add) d = ag_narrow_onto(j->out, j->dtype, at, rows * n, buf + 2 * size);
-        else if (j->out) d = ag_narrow_to(j->out, j->dtype, at, buf + 2 * size);
+        const real *x = ag_widen(j->x, j->dtype, at, rows * n, buf);
+        const real *g = ag_widen(j->g, j->dtype, at, rows * n, buf + size);
+        if (j->out) d = ag_narrow_grad(j->out, j->dtype, at, rows * n, buf + 2 * size, j->add);
         for (int64_t r = 0; r < rows; r++) {
             ag_fetch_ahead(j->x, j->dtype, at + r * n, n);
             ag_fetch_ahead(j->g, j->dtype, at + r * n, n);
@@ -184,14 +186,16 @@ static int64_t layer_workspace(const ag_node *n, bool backward)
 {
     const ag_tiles t = tiles_of(n, NULL);
     const int64_t rows = n->in[X]->dtype == AG_BF16 ? ag_threads() * (backward ? 3 : 2) * block_rows(t.width) : 0;
-    return (rows + !n->in[WEIGHT] + !n->in[BIAS]) * t.width * (int64_t)sizeof(real) + (backward ? ag_tiles_workspace(&t) : 0);
+    const int64_t bytes = (rows + !n->in[WEIGHT] + !n->in[BIAS]) * t.width * (int64_t)sizeof(real);
+    return bytes + (backward ? ag_tiles_workspace(&t) : 0);
 }
 
 static ag_tensor *layer_check(ag_tensor **in) { return ag_layer_norm(in[0], .weight = in[1], .bias = in[2]); }
 static ag_tensor *layer_plain(ag_tensor **in) { return ag_layer_norm(in[0], .eps = 1e-3); }
 
 const ag_op ag_op_layer_norm = {
-    .name = "layer_norm", .inputs = "x weight bias", .unread_out = true, .infer = layer_infer, .bf16 = 1 << X, .workspace = layer_workspace,
+    .name = "layer_norm", .inputs = "x weight bias", .infer = layer_infer,
+    .unread_out = true, .bf16 = 1 << X, .workspace = layer_workspace,
     .forward = { layer_forward }, .backward = { layer_backward },
     .check = { { "x[3,7] weight[7] bias[7]", layer_check }, { "x[2,3,5]", layer_plain },
                { "x[3,43,5] weight[5] bias[5]", layer_check } },

@@ -314,9 +314,9 @@ static void logsumexp_backward(ag_node *n)
 
 /* ---- the ops ------------------------------------------------------------------------------------------- */
 
-AG_REDUCTION_OP(max, "x[2,3,2,3]", extreme_infer, extreme_backward, )
-AG_REDUCTION_OP(min, "x[2,3,2,3]", extreme_infer, extreme_backward, )
-AG_REDUCTION_OP(var, "x[2,3,2,3]", var_infer, var_backward, )
+AG_REDUCTION_OP(max, "x[2,3,2,3]", extreme_infer, extreme_backward, .unread = 1, .unread_out = true,)
+AG_REDUCTION_OP(min, "x[2,3,2,3]", extreme_infer, extreme_backward, .unread = 1, .unread_out = true,)
+AG_REDUCTION_OP(var, "x[2,3,2,3]", var_infer, var_backward, .unread_out = true,)
 AG_REDUCTION_OP(logsumexp, "x[2,3,2,3]", elements_infer, logsumexp_backward, )
 
 static ag_tensor *argmax_last(ag_tensor **in) { return ag_argmax(in[0], -1); }

@@ -1,5 +1,5 @@
-/* ops/residual.c - y = x + branch scale keep in one pass: keep is 0 for the samples whose branch is dropped and 1 / (1 - p) for
- * the others, a function of (key, sample) that backward computes again. */
+/* ops/residual.c - y = x + branch scale keep in one pass: keep is 0 for the samples whose branch is dropped, 1 / (1 - p)
+ * for the others, a function of (key, sample) that backward computes again. */
 #include "core/random.h"
 #include "ops/channels.h"
 #include "ops/registry.h"
@@ -55,7 +55,9 @@ AG_INLINE void forward_rows(ag_dtype type, const residual_job *j, ag_tile t)
     for (int64_t r = t.row, at = r * j->width + t.column; r < t.end; r++, at += j->width) {
         real *restrict y = ag_narrow_to(j->y, type, at, buf);
         if (kept == 0) for (int64_t i = 0; i < t.n; i++) y[i] = ag_get(j->x, type, at + i);
-        else for (int64_t i = 0; i < t.n; i++) y[i] = ag_get(j->x, type, at + i) + ag_get(j->branch, type, at + i) * by[i];
+        else
+            for (int64_t i = 0; i < t.n; i++)
+                y[i] = ag_get(j->x, type, at + i) + ag_get(j->branch, type, at + i) * by[i];
         ag_narrow(j->y, type, at, t.n, y);
     }
 }
@@ -80,7 +82,8 @@ AG_INLINE void grad_row(ag_dtype type, const residual_job *j, int64_t at, int64_
         }
     else {
         if (sums)
-            for (int64_t i = 0; i < n; i++) sums[i] += ag_get(j->g, type, at + i) * ag_get(j->branch, type, at + i) * kept;
+            for (int64_t i = 0; i < n; i++)
+                sums[i] += ag_get(j->g, type, at + i) * ag_get(j->branch, type, at + i) * kept;
         if (d && j->add) for (int64_t i = 0; i < n; i++) d[i] += ag_get(j->g, type, at + i) * by[i];
         else if (d) for (int64_t i = 0; i < n; i++) d[i] = ag_get(j->g, type, at + i) * by[i];
     }
@@ -91,7 +94,7 @@ AG_INLINE void grad_rows(ag_dtype type, const residual_job *j, ag_tile t, real *
     real by[AG_TILE_COLUMNS], buf[AG_TILE_COLUMNS], *d = NULL;
     const real kept = factors(j, t, by);
     for (int64_t r = t.row, at = r * j->width + t.column; r < t.end; r++, at += j->width) {
-        if (j->d_branch) d = j->add ? ag_narrow_onto(j->d_branch, type, at, t.n, buf) : ag_narrow_to(j->d_branch, type, at, buf);
+        if (j->d_branch) d = ag_narrow_grad(j->d_branch, type, at, t.n, buf, j->add);
         grad_row(type, j, at, t.n, by, kept, kept != 0 ? sums : NULL, d);
         if (d) ag_narrow(j->d_branch, type, at, t.n, d);
     }
@@ -107,7 +110,8 @@ static void grad_tile(ag_tile t, real *sums, const void *arg)
 static residual_job job_of(const ag_node *n)
 {
     const ag_tensor *x = n->in[X];
-    residual_job j = { .x = x->data, .branch = n->in[BRANCH]->data, .scale = n->in[SCALE] ? ag_real(n->in[SCALE]) : NULL,
+    residual_job j = { .x = x->data, .branch = n->in[BRANCH]->data,
+                       .scale = n->in[SCALE] ? ag_real(n->in[SCALE]) : NULL,
                        .dtype = x->dtype, .channels = x->shape[x->ndim - 1], .drop = *(const residual_arg *)n->arg };
     const int64_t samples = x->ndim > 1 && j.drop.p > 0 ? x->shape[0] : 1;
     const int64_t rows = ag_numel(x) / (samples * j.channels), fold = ag_tiles_fold(rows, j.channels);
@@ -117,8 +121,8 @@ static residual_job job_of(const ag_node *n)
 
 static ag_tiles tiles_of(const ag_node *n, const residual_job *j, bool backward)
 {
-    return (ag_tiles){ .groups = ag_numel(n->in[X]) / (j->rows * j->width), .rows = j->rows, .width = j->width, .arg = j,
-                       .sums = backward && ag_node_trained(n, SCALE), .tile = backward ? grad_tile : forward_tile,
+    return (ag_tiles){ .groups = ag_numel(n->in[X]) / (j->rows * j->width), .rows = j->rows, .width = j->width,
+                       .arg = j, .sums = backward && ag_node_trained(n, SCALE), .tile = backward ? grad_tile : forward_tile,
                        .cost = 0.5 * (double)j->width };
 }
 
@@ -167,14 +171,18 @@ static int64_t residual_workspace(const ag_node *n, bool backward)
 static ag_tensor *plain_check(ag_tensor **in) { return ag_residual(in[0], in[1]); }
 static ag_tensor *scale_check(ag_tensor **in) { return ag_residual(in[0], in[1], .scale = in[2]); }
 /* With this key the first of two samples is dropped, the second kept. */
-static ag_tensor *drop_check(ag_tensor **in) { return ag_residual(in[0], in[1], .scale = in[2], .drop_path = 0.25, .key = 4); }
+static ag_tensor *drop_check(ag_tensor **in)
+{
+    return ag_residual(in[0], in[1], .scale = in[2], .drop_path = 0.25, .key = 4);
+}
 
 const ag_op ag_op_residual = {
-    .name = "residual", .inputs = "x branch scale", .unread_out = true, .infer = residual_infer, .bf16 = 1 << X | 1 << BRANCH,
-    .workspace = residual_workspace, .forward = { residual_forward },
+    .name = "residual", .inputs = "x branch scale", .infer = residual_infer, .unread_out = true,
+    .bf16 = 1 << X | 1 << BRANCH, .workspace = residual_workspace, .forward = { residual_forward },
     .backward = { residual_backward, [AG_META] = residual_give },
     .check = { { "x[2,3,5] branch[2,3,5]", plain_check }, { "x[2,3,5] branch[2,3,5] scale[5]", scale_check },
-               { "x[2,3,5] branch[2,3,5] scale[5]", drop_check }, { "x[1,67,3] branch[1,67,3] scale[3]", scale_check } },
+               { "x[2,3,5] branch[2,3,5] scale[5]", drop_check },
+               { "x[1,67,3] branch[1,67,3] scale[3]", scale_check } },
 };
 
 ag_tensor *ag_residual_(const char *at, ag_tensor *x, ag_tensor *branch, ag_residual_opts opts)

@@ -97,7 +97,7 @@ static void backward_lines(int64_t begin, int64_t end, void *arg)
     real *buf = j->scratch + ag_thread_id() * BUFFERS * n;
     for (int64_t at = begin * n; at < end * n; at += n) {
         const real *y = ag_widen(j->y, j->dtype, at, n, buf), *g = ag_widen(j->g, j->dtype, at, n, buf + n);
-        real *d = j->add ? ag_narrow_onto(j->out, j->dtype, at, n, buf + 2 * n) : ag_narrow_to(j->out, j->dtype, at, buf + 2 * n);
+        real *d = ag_narrow_grad(j->out, j->dtype, at, n, buf + 2 * n, j->add);
         backward_line(j, y, g, d);
         ag_narrow(j->out, j->dtype, at, n, d);
     }
@@ -186,12 +186,12 @@ static ag_tensor *log_softmax_last(ag_tensor **in) { return ag_log_softmax(in[0]
 static ag_tensor *log_softmax_middle(ag_tensor **in) { return ag_log_softmax(in[0], 1); }
 
 const ag_op ag_op_softmax = {
-    .name = "softmax", .inputs = "x", .infer = softmax_infer, .bf16 = 1, .workspace = softmax_workspace,
+    .name = "softmax", .inputs = "x", .infer = softmax_infer, .bf16 = 1, .unread = 1, .workspace = softmax_workspace,
     .forward = { softmax_forward }, .backward = { softmax_backward },
     .check = { { "x[3,7]", softmax_last }, { "x[3,2,5]", softmax_first } },
 };
 const ag_op ag_op_log_softmax = {
-    .name = "log_softmax", .inputs = "x", .infer = softmax_infer, .bf16 = 1, .workspace = softmax_workspace,
+    .name = "log_softmax", .inputs = "x", .infer = softmax_infer, .bf16 = 1, .unread = 1, .workspace = softmax_workspace,
     .forward = { log_softmax_forward }, .backward = { log_softmax_backward },
     .check = { { "x[3,7]", log_softmax_last }, { "x[3,4,5]", log_softmax_middle } },
 };

@@ -1,5 +1,5 @@
-/* ops/sum.c - sum and mean over any axes. Partial sums of short runs are real, those of the runs double, in an order that
- * depends on the shape alone. */
+/* ops/sum.c - sum and mean over any axes. Partial sums of short runs are real, those of the runs double, in an order
+ * that depends on the shape alone. */
 #include "core/thread.h"
 #include "ops/reduce.h"
 #include "ops/registry.h"
@@ -65,14 +65,15 @@ static int64_t pieces_of(const ag_reduce_layout *l)
 static ag_tiles tiles_of(const ag_reduce_layout *l, const sum_job *j)
 {
     const int64_t fold = pieces_of(l);
-    return (ag_tiles){ .groups = l->outer, .rows = l->reduced / fold, .width = l->inner * fold, .sums = 1, .tile = sum_tile,
-                       .arg = j, .cost = 0.3 * (double)(l->inner * fold) };
+    return (ag_tiles){ .groups = l->outer, .rows = l->reduced / fold, .width = l->inner * fold, .sums = 1,
+                       .tile = sum_tile, .arg = j, .cost = 0.3 * (double)(l->inner * fold) };
 }
 
 static void sum_scaled(ag_node *n, bool mean)
 {
     const ag_reduce_layout l = ag_reduce_layout_of(n);
-    sum_job j = { .x = ag_reduce_values(n, &l), .dtype = n->in[0]->dtype, .reduced = l.reduced, .pieces = pieces_of(&l) };
+    sum_job j = { .x = ag_reduce_values(n, &l), .dtype = n->in[0]->dtype, .reduced = l.reduced,
+                  .pieces = pieces_of(&l) };
     if (l.inner > 1) {
         const ag_tiles t = tiles_of(&l, &j);
         j.width = t.width;
@@ -102,7 +103,7 @@ static void spread_tile(ag_tile t, real *sums, const void *arg)
         v[i] = ag_get(j->g, j->dtype, from + c) * j->scale;
     for (int64_t r = t.row; r < t.end; r++) {
         const int64_t at = r * j->width + t.column;
-        real *d = j->add ? ag_narrow_onto(j->d, j->dtype, at, t.n, buf) : ag_narrow_to(j->d, j->dtype, at, buf);
+        real *d = ag_narrow_grad(j->d, j->dtype, at, t.n, buf, j->add);
         if (j->add) for (int64_t i = 0; i < t.n; i++) d[i] += v[i];
         else memcpy(d, v, (size_t)t.n * sizeof *d);
         ag_narrow(j->d, j->dtype, at, t.n, d);
@@ -116,8 +117,8 @@ static void spread(ag_node *n, bool mean)
     if (!l.reduced) return;
     ag_tensor *d = ag_reduce_gradient(n, &l);
     const int64_t fold = l.inner > 1 ? pieces_of(&l) : l.reduced;
-    sum_job j = { .g = n->out->grad->data, .d = d->data, .dtype = d->dtype, .reduced = l.reduced / fold, .inner = l.inner,
-                  .width = l.inner * fold, .scale = mean ? (real)(1.0 / (double)l.reduced) : 1,
+    sum_job j = { .g = n->out->grad->data, .d = d->data, .dtype = d->dtype, .reduced = l.reduced / fold,
+                  .inner = l.inner, .width = l.inner * fold, .scale = mean ? (real)(1.0 / (double)l.reduced) : 1,
                   .add = n->accumulate[0] && !l.moved };
     ag_tiles_run(n, &(ag_tiles){ .groups = l.outer, .rows = j.reduced, .width = j.width, .cost = 0.3 * (double)j.width,
                                  .tile = spread_tile, .arg = &j });
@@ -145,5 +146,7 @@ static void sum_backward(ag_node *n) { spread(n, false); }
 static void mean_forward(ag_node *n) { sum_scaled(n, true); }
 static void mean_backward(ag_node *n) { spread(n, true); }
 
-AG_REDUCTION_OP(sum, "x[2,9,8,3]", ag_reduce_infer, sum_backward, .bf16 = 1, .workspace = sum_workspace,)
-AG_REDUCTION_OP(mean, "x[2,9,8,3]", mean_infer, mean_backward, .bf16 = 1, .workspace = sum_workspace,)
+AG_REDUCTION_OP(sum, "x[2,9,8,3]", ag_reduce_infer, sum_backward, .unread = 1, .unread_out = true, .bf16 = 1,
+                .workspace = sum_workspace,)
+AG_REDUCTION_OP(mean, "x[2,9,8,3]", mean_infer, mean_backward, .unread = 1, .unread_out = true, .bf16 = 1,
+                .workspace = sum_workspace,)

@@ -4,7 +4,12 @@
 
 enum { PIECES = 32, LONG_ROW = 256 };
 
-typedef struct { const ag_tiles *t; int64_t pieces, blocks, tile_width; double *partial, *total; real *sums; } tiles_job;
+typedef struct {
+    const ag_tiles *t;
+    int64_t pieces, blocks, tile_width;
+    double *partial, *total;
+    real *sums;
+} tiles_job;
 
 static tiles_job job_of(const ag_tiles *t)
 {

@@ -1,8 +1,8 @@
 /* ops/tiles.h - passes over x [groups, rows, width], and sums over the rows of each group.
  *
- * The rows are cut into pieces by their number alone; in a piece the sums of up to AG_TILE_ROWS rows are taken in real, those
- * in double, and the pieces are added in order: the same bits for any number of threads, as exact as double for what a
- * batch holds, at the speed of real. */
+ * The rows are cut into pieces by their number alone; in a piece the sums of up to AG_TILE_ROWS rows are taken in
+ * real, those in double, and the pieces are added in order: the same bits for any number of threads, as exact as double
+ * for what a batch holds, at the speed of real. */
 #ifndef AG_TILES_H
 #define AG_TILES_H
 #include "core/bf16.h"
@@ -30,8 +30,8 @@ int64_t ag_tiles_workspace(const ag_tiles *t);      /* its bytes */
 /* How many narrow rows [rows, width] to take as one, so that loops over a row are long: a divisor of rows. */
 int64_t ag_tiles_fold(int64_t rows, int64_t width);
 
-/* Asks for what lies a little ahead of elements at .. at + n, for kernels that go over a row more than once: between the
- * passes the processor's own prefetching pauses. */
+/* Asks for what lies a little ahead of elements at .. at + n, for kernels that go over a row more than once: between
+ * the passes the processor's own prefetching pauses. */
 static inline void ag_fetch_ahead(const void *p, ag_dtype t, int64_t at, int64_t n)
 {
     const int64_t size = t == AG_BF16 ? 2 : (int64_t)sizeof(real), ahead = 2048;

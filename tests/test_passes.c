@@ -1,5 +1,5 @@
-/* tests/test_passes.c - ops that pass over large tensors, at sizes where they are cut into pieces, blocks and squares: the same
- * bits for any number of threads, and the values of plain loops in double. */
+/* tests/test_passes.c - ops that pass over large tensors, at sizes where they are cut into pieces, blocks and squares:
+ * the same bits for any number of threads, and the values of plain loops in double. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -31,13 +31,19 @@ static ag_tensor *residual(ag_tensor **x, ag_tensor **c)
 }
 static ag_tensor *add_channels(ag_tensor **x, ag_tensor **c) { return ag_add(x[0], c[0]); }
 static ag_tensor *mul_channels(ag_tensor **x, ag_tensor **c) { return ag_mul(x[0], c[0]); }
-static ag_tensor *div_images(ag_tensor **x, ag_tensor **c) { return (void)c, ag_div(x[0], ag_add_scalar(ag_square(x[1]), 1)); }
+static ag_tensor *div_images(ag_tensor **x, ag_tensor **c)
+{
+    return (void)c, ag_div(x[0], ag_add_scalar(ag_square(x[1]), 1));
+}
 static ag_tensor *gates(ag_tensor **x, ag_tensor **c)
 {
     return (void)c, ag_mul(x[0], ag_sigmoid(ag_mean(x[1], .axes = AG_AXES(1, 2), .keepdim = true)));
 }
 static ag_tensor *scalar(ag_tensor **x, ag_tensor **c) { return ag_mul(x[0], ag_mean(c[0])); }
-static ag_tensor *pixels(ag_tensor **x, ag_tensor **c) { return (void)c, ag_mul(x[0], ag_sum(x[1], .axes = AG_AXES(3), .keepdim = true)); }
+static ag_tensor *pixels(ag_tensor **x, ag_tensor **c)
+{
+    return (void)c, ag_mul(x[0], ag_sum(x[1], .axes = AG_AXES(3), .keepdim = true));
+}
 static ag_tensor *all_sum(ag_tensor **x, ag_tensor **c) { return (void)c, ag_sum(ag_gelu(x[0])); }
 static ag_tensor *first_axes(ag_tensor **x, ag_tensor **c) { return (void)c, ag_mean(x[0], .axes = AG_AXES(0, 1, 2)); }
 static ag_tensor *outer_axes(ag_tensor **x, ag_tensor **c) { return (void)c, ag_sum(x[0], .axes = AG_AXES(0, -1)); }
@@ -48,8 +54,9 @@ static ag_tensor *turned(ag_tensor **x, ag_tensor **c)
     return (void)c, ag_contiguous(ag_permute(ag_contiguous(ag_permute(x[0], 0, 3, 1, 2)), 2, 0, 3, 1));
 }
 
-static const function works[] = { layer_norm, batch_norm, group_norm, grn, residual, add_channels, mul_channels, div_images, gates,
-                                  scalar, pixels, all_sum, first_axes, outer_axes, softmax, dropout, turned };
+static const function works[] = { layer_norm, batch_norm, group_norm, grn, residual, add_channels, mul_channels,
+                                  div_images, gates, scalar, pixels, all_sum, first_axes, outer_axes, softmax, dropout,
+                                  turned };
 
 enum { TENSORS = 8 };
 typedef struct { char *bytes[TENSORS]; size_t size[TENSORS]; int n; } record;
@@ -159,8 +166,8 @@ static void test_gradients_of_broadcast_operands(void **state)
 static void test_copies_of_any_order_of_axes(void **state)
 {
     (void)state;
-    static const ag_shape orders[] = { { 4, { 0, 1, 2, 3 } }, { 4, { 3, 2, 1, 0 } }, { 4, { 0, 3, 1, 2 } }, { 4, { 2, 0, 3, 1 } },
-                                       { 4, { 1, 0, 2, 3 } }, { 4, { 0, 2, 1, 3 } } };
+    static const ag_shape orders[] = { { 4, { 0, 1, 2, 3 } }, { 4, { 3, 2, 1, 0 } }, { 4, { 0, 3, 1, 2 } },
+                                       { 4, { 2, 0, 3, 1 } }, { 4, { 1, 0, 2, 3 } }, { 4, { 0, 2, 1, 3 } } };
     AG_SCOPE;
     ag_tensor *x = ag_randn(3, 50, 2, 70);
     for (size_t o = 0; o < sizeof orders / sizeof *orders; o++)
@@ -169,7 +176,8 @@ static void test_copies_of_any_order_of_axes(void **state)
             const ag_tensor *dense = ag_contiguous(ag_cast(ag_contiguous(y), AG_F32));
             for (int64_t i = 0; i < ag_numel(x); i++) {
                 int64_t rest = i, at = 0;
-                for (int k = 3; k >= 0; rest /= dense->shape[k--]) at += rest % dense->shape[k] * x->stride[orders[o].dim[k]];
+                for (int k = 3; k >= 0; rest /= dense->shape[k--])
+                    at += rest % dense->shape[k] * x->stride[orders[o].dim[k]];
                 assert_near((double)ag_real(dense)[i], (double)ag_real(x)[at], narrow ? 4e-3 : 0);
             }
         }
@@ -181,7 +189,8 @@ static void test_random_words_in_bulk_are_those_one_by_one(void **state)
     uint32_t words[4 * 201];
     ag_philox_words(77, 3, UINT32_MAX - 100u, 201, words);
     for (uint64_t i = 0; i < 201; i++)
-        for (int k = 0; k < 4; k++) assert_int_equal(words[4 * i + (uint64_t)k], ag_philox(77, 3, UINT32_MAX - 100u + i).v[k]);
+        for (int k = 0; k < 4; k++)
+            assert_int_equal(words[4 * i + (uint64_t)k], ag_philox(77, 3, UINT32_MAX - 100u + i).v[k]);
 }
 
 /* Whole samples go, in the share asked for, and the mean stays. */

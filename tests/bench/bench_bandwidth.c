@@ -1,5 +1,5 @@
-/* tests/bench/bench_bandwidth.c - what is bound by memory, beside a copy of the same tensors in the same run: lines of key,
- * value, unit. The figures of an op, forward (_fwd) and backward (_bwd), count what it must read and write at least once.
+/* tests/bench/bench_bandwidth.c - what is bound by memory, beside a copy of the same tensors in the same run: lines of
+ * key, value, unit. The figures of an op, forward (_fwd) and backward (_bwd), count what it must read and write.
  *     bench_bandwidth [PART OF A KEY] [THREADS]       with one thread: processor time, for machines that are shared */
 #include <math.h>
 #include <stdio.h>
@@ -95,7 +95,8 @@ static void measure(const work *w, ag_dtype dtype, ag_shape shape)
     for (int b = 0; b < 2; b++) {
         if (b && w->bwd == 0) continue;
         const double v = b ? size * w->bwd / backward : size * w->fwd / forward;
-        snprintf(key, sizeof key, "%s_%lld%s_%s", w->key, (long long)c, dtype == AG_BF16 ? "_bf16" : "", b ? "bwd" : "fwd");
+        snprintf(key, sizeof key, "%s_%lld%s_%s", w->key, (long long)c, dtype == AG_BF16 ? "_bf16" : "",
+                 b ? "bwd" : "fwd");
         report(key, v, "GB/s");
         strcat(key, "_share");
         report(key, 100 * v / bandwidth, "% of copy");
