@@ -23,7 +23,7 @@ static ag_node *node_new(const char *at, const ag_op *op, int n_in, ag_tensor **
     const int64_t lists = (n_in * slot + 15) / 16 * 16;
     int64_t capacity;
     ag_node *n = ag_block_get((int64_t)sizeof *n + lists + (int64_t)arg_size, &capacity);
-    *n = (ag_node){ .op = op, .at = at, .n_in = n_in, .module = ag_running, .split = ag_autocast_split(), .arg_size = (int)arg_size,
+    *n = (ag_node){ .op = op, .at = at, .n_in = n_in, .module = ag_running, .arg_size = (int)arg_size,
                     .size_class = (int)(capacity >> 6), .unread = op->view && !op->replays ? 1 : op->unread,
                     .unread_out = (op->view && !op->replays) || op->unread_out };
     char *at_list = (char *)(n + 1);

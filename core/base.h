@@ -108,10 +108,7 @@ ag_scope ag_autocast_begin(const char *at, const char *precision);
 #define AG_AUTOCAST(precision) \
     ag_scope AG_CAT(ag_autocast_at_, __LINE__) AG_CLEANUP(ag_scope_end) = ag_autocast_begin(AG_HERE, #precision)
 ag_dtype ag_autocast(void);         /* AG_BF16 inside, else AG_F32 */
-/* AG_AUTOCAST(bf16x3): tensors stay f32; large products with weights are three bf16 products of their operands' upper and lower
- * halves, which keeps 16 of 24 bits and is up to twice as fast on processors that multiply bf16. (ops/gemm_split.c) */
-bool ag_autocast_split(void);
-const char *ag_autocast_name(void); /* "f32", "bf16" or "bf16x3" */
+const char *ag_autocast_name(void); /* "f32" or "bf16" */
 bool ag_bf16_fast(void);            /* whether the processor multiplies bf16 */
 
 /* Gives an object a place in the innermost scope: drop(object) runs when the scope ends (last in, first out). */

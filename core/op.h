@@ -29,7 +29,6 @@ struct ag_node {
     const void *module;                 /* that was running: a nn_module, or NULL */
     int arg_size, size_class;
     bool used, recorded, awaited;
-    bool split;                         /* made inside AG_AUTOCAST(bf16x3) */
     bool unread_out;                    /* as in ag_op; infer may set them where it depends on the case */
     uint32_t unread;
     uint32_t *versions;                 /* of the inputs' storages when recorded: an overwritten input is reported */

@@ -16,7 +16,7 @@
 #include "core/engine.h"
 
 typedef enum { HELD_TENSOR, KEPT_TENSOR, DEFERRED, MODE } entry_kind;
-typedef struct { bool no_grad, recomputing, split; uint8_t autocast, kind; } modes;
+typedef struct { bool no_grad, recomputing; uint8_t autocast, kind; } modes;
 typedef struct { void *object; void (*drop)(void *); entry_kind kind; modes before; } entry;
 
 struct ag_owner {
@@ -171,14 +171,12 @@ bool ag_bf16_fast(void)
 ag_scope ag_autocast_begin(const char *at, const char *precision)
 {
     static atomic_flag said = ATOMIC_FLAG_INIT;
-    const bool split = !strcmp(precision, "bf16x3"), wanted = split || !strcmp(precision, "bf16");
-    if (!wanted && strcmp(precision, "f32"))
-        ag_fail(at, "precision \"%s\" is unknown; it is \"f32\", \"bf16\" or \"bf16x3\"", precision);
+    const bool wanted = !strcmp(precision, "bf16");
+    if (!wanted && strcmp(precision, "f32")) ag_fail(at, "precision \"%s\" is unknown; it is \"f32\" or \"bf16\"", precision);
     if (wanted && !ag_bf16_fast() && !atomic_flag_test_and_set(&said))
         fprintf(stderr, "computing in f32: this processor has no bf16 instructions\n");
     modes now = mode;
-    now.autocast = wanted && !split && ag_bf16_fast() ? AG_BF16 : AG_F32;
-    now.split = split && ag_bf16_fast();
+    now.autocast = wanted && ag_bf16_fast() ? AG_BF16 : AG_F32;
     return mode_begin(now);
 }
 
@@ -194,14 +192,9 @@ ag_mem_kind ag_memory_kind(void)
     return (ag_mem_kind)mode.kind;
 }
 
-bool ag_autocast_split(void)
-{
-    return mode.split;
-}
-
 const char *ag_autocast_name(void)
 {
-    return mode.split ? "bf16x3" : mode.autocast == AG_BF16 ? "bf16" : "f32";
+    return mode.autocast == AG_BF16 ? "bf16" : "f32";
 }
 
 ag_dtype ag_autocast(void)

@@ -15,7 +15,6 @@ typedef struct { const ag_gemm *g; direction by; } job;
 
 static void alone(const ag_gemm *g)
 {
-    if (g->split && g->packed && ag_gemm_split_rows(g)) return;
     if (!ag_gemm_onednn(g)) ag_gemm_portable(g);
 }
 
@@ -52,7 +51,6 @@ void ag_gemm_run(const ag_gemm *g)
         ag_gemm_portable(g);
         return;
     }
-    if (g->split && !g->packed && ag_gemm_split_sum(g)) return;
     const double ns = (double)g->batch * (double)g->n * (double)g->m * (double)g->k / (g->a_type == AG_BF16 ? 300 : 60);
     job j = { g, choose(g) };
     const int64_t items = j.by == BY_ROWS ? g->n : j.by == BY_COLUMNS ? g->m : g->batch;
@@ -82,7 +80,7 @@ static bool pack_shared(const ag_gemm *g, void *to)
 static void pack(const ag_tensor *param, void *to, const void *arg)
 {
     const ag_gemm *g = arg;
-    if (!(g->split ? ag_gemm_split_pack(g, to, pack_shared) : pack_shared(g, to)))
+    if (!pack_shared(g, to))
         ag_fail(param->at, "no memory to rearrange a parameter");
 }
 
@@ -106,7 +104,7 @@ static void narrow(const ag_tensor *param, void *to, const void *arg)
 static uint64_t form_of(const ag_gemm *g, bool packed)
 {
     const int64_t offset = g->b_form ? 0 : (const real *)g->b - ag_real(g->b_param);
-    const int64_t word[] = { g->m, g->k, g->b_row, g->b_col, offset, packed, g->split };
+    const int64_t word[] = { g->m, g->k, g->b_row, g->b_col, offset, packed };
     uint64_t key = g->b_form + 1;
     for (size_t i = 0; i < sizeof word / sizeof *word; i++) key = (key ^ (uint64_t)word[i]) * 0x9E3779B97F4A7C15u, key ^= key >> 29;
     return key;
@@ -114,12 +112,9 @@ static uint64_t form_of(const ag_gemm *g, bool packed)
 
 void ag_gemm_prepare(const ag_node *n, ag_gemm *g)
 {
-    enum { LEAST_SPLIT_ROWS = 512 };        /* of a, for the splitting of b to pay */
     if (!g->b_param || g->b_type != AG_F32 || g->batch != 1 || (g->b_row != 1 && g->b_col != 1)) return;
-    const int64_t split = n->split && g->a_type == AG_F32 && g->n >= LEAST_SPLIT_ROWS ? ag_gemm_split_bytes(g) : 0;
-    g->split = split > 0;
-    if (!split && g->a_type != AG_BF16) return;
-    const int64_t bytes = split ? split : ag_gemm_packed_bytes(g);
+    if (g->a_type != AG_BF16) return;
+    const int64_t bytes = ag_gemm_packed_bytes(g);
     if (bytes) {
         g->packed = ag_packed(n, g->b_param, form_of(g, true), bytes, pack, g);
         return;

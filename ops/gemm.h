@@ -18,7 +18,6 @@ typedef struct {
     const ag_tensor *b_param;       /* b lies in this f32 parameter: where a is bf16 ag_gemm_prepare makes a copy as bf16 */
     uint64_t b_form;                /* not 0: b is not in the parameter itself but in this form of it (ag_packed's key) */
     const void *packed;             /* the copy in oneDNN's layout */
-    bool split;                     /* f32 operands as sums of two bf16 numbers, where that is faster (gemm_split.c) */
 } ag_gemm;
 
 /* Over the team, or, in a body of ag_parallel, on the calling thread. Chooses; never fails: what oneDNN does not take goes
@@ -27,13 +26,6 @@ void ag_gemm_run(const ag_gemm *g);
 /* With b_param, before ag_gemm_run or the ag_parallel around it: finds or makes the copy, without which a bf16 `a` is slow.
  * n: the node that is run. */
 void ag_gemm_prepare(const ag_node *n, ag_gemm *g);
-
-/* gemm_split.c; false where they do not apply. Bytes of the packed form of b (0: none); making it with `pack`; the product with
- * it, on the calling thread; the product of two operands that lie along k, by the team. */
-int64_t ag_gemm_split_bytes(const ag_gemm *g);
-bool ag_gemm_split_pack(const ag_gemm *g, void *to, bool (*pack)(const ag_gemm *g, void *to));
-bool ag_gemm_split_rows(const ag_gemm *g);
-bool ag_gemm_split_sum(const ag_gemm *g);
 
 void ag_gemm_portable(const ag_gemm *g);
 /* On the calling thread. False, having done nothing, where it cannot: no oneDNN in this build, double precision, strides

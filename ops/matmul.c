@@ -189,8 +189,7 @@ static void linear_backward(ag_node *n)
     const ag_dtype type = n->out->dtype;
     const void *g = ag_fused_gradient(n, activation_of(n));
     ag_gemm dw = { .batch = 1, .n = out, .m = in, .k = rows, .a = g, .a_type = type, .a_row = 1, .a_col = out, .b = x->data,
-                   .b_type = type, .b_row = in, .b_col = 1, .c_row = in, .add = n->accumulate[WEIGHT],
-                   .split = n->split };
+                   .b_type = type, .b_row = in, .b_col = 1, .c_row = in, .add = n->accumulate[WEIGHT] };
     if (n->din[X]) {
         ag_gemm dx = by_weight(n, true);
         dx.a = g, dx.c = n->din[X]->data, dx.add = n->accumulate[X];

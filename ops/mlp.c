@@ -23,7 +23,6 @@ typedef struct { ag_activation activation; } mlp_arg;
 typedef struct {
     ag_activation activation;
     ag_dtype type;
-    bool split;                                     /* AG_AUTOCAST(bf16x3) */
     int64_t rows, in, hidden, out, chunk, run;      /* rows of all, of a chunk, of a run: a multiple of it */
     ag_gemm to_h, to_y, to_da, to_dx;               /* the products of a chunk, but for its rows */
     const void *x, *dy;
@@ -42,7 +41,7 @@ static int64_t parts_of(int64_t n, int64_t size) { return (n + size - 1) / size;
 static mlp sizes_of(const ag_node *n, bool backward)
 {
     const ag_tensor *x = n->in[X], *w1 = n->in[W1];
-    mlp m = { .activation = ((const mlp_arg *)n->arg)->activation, .type = x->dtype, .split = n->split, .in = w1->shape[1],
+    mlp m = { .activation = ((const mlp_arg *)n->arg)->activation, .type = x->dtype, .in = w1->shape[1],
               .hidden = w1->shape[0], .out = n->in[W2]->shape[0], .x = x->data, .y = n->out->data,
               .h = n->saved[0] ? n->saved[0]->data : NULL };
     const int64_t row = m.hidden * (int64_t)ag_dtype_size(m.type);
@@ -188,8 +187,7 @@ static void weight_gradient(const mlp *m, ag_tensor *d, bool add, const void *g,
     const int64_t n = d->shape[0], cols = d->shape[1];
     ag_gemm_run(&(ag_gemm){ .batch = 1, .n = n, .m = cols, .k = m->last - m->first, .a = ag_element(g, m->type, g_first * n),
                             .a_row = 1, .a_col = n, .a_type = m->type, .b = ag_element(a, m->type, a_first * cols),
-                            .b_row = cols, .b_col = 1, .b_type = m->type, .c = d->data, .c_row = cols, .add = add,
-                            .split = m->split });
+                            .b_row = cols, .b_col = 1, .b_type = m->type, .c = d->data, .c_row = cols, .add = add });
 }
 
 static void bias_gradient(const mlp *m, ag_tensor *d, bool add, const real *sums)

@@ -101,7 +101,7 @@ typedef struct {
     learner_metric metrics[LEARNER_MAX_METRICS];
     int accumulate;             /* batches per step, default 1 */
     int64_t batch_effective;    /* or: samples per step, rounded up to whole batches */
-    const char *precision;      /* "bf16", "bf16x3": computes inside AG_AUTOCAST(...); default: as around the fit */
+    const char *precision;      /* "bf16": computes inside AG_AUTOCAST(bf16); default: as around the fit */
     bool fit_memory;            /* batches that do not fit in memory are computed in the largest parts that do (nn/plan.h);
                                  * gradients are those of the whole batch, but for batch norm, and dropout's random numbers */
     double clip;                /* largest norm of the gradients; 0: no clipping */

@@ -17,7 +17,7 @@ static const option known[] = {
     { "channels", COUNT, AT(channels), 1, 4096, NULL, "of the images (3)" },
     { "train", FLAG, AT(train), 0, 0, NULL, "forward, backward and a step of AdamW" },
     { "infer", FLAG, AT(infer), 0, 0, NULL, "forward alone (the default)" },
-    { "precision", TEXT, AT(precision), 0, 0, "f32 bf16 bf16x3", "of products and convolutions: f32, bf16, or f32 as three bf16 (f32)" },
+    { "precision", TEXT, AT(precision), 0, 0, "f32 bf16", "f32, or bf16 for products and convolutions (f32)" },
     { "accumulate", COUNT, AT(accumulate), 1, 1 << 20, NULL, "the batch is computed in so many parts (1)" },
     { "optimizer", TEXT, AT(optimizer), 0, 0, "adamw momentum sgd", "adamw, momentum or sgd (adamw)" },
     { "limit", BYTES, AT(limit), 1, 1e15, NULL, "memory that may be used, as 8G or 512M" },
