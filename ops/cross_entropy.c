@@ -206,7 +206,8 @@ const ag_op ag_op_cross_entropy = {
                { "x[3,20] target[3,20]:u01 weight[20]:cpos", soft_sum } },
 };
 const ag_op ag_op_nll_loss = {
-    .name = "nll_loss", .inputs = "x target weight", .infer = entropy_infer, .bf16 = 1 << X, .unread_out = true, .workspace = entropy_workspace,
+    .name = "nll_loss", .inputs = "x target weight", .infer = entropy_infer, .bf16 = 1 << X, .unread_out = true,
+    .workspace = entropy_workspace,
     .forward = { entropy_forward }, .backward = { entropy_backward },
     .check = { { "x[6,5] target[6]:i64<5 weight[5]:cpos", nll }, { "x[6,5] target[6]:i64<5", nll_sum } },
 };
