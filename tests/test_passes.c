@@ -193,6 +193,33 @@ static void test_random_words_in_bulk_are_those_one_by_one(void **state)
             assert_int_equal(words[4 * i + (uint64_t)k], ag_philox(77, 3, UINT32_MAX - 100u + i).v[k]);
 }
 
+/* One tensor read by every kind of pass: the gradients add up, in bf16 near what they are in f32. */
+static ag_tensor *read_by_all(ag_tensor **x, ag_tensor **c)
+{
+    ag_tensor *y = ag_add(layer_norm(x, c), ag_gelu(x[0]));
+    y = ag_add(y, batch_norm((ag_tensor *[]){ x[0], x[0] }, c));
+    y = ag_add(ag_residual(y, x[0], .scale = c[0]), ag_mul(x[0], x[0]));
+    y = ag_add(ag_add(y, grn(x, c)), group_norm(x, c));
+    y = ag_mul(ag_add(y, ag_softmax(x[0], -1)), ag_mean(x[0], .axes = AG_AXES(1, 2), .keepdim = true));
+    return ag_add(ag_dropout(y, 0.25, 4), ag_relu(x[0]));
+}
+
+static void test_gradients_add_up_in_bf16(void **state)
+{
+    (void)state;
+    const ag_shape shape = AG_SHAPE(2, 9, 9, 40);
+    record wide = run(read_by_all, AG_F32, shape, 2), narrow = run(read_by_all, AG_BF16, shape, 2);
+    assert_int_equal(wide.n, narrow.n);
+    for (int i = 1; i < wide.n; i++) {
+        const real *a = (const real *)(void *)wide.bytes[i], *b = (const real *)(void *)narrow.bytes[i];
+        double error = 0, size = 0;
+        for (size_t k = 0; k < wide.size[i] / sizeof *a; k++)
+            error += pow((double)(a[k] - b[k]), 2), size += pow((double)a[k], 2);
+        if (!(error < 1e-3 * size)) fail_msg("tensor %d: relative error %g", i, sqrt(error / size));
+    }
+    forget(&wide), forget(&narrow);
+}
+
 /* Whole samples go, in the share asked for, and the mean stays. */
 static void test_drop_path_drops_samples(void **state)
 {
@@ -219,6 +246,7 @@ int main(void)
         cmocka_unit_test(test_gradients_of_broadcast_operands),
         cmocka_unit_test(test_copies_of_any_order_of_axes),
         cmocka_unit_test(test_random_words_in_bulk_are_those_one_by_one),
+        cmocka_unit_test(test_gradients_add_up_in_bf16),
         cmocka_unit_test(test_drop_path_drops_samples),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
