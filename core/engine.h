@@ -28,7 +28,7 @@ void ag_block_put(void *block, int64_t capacity);
 int ag_block_class(int64_t bytes, int64_t *capacity);
 
 /* Memory of a large tensor: sets block, region, bytes, data; false where the budget or the system has no more. */
-enum { AG_LARGE = 256 << 10, AG_HEADER = 64 };     /* the header keeps the data of small ones 64-byte aligned */
+enum { AG_LARGE = 64 << 10, AG_HEADER = 64 };     /* the header keeps the data of small ones 64-byte aligned */
 int ag_region_of(ag_mem_kind kind);
 bool ag_region_get(ag_storage *s, int64_t bytes);
 void ag_region_put(ag_storage *s);

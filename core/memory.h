@@ -17,7 +17,7 @@ char *ag_strdup(const char *s);
 const char *ag_intern(const char *s);               /* a string that stays: equal ones are one pointer */
 char *ag_sprintf(const char *fmt, ...) AG_PRINTF(1, 2);     /* a new string; free with ag_free */
 
-/* Tensor data: 64-byte aligned; small blocks from per-thread free lists by size class, large ones (256 KB) best fit from
+/* Tensor data: 64-byte aligned; small blocks from per-thread free lists by size class, large ones (64 KB) best fit from
  * ranges of addresses (core/region.c), so that a steady training step reaches the system never. */
 typedef enum {
     AG_MEM_TENSOR, AG_MEM_PARAM, AG_MEM_GRAD, AG_MEM_OPTIM, AG_MEM_WORKSPACE, AG_MEM_PACKED, AG_MEM_KINDS
@@ -61,6 +61,7 @@ ag_mem_kind ag_memory_kind_of(const struct ag_tensor *t);
 int64_t ag_memory_of(const struct ag_tensor *t);
 /* t belongs to the module of this path (interned): it counts as a parameter, in reports as the module's. */
 void ag_memory_owner(struct ag_tensor *t, const char *path);
+const char *ag_memory_owner_of(const struct ag_tensor *t);      /* or NULL */
 
 /* Tests: the k-th allocation from now fails (0: none). */
 void ag_memory_fail_at(int64_t k);

@@ -233,6 +233,11 @@ ag_mem_kind ag_memory_kind_of(const ag_tensor *t)
     return t->storage->kind;
 }
 
+const char *ag_memory_owner_of(const ag_tensor *t)
+{
+    return t->storage->owner;
+}
+
 void ag_memory_owner(ag_tensor *t, const char *path)
 {
     is_parameter(t);

@@ -65,6 +65,7 @@ static void make_state(const char *at, optim_param *p)
     for (int k = 0; k < OPTIM_SLOTS; k++) {
         if (!p->opt->rule->slot[k]) continue;
         p->slot[k] = ag_to_(at, ag_full_(at, 0, ag_shape_of(p->t)), p->t->device);
+        ag_memory_owner(p->slot[k], ag_memory_owner_of(p->t));
         p->name[k] = ag_sprintf("%s.%s", p->t->name, p->opt->rule->slot[k]);
     }
     p->step = ag_to_(at, ag_from_(at, AG_I64, &(int64_t){ 0 }, AG_LIT(ag_shape, 0, { 0 })), AG_CPU);
