@@ -30,8 +30,8 @@ static int64_t out_size(const ag_node *n, const char *axis, int64_t size, int64_
                         int64_t dilation)
 {
     AG_REQUIRE(n, kernel >= 1 && stride >= 1 && dilation >= 1 && pad >= 0,
-               "%s: kernel %" PRId64 ", stride %" PRId64 ", dilation %" PRId64 " must be positive, padding %" PRId64 " not negative",
-               axis, kernel, stride, dilation, pad);
+               "%s: kernel %" PRId64 ", stride %" PRId64 ", dilation %" PRId64 " must be positive, padding %" PRId64
+               " not negative", axis, kernel, stride, dilation, pad);
     const int64_t padded = ag_add_size(n->at, size, pad);
     const int64_t reach = ag_add_size(n->at, ag_mul_size(n->at, dilation, kernel - 1), 1);
     AG_REQUIRE(n, reach <= padded, "%s: the kernel reaches over %" PRId64 " pixels, the padded image has %" PRId64

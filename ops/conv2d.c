@@ -67,7 +67,10 @@ static ag_tensor *grouped_check(ag_tensor **in)
 }
 static ag_tensor *tensorflow_check(ag_tensor **in) { return ag_conv2d(in[0], in[1], .stride = 2, .same = true); }
 static ag_tensor *point_check(ag_tensor **in) { return ag_conv2d(in[0], in[1], .bias = in[2]); }
-static ag_tensor *patch_check(ag_tensor **in) { return ag_conv2d(in[0], in[1], .bias = in[2], .stride = 2, .activation = AG_LINEAR_RELU); }
+static ag_tensor *patch_check(ag_tensor **in)
+{
+    return ag_conv2d(in[0], in[1], .bias = in[2], .stride = 2, .activation = AG_LINEAR_RELU);
+}
 static ag_tensor *sparse_check(ag_tensor **in) { return ag_conv2d(in[0], in[1], .stride = 3, .stride_w = 2); }
 static ag_tensor *turns_check(ag_tensor **in)
 {
@@ -96,8 +99,8 @@ static int64_t or_else(int v, int64_t otherwise) { return v ? v : otherwise; }
 
 ag_tensor *ag_conv2d_(const char *at, ag_tensor *x, ag_tensor *w, ag_conv2d_opts o)
 {
-    ag_conv_arg a = { .stride_h = or_else(o.stride, 1), .dilation_h = or_else(o.dilation, 1), .pad_top = o.pad, .pad_bottom = o.pad,
-                      .groups = or_else(o.groups, 1), .activation = o.activation };
+    ag_conv_arg a = { .stride_h = or_else(o.stride, 1), .dilation_h = or_else(o.dilation, 1), .pad_top = o.pad,
+                      .pad_bottom = o.pad, .groups = or_else(o.groups, 1), .activation = o.activation };
     a.stride_w = or_else(o.stride_w, a.stride_h), a.dilation_w = or_else(o.dilation_w, a.dilation_h);
     a.pad_left = a.pad_right = o.pad_w == -1 ? 0 : or_else(o.pad_w, o.pad);
     if (o.same && (o.pad || o.pad_w)) ag_fail(at, "ag_conv2d: .same computes the padding; .pad = %d is one too many",

@@ -44,8 +44,8 @@ bool ag_direct_fits(const ag_conv *c)
 {
     const ag_conv_arg *a = &c->at;
     const int64_t h = reach_h(c), w = reach_w(c);
-    return ag_onednn_there() && h >= a->stride_h && w >= a->stride_w && (h > a->stride_h || w > a->stride_w || a->groups > 1) && a->pad_top < h &&
-           a->pad_bottom < h && a->pad_left < w && a->pad_right < w;
+    const bool overlap = h >= a->stride_h && w >= a->stride_w && (h > a->stride_h || w > a->stride_w || a->groups > 1);
+    return ag_onednn_there() && overlap && a->pad_top < h && a->pad_bottom < h && a->pad_left < w && a->pad_right < w;
 }
 
 /* ---- pieces -------------------------------------------------------------------------------------------- */
@@ -400,7 +400,8 @@ bool ag_direct_weight_gradient(const ag_node *n, const ag_conv *c, const void *x
     run(n, &j, weight_parts);
     for (piece *p = j.pieces; p < j.pieces + j.parts * PIECES; p++)
         if (p->c.n) {
-            if (!ag_onednn_conv_unpack(&p->c, p->weight, dw, add)) ag_node_fail(n, "no memory for the gradient of the convolution");
+            if (!ag_onednn_conv_unpack(&p->c, p->weight, dw, add))
+                ag_node_fail(n, "no memory for the gradient of the convolution");
             add = true;
         }
     return true;

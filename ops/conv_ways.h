@@ -28,7 +28,8 @@ int64_t ag_direct_weight_workspace(const ag_conv *c);
 bool ag_onednn_there(void);         /* in this build */
 typedef enum { AG_CONV_FORWARD, AG_CONV_INPUT, AG_CONV_WEIGHTS } ag_conv_way;
 /* The activation is c->at's. The way says which of x, weight and y is written; x and y may be their gradients. */
-bool ag_onednn_conv(const ag_conv *c, ag_conv_way way, const void *x, const void *weight, const real *bias, const void *y, bool add);
+bool ag_onednn_conv(const ag_conv *c, ag_conv_way way, const void *x, const void *weight, const real *bias, const void *y,
+                    bool add);
 /* The form of the weight it takes (or gives): its bytes and a hash of its layout. False where there is no fast kernel. */
 bool ag_onednn_conv_form(const ag_conv *c, ag_conv_way way, bool bias, bool add, int64_t *bytes, uint64_t *form);
 /* Output channels first .. first + count (all, or multiples of AG_CONV_PANEL without groups) of [out, in / groups, kh, kw]

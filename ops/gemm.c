@@ -106,7 +106,8 @@ static uint64_t form_of(const ag_gemm *g, bool packed)
     const int64_t offset = g->b_form ? 0 : (const real *)g->b - ag_real(g->b_param);
     const int64_t word[] = { g->m, g->k, g->b_row, g->b_col, offset, packed };
     uint64_t key = g->b_form + 1;
-    for (size_t i = 0; i < sizeof word / sizeof *word; i++) key = (key ^ (uint64_t)word[i]) * 0x9E3779B97F4A7C15u, key ^= key >> 29;
+    for (size_t i = 0; i < sizeof word / sizeof *word; i++)
+        key = (key ^ (uint64_t)word[i]) * 0x9E3779B97F4A7C15u, key ^= key >> 29;
     return key;
 }
 

@@ -178,7 +178,8 @@ bool ag_layout_part(ag_layout *l, const ag_layout *whole, int axes, const int64_
 bool ag_layout_any(ag_layout *l, int axes, const int64_t *dims, int64_t dtype)
 {
     dnnl_dims_t d;
-    return dnnl_memory_desc_create_with_tag(&l->of, axes, full(d, axes, dims), ag_dnnl_type(dtype), dnnl_format_tag_any) == dnnl_success;
+    return dnnl_memory_desc_create_with_tag(&l->of, axes, full(d, axes, dims), ag_dnnl_type(dtype), dnnl_format_tag_any) ==
+           dnnl_success;
 }
 
 bool ag_layout_copy(ag_layout *l, dnnl_primitive_desc_t plan, dnnl_query_t which)
@@ -187,11 +188,25 @@ bool ag_layout_copy(ag_layout *l, dnnl_primitive_desc_t plan, dnnl_query_t which
     return found && dnnl_memory_desc_clone(&l->of, found) == dnnl_success;
 }
 
+static int64_t bytes_of(const ag_layout *l)
+{
+    return (int64_t)dnnl_memory_desc_get_size(l->of);
+}
+
 static uint64_t layout_hash(const ag_layout *l)
 {
-    uint8_t blob[4096];
-    size_t size = sizeof blob;
-    return dnnl_memory_desc_get_blob(blob, &size, l->of) == dnnl_success ? hash_bytes(blob, size) : 0;
+    static const dnnl_query_t lists[] = { dnnl_query_padded_dims, dnnl_query_strides, dnnl_query_inner_blks,
+                                          dnnl_query_inner_idxs };
+    uint64_t h = (uint64_t)bytes_of(l);
+    int count[2] = { 0 };           /* of axes, of inner blocks */
+    dnnl_memory_desc_query(l->of, dnnl_query_ndims_s32, &count[0]);
+    dnnl_memory_desc_query(l->of, dnnl_query_inner_nblks_s32, &count[1]);
+    for (int i = 0; i < 4; i++) {
+        const dnnl_dim_t *list = NULL;
+        if (dnnl_memory_desc_query(l->of, lists[i], &list) == dnnl_success && list)
+            h = (h ^ hash_bytes(list, (size_t)count[i / 2] * sizeof *list)) * 0x9E3779B97F4A7C15u;
+    }
+    return h;
 }
 
 void ag_layout_free(ag_layout *l)
@@ -229,6 +244,11 @@ bool ag_layout_copy(ag_layout *l, dnnl_primitive_desc_t plan, dnnl_query_t which
     const dnnl_memory_desc_t *found = dnnl_primitive_desc_query_md(plan, which, 0);
     if (found) l->of = *found;
     return found;
+}
+
+static int64_t bytes_of(const ag_layout *l)
+{
+    return (int64_t)dnnl_memory_desc_get_size(&l->of);
 }
 
 static uint64_t layout_hash(const ag_layout *l)
@@ -293,7 +313,8 @@ dnnl_primitive_attr_t ag_dnnl_attributes(bool add, int64_t activation)
 bool ag_plan_matmul(dnnl_primitive_desc_t *plan, const ag_layout *a, const ag_layout *b, const ag_layout *bias,
                     const ag_layout *c, dnnl_primitive_attr_t attr)
 {
-    return dnnl_matmul_primitive_desc_create(plan, mine->engine, a->of, b->of, bias ? bias->of : NULL, c->of, attr) == dnnl_success;
+    return dnnl_matmul_primitive_desc_create(plan, mine->engine, a->of, b->of, bias ? bias->of : NULL, c->of, attr) ==
+           dnnl_success;
 }
 #else
 bool ag_plan_matmul(dnnl_primitive_desc_t *plan, const ag_layout *a, const ag_layout *b, const ag_layout *bias,
@@ -322,9 +343,9 @@ bool ag_plan_conv_gradient(dnnl_primitive_desc_t *plan, ag_dnnl_kind kind, const
         return dnnl_convolution_backward_data_primitive_desc_create(plan, mine->engine, dnnl_convolution_direct, a->of, b->of,
                                                                     c->of, w->stride, w->dilation, w->before, w->after, forward,
                                                                     attr) == dnnl_success;
-    return dnnl_convolution_backward_weights_primitive_desc_create(plan, mine->engine, dnnl_convolution_direct, a->of, b->of, NULL,
-                                                                   c->of, w->stride, w->dilation, w->before, w->after, forward,
-                                                                   attr) == dnnl_success;
+    return dnnl_convolution_backward_weights_primitive_desc_create(plan, mine->engine, dnnl_convolution_direct, a->of, b->of,
+                                                                   NULL, c->of, w->stride, w->dilation, w->before, w->after,
+                                                                   forward, attr) == dnnl_success;
 }
 #else
 bool ag_plan_conv(dnnl_primitive_desc_t *plan, const ag_layout *a, const ag_layout *b, const ag_layout *bias,
@@ -380,7 +401,7 @@ bool ag_dnnl_finish(ag_dnnl *p, dnnl_primitive_desc_t plan, int operands, const 
     bool ok = is_fast(plan) && dnnl_primitive_create(&p->run, plan) == dnnl_success;
     p->operands = operands;
     for (int i = 0; i < operands && ok; i++) {
-        p->bytes[i] = (int64_t)dnnl_memory_desc_get_size(LAYOUT(&l[i]));
+        p->bytes[i] = bytes_of(&l[i]);
         p->form[i] = layout_hash(&l[i]);
         ok = add_memory(&p->arg[i], arg[i], LAYOUT(&l[i]), raw >> i & 1);
     }

@@ -26,7 +26,8 @@ bool ag_onednn_conv_unpack(const ag_conv *c, const void *from, real *to, bool ad
     return false;
 }
 
-bool ag_onednn_conv(const ag_conv *c, ag_conv_way way, const void *x, const void *weight, const real *bias, const void *y, bool add)
+bool ag_onednn_conv(const ag_conv *c, ag_conv_way way, const void *x, const void *weight, const real *bias, const void *y,
+                    bool add)
 {
     (void)c, (void)way, (void)x, (void)weight, (void)bias, (void)y, (void)add;
     return false;
@@ -86,7 +87,8 @@ static ag_dnnl_window window_of(const int64_t *k)
 /* What kind of primitive a description's weights belong to. */
 static ag_dnnl_kind main_kind(const int64_t *k)
 {
-    return k[KIND] == AG_DNNL_CONV_UNPACK ? AG_DNNL_WEIGHT : k[KIND] == AG_DNNL_CONV_PACK ? (ag_dnnl_kind)k[ADD] : (ag_dnnl_kind)k[KIND];
+    if (k[KIND] == AG_DNNL_CONV_UNPACK) return AG_DNNL_WEIGHT;
+    return (ag_dnnl_kind)(k[KIND] == AG_DNNL_CONV_PACK ? k[ADD] : k[KIND]);
 }
 
 static bool plan_gradient(blueprint *b, const int64_t *k, ag_dnnl_kind kind)
@@ -180,8 +182,8 @@ static const ag_dnnl_kind kinds[] = { [AG_CONV_FORWARD] = AG_DNNL_FORWARD, [AG_C
 static ag_dnnl_key describe(const ag_conv *c, ag_dnnl_kind kind, bool bias, int64_t add, int64_t first, int64_t count)
 {
     const ag_conv_arg *a = &c->at;
-    return (ag_dnnl_key){ { [KIND] = kind, [TYPE] = c->type, [IMAGES] = c->n, [H] = c->h, [W] = c->w, [IN] = c->in, [OUT] = c->out,
-        [KH] = c->kh, [KW] = c->kw, [OH] = c->oh, [OW] = c->ow, [STRIDE_H] = a->stride_h, [STRIDE_W] = a->stride_w,
+    return (ag_dnnl_key){ { [KIND] = kind, [TYPE] = c->type, [IMAGES] = c->n, [H] = c->h, [W] = c->w, [IN] = c->in,
+        [OUT] = c->out, [KH] = c->kh, [KW] = c->kw, [OH] = c->oh, [OW] = c->ow, [STRIDE_H] = a->stride_h, [STRIDE_W] = a->stride_w,
         [TOP] = a->pad_top, [LEFT] = a->pad_left, [BOTTOM] = a->pad_bottom, [RIGHT] = a->pad_right,
         [DILATION_H] = a->dilation_h, [DILATION_W] = a->dilation_w, [GROUPS] = a->groups, [BIAS] = bias, [ADD] = add,
         [ACTIVATION] = (int64_t)a->activation, [FIRST] = first, [COUNT] = count } };
@@ -193,7 +195,8 @@ static const ag_dnnl *find(const ag_conv *c, ag_conv_way way, bool bias, bool ad
     return ag_dnnl_find(&key, make_conv);
 }
 
-bool ag_onednn_conv(const ag_conv *c, ag_conv_way way, const void *x, const void *weight, const real *bias, const void *y, bool add)
+bool ag_onednn_conv(const ag_conv *c, ag_conv_way way, const void *x, const void *weight, const real *bias, const void *y,
+                    bool add)
 {
     const ag_dnnl *p = find(c, way, bias != NULL, add);
     return p && ag_dnnl_run(p, (const void *[]){ x, weight, y, bias });

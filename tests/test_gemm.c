@@ -23,7 +23,8 @@ static double expected(const ag_gemm *g, const ag_tensor *before, int64_t r, int
     double sum = g->add ? value(before->data, before->dtype, r * g->c_row + q) : 0, size = fabs(sum);
     if (g->bias) sum += (double)g->bias[q];
     for (int64_t e = 0; e < g->k; e++) {
-        const double p = value(g->a, g->a_type, r * g->a_row + e * g->a_col) * value(g->b, g->b_type, e * g->b_row + q * g->b_col);
+        const double a = value(g->a, g->a_type, r * g->a_row + e * g->a_col);
+        const double p = a * value(g->b, g->b_type, e * g->b_row + q * g->b_col);
         sum += p, size += fabs(p);
     }
     if (g->activation == AG_LINEAR_RELU) sum = fmax(sum, 0);

@@ -127,8 +127,8 @@ static bool plan_product(direct *d, const shape *s, int kind, dnnl_data_type_t t
 static bool plan_conv(direct *d, const shape *s, int kind, dnnl_data_type_t type)
 {
     const int64_t pad = s->kernel / 2, size = ag_conv_out_size(s->size, s->kernel, s->stride, 2 * pad, 1);
-    const dnnl_dims_t src = { s->n, s->in, s->size, s->size }, dst = { s->n, s->out, size, size }, strides = { s->stride, s->stride };
-    const dnnl_dims_t taps = { s->out, s->in, s->kernel, s->kernel }, pads = { pad, pad };
+    const dnnl_dims_t src = { s->n, s->in, s->size, s->size }, dst = { s->n, s->out, size, size };
+    const dnnl_dims_t strides = { s->stride, s->stride }, taps = { s->out, s->in, s->kernel, s->kernel }, pads = { pad, pad };
     dnnl_memory_desc_t x, k, dk, y;
     dnnl_convolution_desc_t f, b;
     dnnl_primitive_desc_t forward, pd;
@@ -148,7 +148,8 @@ static bool plan_conv(direct *d, const shape *s, int kind, dnnl_data_type_t type
     add_arg(d, kind == INPUT ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, pd, kind == INPUT ? dnnl_query_diff_src_md : dnnl_query_src_md);
     add_arg(d, kind == WEIGHT ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, pd,
             kind == WEIGHT ? dnnl_query_diff_weights_md : dnnl_query_weights_md);
-    add_arg(d, kind == FORWARD ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, pd, kind == FORWARD ? dnnl_query_dst_md : dnnl_query_diff_dst_md);
+    add_arg(d, kind == FORWARD ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, pd,
+            kind == FORWARD ? dnnl_query_dst_md : dnnl_query_diff_dst_md);
     return true;
 }
 
