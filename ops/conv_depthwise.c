@@ -13,7 +13,8 @@
 #include "ops/registry.h"
 
 enum { WIDE = AG_DW_WIDE, LANES = AG_DW_LANES };
-enum { NEAR = 48 << 10, FAR = 512 << 10, MOST_AT_ONCE = 16 };   /* bytes of rows for the first and second cache */
+enum { WORTH_ASKING = 25 };
+enum { NEAR = 36 << 10, FAR = 512 << 10, MOST_AT_ONCE = 8 };   /* bytes of rows for the first and second cache */
 typedef ag_dw_vec vec;
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -25,10 +26,11 @@ static int64_t bytes_of(int64_t n, size_t size) { return up(n * (int64_t)size, 6
 static int64_t reach(const ag_dw_axis *h) { return (h->taps - 1) * h->dilation / (h->turned ? h->stride : 1) + 1; }
 static int64_t stride(const ag_dw_axis *h) { return h->turned ? 1 : h->stride; }
 
-/* Rows of the result made together, of input rows that fit the first cache. */
-static int64_t rows_at_once(const ag_dw_images *im, const ag_dw_axis *h)
+/* Rows of the result made together: of one block the rows that they meet fit the first cache, of all the second. */
+static int64_t rows_at_once(const ag_dw_images *im, const ag_dw_axis *h, int64_t blocks)
 {
-    return most(1, least(MOST_AT_ONCE, (NEAR / (im->padded * AG_DW_BYTES) - reach(h)) / stride(h) + 1));
+    const int64_t row = im->padded * AG_DW_BYTES, fit = least(NEAR / row, FAR / (blocks * row));
+    return most(1, least(MOST_AT_ONCE, (fit - reach(h)) / stride(h) + 1));
 }
 
 /* Room for all the rows that they meet. */
@@ -117,6 +119,7 @@ static void sum_rows(int64_t begin, int64_t end, void *arg)
             for (int64_t i = 0; i < rows; i++)
                 n[i] = lines_of(j, &r, row / height, row % height + i, line + i * taps);
             ag_dw_ahead next = ag_dw_ring_ahead(&r, up(rows * height_in, height), rows * r.blocks * tiles);
+            if (!j->h.turned && taps * j->w.taps < WORTH_ASKING * j->h.stride * j->w.stride) next.each = 0;
             for (int64_t b = 0; b < r.blocks; b++)
                 for (int64_t i = 0; i < rows; i++)
                     sum_row(j, row + i, first + b, b * j->x.padded, n[i], line + i * taps, &next);
@@ -297,7 +300,7 @@ static sum_job sum_job_of(const ag_node *n, bool backward, void *plan)
     if (backward) j.h = turned(j.h), j.w = turned(j.w);
     j.x = backward ? gradients_of(n) : images_of(x, x->data);
     j.plan = plan_of(&j.w, &j.x, plan);
-    j.at_once = rows_at_once(&j.x, &j.h);
+    j.at_once = rows_at_once(&j.x, &j.h, up(j.x.channels, LANES));
     j.size = ring_size(&j.x, &j.h, j.at_once, up(j.x.channels, LANES));
     return j;
 }
@@ -311,9 +314,9 @@ static grad_job grad_job_of(const ag_node *n, void *plan)
     j.rows = x->shape[0] * j.h.out;
     j.chunk = most(up(j.rows, UNITS), up(CHUNK_PIXELS, j.w.out));
     j.chunks = up(j.rows, j.chunk);
-    j.at_once = rows_at_once(&j.x, &j.h);
-    const int64_t blocks = up(j.g.channels, LANES);
-    j.x_size = ring_size(&j.x, &j.h, j.at_once, up(blocks, up(UNITS, j.chunks)));
+    const int64_t blocks = up(j.g.channels, LANES), group = up(blocks, up(UNITS, j.chunks));
+    j.at_once = rows_at_once(&j.x, &j.h, group);
+    j.x_size = ring_size(&j.x, &j.h, j.at_once, group);
     j.g_size = (ag_dw_ring_size){ j.x_size.blocks, j.at_once };
     j.groups = up(blocks, j.g_size.blocks);
     return j;
