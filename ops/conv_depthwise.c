@@ -13,7 +13,7 @@
 #include "ops/registry.h"
 
 enum { WIDE = AG_DW_WIDE, LANES = AG_DW_LANES };
-enum { WORTH_ASKING = 25 };
+enum { WORTH_ASKING = 25 };      /* taps to an input pixel from which there is time to ask for memory in between */
 enum { NEAR = 36 << 10, FAR = 512 << 10, MOST_AT_ONCE = 8 };   /* bytes of rows for the first and second cache */
 typedef ag_dw_vec vec;
 
@@ -228,20 +228,23 @@ static void grad_units(int64_t begin, int64_t end, void *arg)
     for (int64_t u = begin; u < end; u++) grad_chunk(j, &d, u % j->chunks, u / j->chunks * j->g_size.blocks);
 }
 
+/* Onto the first chunk, in order; then [taps][LANES] -> [channels][taps]. */
 static void add_chunks(int64_t begin, int64_t end, void *arg)
 {
     const grad_job *j = arg;
     const int64_t taps = j->h.taps * j->w.taps;
-    for (int64_t b = begin; b < end; b++)
-        for (int64_t k = 0; k <= taps; k++) {
-            vec s = { 0 };
-            for (int64_t c = 0; c < j->chunks; c++) s += part_of(j, c, b)[k];
-            for (int64_t l = 0, c = b * LANES; l < LANES && c < j->g.channels; l++, c++) {
-                real *w = j->weight ? j->weight + c * taps + k : NULL, *bias = j->bias ? j->bias + c : NULL;
-                if (k < taps && w) *w = (j->add_weight ? *w : 0) + s[l];
-                if (k == taps && bias) *bias = (j->add_bias ? *bias : 0) + s[l];
-            }
+    for (int64_t b = begin; b < end; b++) {
+        vec *sum = part_of(j, 0, b);
+        const real *s = (const real *)sum;
+        const int64_t first = b * LANES, lanes = least(LANES, j->g.channels - first);
+        for (int64_t c = 1; c < j->chunks; c++)
+            for (int64_t k = 0; k <= taps; k++) sum[k] += part_of(j, c, b)[k];
+        for (int64_t l = 0; l < lanes; l++) {
+            real *w = j->weight ? j->weight + (first + l) * taps : NULL, *bias = j->bias ? j->bias + first + l : NULL;
+            for (int64_t k = 0; k < taps && w; k++) w[k] = (j->add_weight ? w[k] : 0) + s[k * LANES + l];
+            if (bias) *bias = (j->add_bias ? *bias : 0) + s[taps * LANES + l];
         }
+    }
 }
 
 static void run_grad(grad_job *j, const ag_node *n)
@@ -343,13 +346,26 @@ static double flops(const ag_node *n)
 }
 
 /* [channels, 1, kh, kw] -> [blocks][kh kw][LANES] */
+typedef struct { const real *from; real *to; int64_t channels, taps; } pack_job;
+
+static void pack_blocks(int64_t begin, int64_t end, void *arg)
+{
+    const pack_job j = *(pack_job *)arg;
+    for (int64_t b = begin; b < end; b++) {
+        const real *from = j.from + b * LANES * j.taps;
+        real *to = j.to + b * LANES * j.taps;
+        const int64_t lanes = least(LANES, j.channels - b * LANES);
+        if (lanes < LANES) memset(to, 0, (size_t)(LANES * j.taps) * sizeof(real));
+        for (int64_t l = 0; l < lanes; l++)
+            for (int64_t k = 0; k < j.taps; k++) to[k * LANES + l] = from[l * j.taps + k];
+    }
+}
+
 static void pack_weight(const ag_tensor *w, void *to, const void *arg)
 {
-    const int64_t taps = w->shape[2] * w->shape[3], channels = w->shape[0];
+    pack_job j = { ag_real(w), to, w->shape[0], w->shape[2] * w->shape[3] };
     (void)arg;
-    for (int64_t c = 0; c < up(channels, LANES) * LANES; c++)
-        for (int64_t k = 0; k < taps; k++)
-            ((real *)to)[(c / LANES * taps + k) * LANES + c % LANES] = c < channels ? ag_real(w)[c * taps + k] : 0;
+    ag_parallel(up(j.channels, LANES), 1, 0.4 * (double)(LANES * j.taps), pack_blocks, &j);
 }
 
 static const real *packed_weight(const ag_node *n)
