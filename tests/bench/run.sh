@@ -33,3 +33,4 @@ END {
     row("start to first batch, ML-100K", "first_batch", "first_batch", 1, "<= 60 ms", "")
 }' build/bench.ours build/bench.peer >build/bench.tsv
 column -t -s "$(printf '\t')" build/bench.tsv 2>/dev/null || cat build/bench.tsv
+"$python" tests/bench/vision.py || echo "no $python: the image models are measured by tests/bench/vision.py"

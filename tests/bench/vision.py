@@ -4,7 +4,7 @@
 
 Each row runs ours and theirs in turn, twice, and keeps the better of each: machines are noisy in one direction only. Both
 use the threads of THREADS (default 2), PyTorch in channels_last with oneDNN. Where PyTorch or timm is missing ours stands
-alone. Writes build/bench_vision.tsv and prints it."""
+alone. Adds its rows to build/bench.tsv."""
 import fnmatch
 import os
 import pathlib
@@ -122,6 +122,26 @@ def compare(key, run_ours, run_theirs, target, rounds, unit="img/s"):
     return [key, f"{a:.1f} {unit}", f"{b:.1f} {unit}" if b else "-", f"{a / b:.2f}" if b else "-", target, share * a / row["img_per_s"]], a
 
 
+DEPTHWISE = {"forward": ">= 250", "dgrad": ">= 250", "wgrad": ">= 150"}
+
+
+def kernels(wanted):
+    """Convolutions and products of these models beside oneDNN called directly on the same layout, as the benches print them."""
+    for bench in ("bench_depthwise", "bench_kernels"):
+        if not wanted(bench):
+            continue
+        out = subprocess.run([str(root / "build/release/tests/bench" / bench)], capture_output=True, text=True, check=True).stdout
+        speed = {row[0]: float(row[1]) for row in (line.split("\t") for line in out.splitlines()) if len(row) == 3}
+        for key, peer in speed.items():
+            if not key.endswith("_onednn"):
+                continue
+            key = key[: -len("_onednn")]
+            goal = ">= 90 % of oneDNN"
+            if key.startswith("depthwise_7x7_96x56") or key.startswith("depthwise_7x7_384x14"):
+                goal = DEPTHWISE[key.split("_")[-2]] + " GFLOP/s"
+            yield [key, f"{speed[key]:.0f} GFLOP/s", f"{peer:.0f} GFLOP/s", f"{speed[key] / peer:.2f}", goal, 0]
+
+
 def rows(patterns, rounds):
     wanted = lambda key: not patterns or any(fnmatch.fnmatch(key, p) for p in patterns)
     f32 = {}
@@ -155,6 +175,7 @@ def rows(patterns, rounds):
         plan = row["peak_planned"]
         yield [key + ", tensors beside the plan", f"{row['peak_tensors'] / 1e6:.0f} MB", f"{plan / 1e6:.0f} MB",
                f"{plan / row['peak_tensors']:.3f}", "0.95 to 1.05", 0]
+    yield from kernels(wanted)
     key = "convnext_tiny 224 start to first step"
     if wanted(key):
         yield [key, f"{min(ours('convnext_tiny', 224, 4, 'train')['first_step_s'] for _ in range(3)):.2f} s", "-", "-", "<= 1 s", 0]
@@ -170,7 +191,8 @@ def main():
         share = f"{row[5]:.0f} GFLOP/s" + (f", {100 * row[5] / top:.0f} % of {top:.0f}" if top else "") if row[5] else ""
         lines.append("\t".join([*row[:5], share]))
         print(lines[-1], file=sys.stderr, flush=True)
-    (root / "build" / "bench_vision.tsv").write_text("\n".join(lines) + "\n")
+    with open(root / "build" / "bench.tsv", "a") as table:
+        table.write("\n".join(lines[1:]) + "\n")
 
 
 main()
