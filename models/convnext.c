@@ -28,11 +28,11 @@ static ag_tensor *matrix(nn_module *fc)
     return w->ndim == 4 ? ag_reshape_(fc->at, w, AG_SHAPE(w->shape[0], w->shape[1])) : w;
 }
 
+/* With grn; without, the block calls ag_mlp_residual. */
 static ag_tensor *mlp_forward(nn_module *m, ag_tensor *x)
 {
     const mlp *s = NN_SELF(mlp, m);
     ag_tensor *w1 = matrix(s->fc1), *b1 = nn_param_at(s->fc1, 1), *w2 = matrix(s->fc2), *b2 = nn_param_at(s->fc2, 1);
-    if (!s->grn) return ag_mlp_(m->at, x, w1, b1, w2, b2, AG_LINEAR_GELU);
     ag_tensor *hidden = ag_linear_(m->at, x, w1, (ag_linear_opts){ .bias = b1, .activation = AG_LINEAR_GELU });
     return ag_linear_(m->at, nn_call(s->grn, hidden), w2, (ag_linear_opts){ .bias = b2 });
 }
@@ -65,7 +65,10 @@ static ag_tensor *block_forward(nn_module *m, ag_tensor *x)
         AG_SCOPE;
         y = ag_keep(nn_call(s->norm, nn_call(s->conv_dw, x)));
     }
-    return nn_residual(m, x, nn_call(s->mlp, y), s->gamma, s->drop_path);
+    if (!s->gamma) return nn_residual(m, x, nn_call(s->mlp, y), NULL, s->drop_path);
+    const mlp *f = NN_SELF(mlp, s->mlp);
+    return ag_mlp_residual_(m->at, x, y, matrix(f->fc1), nn_param_at(f->fc1, 1), matrix(f->fc2), nn_param_at(f->fc2, 1),
+                            AG_LINEAR_GELU, nn_residual_opts(m, s->gamma, s->drop_path));
 }
 
 static nn_module *norm_new(const char *at, const config *c, int64_t width)

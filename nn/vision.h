@@ -48,6 +48,9 @@ nn_module *ag_nn_identity_(const char *at) AG_PURE;
  * NULL. */
 ag_tensor *ag_nn_residual(nn_module *m, ag_tensor *x, ag_tensor *branch, ag_tensor *scale, double drop_path) AG_PURE;
 #define nn_residual ag_nn_residual
+/* The same as options, for ag_mlp_residual. */
+ag_residual_opts ag_nn_residual_opts(const nn_module *m, ag_tensor *scale, double drop_path);
+#define nn_residual_opts ag_nn_residual_opts
 
 AG_END_DECLS
 #endif

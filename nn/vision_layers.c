@@ -117,9 +117,13 @@ nn_module *ag_nn_identity_(const char *at) { return without_state(at, "identity"
 
 /* ---- branches ------------------------------------------------------------------------------------------ */
 
-ag_tensor *ag_nn_residual(nn_module *m, ag_tensor *x, ag_tensor *branch, ag_tensor *scale, double drop_path)
+ag_residual_opts ag_nn_residual_opts(const nn_module *m, ag_tensor *scale, double drop_path)
 {
     const bool drop = m->training && drop_path > 0;
-    return ag_residual_(m->at, x, branch, (ag_residual_opts){ .scale = scale, .drop_path = drop ? drop_path : 0,
-                                                             .key = drop ? ag_rng_draw() : 0 });
+    return (ag_residual_opts){ .scale = scale, .drop_path = drop ? drop_path : 0, .key = drop ? ag_rng_draw() : 0 };
+}
+
+ag_tensor *ag_nn_residual(nn_module *m, ag_tensor *x, ag_tensor *branch, ag_tensor *scale, double drop_path)
+{
+    return ag_residual_(m->at, x, branch, ag_nn_residual_opts(m, scale, drop_path));
 }

@@ -28,7 +28,7 @@ AG_BEGIN_DECLS
     OP(conv2d) OP(conv_transpose2d) OP(conv_depthwise) \
     OP(max_pool2d) OP(avg_pool2d) OP(interpolate) OP(grid_sample) OP(mixup) OP(cutmix) \
     OP(relative_position_bias) \
-    OP(window_partition) OP(window_reverse) OP(roll) OP(attention) OP(attention_qkv) OP(mlp)
+    OP(window_partition) OP(window_reverse) OP(roll) OP(attention) OP(attention_qkv) OP(mlp) OP(mlp_residual)
 
 AG_OTHER_OPS(AG_DECLARE_OP)
 #undef AG_DECLARE_OP

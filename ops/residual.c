@@ -3,6 +3,7 @@
 #include "core/random.h"
 #include "ops/channels.h"
 #include "ops/registry.h"
+#include "ops/residual.h"
 #include "ops/tiles.h"
 #include "ops/vision.h"
 
@@ -33,16 +34,16 @@ typedef struct {
     bool add;
 } residual_job;
 
-static real keep(residual_arg a, int64_t sample)
+real ag_drop_path_keep(double p, uint64_t key, int64_t sample)
 {
-    if (a.p == 0 || a.p == 1) return a.p == 0;
-    return ag_philox(a.key, 4, (uint64_t)sample).v[0] >= (uint32_t)(a.p * 0x1p32) ? (real)(1 / (1 - a.p)) : 0;
+    if (p == 0 || p == 1) return p == 0;
+    return ag_philox(key, 4, (uint64_t)sample).v[0] >= (uint32_t)(p * 0x1p32) ? (real)(1 / (1 - p)) : 0;
 }
 
 /* scale keep of the tile's columns; returns keep. */
 static real factors(const residual_job *j, ag_tile t, real *by)
 {
-    const real kept = keep(j->drop, t.row / j->rows);
+    const real kept = ag_drop_path_keep(j->drop.p, j->drop.key, t.row / j->rows);
     for (int64_t i = 0, c = t.column % j->channels; i < t.n; i++, c = c + 1 < j->channels ? c + 1 : 0)
         by[i] = kept * (j->scale ? j->scale[c] : 1);
     return kept;

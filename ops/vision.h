@@ -81,6 +81,11 @@ ag_tensor *ag_residual_(const char *at, ag_tensor *x, ag_tensor *branch, ag_resi
 ag_tensor *ag_mlp_(const char *at, ag_tensor *x, ag_tensor *w1, ag_tensor *b1, ag_tensor *w2, ag_tensor *b2,
                    ag_activation activation) AG_PURE;
 #define ag_mlp(x, w1, b1, w2, b2, activation) ag_mlp_(AG_HERE, x, w1, b1, w2, b2, activation)
+/* ag_residual(residual, ag_mlp(x, ...), ...) in one op: the branch is never in memory, not for the gradient of .scale either. */
+ag_tensor *ag_mlp_residual_(const char *at, ag_tensor *residual, ag_tensor *x, ag_tensor *w1, ag_tensor *b1, ag_tensor *w2,
+                            ag_tensor *b2, ag_activation activation, ag_residual_opts opts) AG_PURE;
+#define ag_mlp_residual(residual, x, w1, b1, w2, b2, ...) \
+    ag_mlp_residual_(AG_HERE, residual, x, w1, b1, w2, b2, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_residual_opts, __VA_ARGS__))
 
 /* ---- attention ----------------------------------------------------------------------------------------- */
 

@@ -42,7 +42,17 @@ def mlp(x, w1, b1, w2, b2, activation=F.gelu):
     return F.linear(activation(F.linear(x, w1, b1)), w2, b2)
 
 
+def kept_second(branch):
+    """drop_path of 0.25 with the key that drops the first of two samples"""
+    return branch * torch.tensor([0, 1 / 0.75], dtype=branch.dtype).reshape(2, 1, 1)
+
+
 REFERENCE = {
+    "mlp_residual": [
+        lambda x, w1, b1, w2, b2, r, s: r + s * mlp(x, w1, b1, w2, b2),
+        lambda x, w1, w2, r: r + mlp(x, w1, None, w2, None, F.silu),
+        lambda x, w1, b1, w2, b2, r, s: r + kept_second(s * mlp(x, w1, b1, w2, b2)),
+    ],
     "mlp": [mlp, lambda *x: mlp(*x, F.relu), lambda x, w1, w2: mlp(x, w1, None, w2, None, F.silu), mlp],
     "attention": [
         attention, lambda q, k, v: F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v))).transpose(1, 2),
