@@ -56,7 +56,9 @@ static void count(ag_ledger *l, const char *owner, ag_mem_kind kind, int64_t byt
 
 void ag_ledger_block(ag_ledger *l, int64_t capacity, int taken)
 {
-    ag_small_class *c = &l->small[ag_block_class(capacity, &capacity)];
+    const int k = ag_block_class(capacity, &capacity);
+    AG_ASSERT(k < AG_SMALL_CLASSES);
+    ag_small_class *c = &l->small[k];
     c->taken += taken;
     if (c->taken > c->most) c->most = c->taken, l->small_held += capacity;
 }

@@ -114,8 +114,9 @@ static void test_plans_of_image_models(void **state)
 {
     (void)state;
     static const struct { const char *name; int64_t size; } models[] = {
-        { "convnext_atto", 96 }, { "convnextv2_atto", 64 }, { "resnet10t", 96 }, { "resnet26d", 64 }, { "efficientnet_lite0", 64 },
-        { "mobilenetv3_small_050", 64 }, { "vit_tiny_patch16_224", 64 }, { "swin_tiny_patch4_window7_224", 224 },
+        { "convnext_atto", 96 }, { "convnextv2_atto", 64 }, { "resnet10t", 96 }, { "resnet26d", 64 },
+        { "efficientnet_lite0", 64 }, { "mobilenetv3_small_050", 64 }, { "vit_tiny_patch16_224", 64 },
+        { "swin_tiny_patch4_window7_224", 224 },
     };
     for (size_t i = 0; i < sizeof models / sizeof *models; i++)
         for (int k = 0; k < 4; k++) {
