@@ -40,7 +40,7 @@ tests    := $(patsubst tests/%.c,$(out)/tests/%,$(wildcard tests/test_*.c))
 programs := $(patsubst examples/%/main.c,build/%,$(wildcard examples/*/main.c))
 
 .DEFAULT_GOAL := all
-.PHONY: all lib setup demo test run-tests tests check bench asan tsan f64 cover install gpu-check help clean
+.PHONY: all lib setup demo test run-tests tests check bench parity asan tsan f64 cover install gpu-check help clean
 
 all: lib $(programs)    ## the library and the programs (build/movielens, build/model, build/custom_layer)
 lib: $(lib)
@@ -124,6 +124,9 @@ bench: all              ## times beside PyTorch's, where there is one (PYTHON=pa
 $(out)/tests/bench/%: $(out)/tests/bench/%.c.o $(lib)
 	@echo "  cc    $@"
 	@$(CC) $(LDFLAGS) $^ $(LDLIBS) -o $@
+
+parity: all             ## image models beside timm's, in a Python environment of their own (PYTHON=path: in yours)
+	@$(MAKE) --no-print-directory build/release/tests/parity/parity && tests/parity/run.sh $(PARITY)
 
 gpu-check:              ## where there is a GPU: builds, tests, sanitizes, benches; one table last
 	@BUILD=$(BUILD) NVCC="$(NVCC)" tests/gpu_check.sh

@@ -86,6 +86,7 @@ ag_tensor *ag_nn_activated(const char *at, ag_tensor *x, ag_activation activatio
 static ag_tensor *norm_forward(nn_module *m, ag_tensor *x, const void *arg)
 {
     const norm_arg *a = arg;
+    if (NN_SELF(ag_norm_layer, m)->running_mean) return ag_batch_norm_run(m, x, a->activation, a->residual);
     ag_tensor *y = m->forward(m, x);
     if (a->residual) y = ag_add_(m->at, y, a->residual);
     return ag_nn_activated(m->at, y, a->activation);

@@ -60,14 +60,20 @@ nn_module *ag_nn_embedding_(const char *at, int64_t n, int64_t width, nn_embeddi
 
 /* ---- norms --------------------------------------------------------------------------------------------- */
 
-static ag_tensor *batch_norm_forward(nn_module *m, ag_tensor *x)
+ag_tensor *ag_batch_norm_run(nn_module *m, ag_tensor *x, ag_activation activation, ag_tensor *residual)
 {
     const ag_norm_layer *s = NN_SELF(ag_norm_layer, m);
     int64_t *batches = s->num_batches_tracked->data;        /* NULL on the device meta */
     if (m->training && batches) ++*batches;
     return ag_batch_norm_(m->at, x, s->running_mean, s->running_var,
                           (ag_batch_norm_opts){ .weight = s->weight, .bias = s->bias, .training = m->training,
-                                                .momentum = s->momentum, .eps = s->eps });
+                                                .momentum = s->momentum, .eps = s->eps, .residual = residual,
+                                                .activation = activation });
+}
+
+static ag_tensor *batch_norm_forward(nn_module *m, ag_tensor *x)
+{
+    return ag_batch_norm_run(m, x, AG_LINEAR_PLAIN, NULL);
 }
 
 static ag_tensor *layer_norm_forward(nn_module *m, ag_tensor *x)

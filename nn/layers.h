@@ -12,6 +12,9 @@ typedef struct {
 ag_norm_layer *ag_norm_layer_new(const char *at, const char *type, nn_forward_fn forward, int64_t channels,
                                  nn_norm_opts opts);
 
+/* activation(norm(x) + residual) of a batch norm. */
+ag_tensor *ag_batch_norm_run(nn_module *m, ag_tensor *x, ag_activation activation, ag_tensor *residual);
+
 /* Weights with a norm in them (nn/conv_norm.c), and what they were made from: how often each tensor was written to, and
  * the batches that moved the statistics. */
 enum { AG_FOLDED_PARTS = 6 };

@@ -1,7 +1,7 @@
 /* tests/parity/parity.c - what parity.py asks of the library besides build/model.
  *
- *     parity shapes NAME...                   names and shapes of parameters and buffers
- *     parity train NAME W X T STEPS LR        losses of AdamW from weights W on images "x" [STEPS, N, H, W, C], classes "t" */
+ *     parity                                  of all models: what is known, names and shapes of parameters and buffers
+ *     parity train NAME W X T STEPS LR DECAY  losses of AdamW from weights W on images "x" [STEPS, N, H, W, C], classes "t" */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,11 +14,10 @@ static void print_tensor(const ag_tensor *t)
     printf("\n");
 }
 
-static void shapes(const char *name)
+static void shapes(const model_info *m)
 {
     AG_SCOPE;
-    const nn_module *net = model_create(name);
-    const model_info *m = model_info_of(net);
+    const nn_module *net = model_create(m->name);
     printf("model %s %" PRId64 " %d %s %s", m->name, m->size, m->fixed_size, m->first, m->head);
     for (int i = 0; i < 3; i++) printf(" %.9g %.9g", m->mean[i], m->std[i]);
     printf("\n");
@@ -33,7 +32,7 @@ static void train(char **argv)
     nn_load(net, argv[1]);
     ag_tensor *x = ag_safetensors_get(ag_safetensors_open(argv[2]), "x");
     ag_tensor *t = ag_safetensors_get(ag_safetensors_open(argv[3]), "t");
-    optim *opt = optim_adamw(net, atof(argv[5]), .weight_decay = 0.05, .wd_bn_bias = true);
+    optim *opt = optim_adamw(net, atof(argv[5]), .weight_decay = atof(argv[6]), .wd_bn_bias = true);
     for (int i = 0; i < atoi(argv[4]); i++) {
         AG_SCOPE;
         ag_tensor *loss = ag_cross_entropy(nn_call(net, ag_select(x, 0, i)), ag_select(t, 0, i));
@@ -45,12 +44,11 @@ static void train(char **argv)
 
 int main(int argc, char **argv)
 {
-    if (argc > 2 && !strcmp(argv[1], "shapes")) {
-        for (int i = 2; i < argc; i++) shapes(argv[i]);
-    } else if (argc == 8 && !strcmp(argv[1], "train")) {
+    if (argc == 9 && !strcmp(argv[1], "train")) {
         train(argv + 2);
-    } else {
-        for (const model_info **m = model_list(argc > 1 ? argv[1] : "*"); *m; m++) puts((*m)->name);
+        return 0;
     }
+    ag_init(.device = "meta");
+    for (const model_info **m = model_list("*"); *m; m++) shapes(*m);
     return 0;
 }
