@@ -7,8 +7,9 @@
  *   check     the cases it is tested on: gradient check in double, PyTorch fixture, strided inputs, every device.
  *
  * The engine promises: all tensors on one device; inputs contiguous unless .strided; inputs f32 unless .bf16 allows more,
- * and then all of those of one dtype; gradients have the dtype of their tensors; in backward n->out->grad is contiguous, n->din[k] is NULL where not wanted, else contiguous with in[k]'s shape, to be OVERWRITTEN when
- * n->accumulate[k] is false and ADDED TO when it is true; no two din alias each other. */
+ * and then all of those of one dtype; gradients have the dtype of their tensors; in backward n->out->grad is contiguous,
+ * n->din[k] is NULL where not wanted, else contiguous with in[k]'s shape, to be OVERWRITTEN when n->accumulate[k] is false
+ * and ADDED TO when it is true; no two din alias each other. */
 #ifndef AG_OP_H
 #define AG_OP_H
 #include "core/tensor.h"

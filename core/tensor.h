@@ -22,7 +22,8 @@ struct ag_tensor {              /* read freely; write through functions */
     bool grad_fresh;            /* grad holds nothing yet: the next backward overwrites it instead of adding */
     bool sparse_grad;           /* embedding gradients arrive as rows (ag_rows) instead of a dense tensor (on the cpu) */
     int64_t shape[AG_MAX_DIMS], stride[AG_MAX_DIMS];
-    void *data;                 /* NULL when only backward holds the tensor and needs no values; else the first element: host memory on AG_CPU, device memory on AG_CUDA, NULL on AG_META */
+    void *data;                 /* first element: host memory on AG_CPU, device memory on AG_CUDA, NULL on AG_META and where
+                                 * only backward holds the tensor and needs no values */
     ag_tensor *grad;            /* same shape and dtype; NULL before the first backward */
     struct ag_rows *rows;       /* row gradients gathered since the last reset (sparse_grad only) */
     /* An op that reads single rows of a sparse_grad parameter (embedding, dot_bias) calls this first when it is not NULL:

@@ -74,7 +74,8 @@ static void check_opts(const char *at, const char *name, const model_opts *o)
 static void check_sides(const char *at, const model_info *m, int64_t size, int64_t h, int64_t w)
 {
     if (m->fixed_size && (h != size || w != size))
-        ag_fail(at, "%s needs %" PRId64 " x %" PRId64 " images, got %" PRId64 " x %" PRId64 ": resize to squares of that size, or "
+        ag_fail(at,
+                "%s needs %" PRId64 " x %" PRId64 " images, got %" PRId64 " x %" PRId64 ": resize to squares of that size, or "
                 "make the net with .size", m->name, size, size, h, w);
     if (m->multiple > 1 && (h % m->multiple || w % m->multiple))
         ag_fail(at, "%s: sides of images must be multiples of %" PRId64 ", got %" PRId64 " x %" PRId64, m->name, m->multiple,

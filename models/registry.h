@@ -29,7 +29,8 @@ typedef struct {
     model_opts opts;                /* with the defaults filled in; classes 0: no classifier */
     ag_tensor *(*features)(nn_module *net, ag_tensor *x);       /* images, checked -> map or tokens */
     ag_tensor *(*pool)(nn_module *net, ag_tensor *features);    /* -> [N, width] */
-    ag_tensor *(*for_pool)(nn_module *net, ag_tensor *x);       /* features of which pool and logits read all; NULL: those above */
+    ag_tensor *(*for_pool)(nn_module *net,
+                           ag_tensor *x);       /* features of which pool and logits read all; NULL: those above */
     /* t of a file, fitted to the net's tensor of this name; NULL where that cannot be. May be NULL itself. */
     ag_tensor *(*adapt)(nn_module *net, const char *name, ag_tensor *t);
     /* Where there are two classifiers: map or tokens -> [N, classes], and new ones. NULL for all others. */

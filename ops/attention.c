@@ -39,7 +39,8 @@ static ag_attention_job job_of(const ag_node *n)
     const ag_tensor *q = n->in[Q], *out = n->out, *logit = n->in[slot(n, LOGIT_SCALE)];
     const int parts = packed(n) ? 3 : 1;
     ag_attention_job j = {
-        .n = q->shape[0], .type = q->dtype, .heads = out->shape[out->ndim - 2], .d = out->shape[out->ndim - 1], .window = a->window,
+        .n = q->shape[0], .type = q->dtype, .heads = out->shape[out->ndim - 2], .d = out->shape[out->ndim - 1],
+        .window = a->window,
         .scale = a->scale, .dropout = a->dropout, .key = a->key, .cosine = logit != NULL,
         .at.q = dense(q, parts, Q, false), .at.k = dense(n->in[parts == 3 ? 0 : K], parts, parts == 3 ? K : 0, false),
         .at.v = dense(n->in[parts == 3 ? 0 : V], parts, parts == 3 ? V : 0, false), .at.out = dense(out, 1, 0, false),
@@ -160,7 +161,8 @@ static void qkv_infer(ag_node *n)
     if (size) {
         AG_REQUIRE(n, size > 0 && dim[1] % size == 0 && dim[2] % size == 0, "windows of %" PRId64 " x %" PRId64 " do not cut %"
                    PRId64 " x %" PRId64 " pixels evenly; enlarge the image with ag_pad", size, size, dim[1], dim[2]);
-        AG_REQUIRE(n, a->shift >= 0 && a->shift < size, "a shift of %" PRId64 " is not inside a window of %" PRId64, a->shift, size);
+        AG_REQUIRE(n, a->shift >= 0 && a->shift < size, "a shift of %" PRId64 " is not inside a window of %" PRId64,
+                   a->shift, size);
         batch *= (dim[1] / size) * (dim[2] / size), l = size * size;
     }
     ag_node_out(n, x->dtype, s);

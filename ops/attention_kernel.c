@@ -38,7 +38,8 @@ typedef struct {
 
 typedef struct {
     ag_attention_job j;
-    int64_t block, blocks, wide, rows;          /* queries in a block; elements from one row of products to the next; rows at once */
+    int64_t block, blocks, wide,
+        rows;          /* queries in a block; elements from one row of products to the next; rows at once */
     int64_t group, chunks, runs, units;         /* a unit of work: heads x runs of samples (backward), runs of blocks */
     real *dbias, *dlogit_scale;                 /* sums of the chunks: [chunks, heads of the bias, L, S], [chunks, heads] */
     char *memory;
@@ -165,7 +166,8 @@ static ag_heads gather(const plan *p, const scratch *s, const ag_heads *t, int64
     const int64_t size = (int64_t)ag_dtype_size(t->type), width = p->group * p->j.d;
     const char *from = pixels_of(t, image, head);
     for (int64_t i = 0; i < p->j.l; i++)
-        ag_move_run(false, width, p->j.type, ag_element(tile, p->j.type, i * width), t->type, from + s->pixel[i] * t->token * size);
+        ag_move_run(false, width, p->j.type, ag_element(tile, p->j.type, i * width), t->type,
+                    from + s->pixel[i] * t->token * size);
     return tile_of(p, t, tile);
 }
 
@@ -174,7 +176,8 @@ static void scatter(const plan *p, const scratch *s, const ag_heads *t, int64_t 
     const int64_t size = (int64_t)ag_dtype_size(t->type), width = p->group * p->j.d;
     char *to = pixels_of(t, image, head);
     for (int64_t i = 0; i < p->j.l && t->data; i++)
-        ag_move_run(t->add, width, t->type, to + s->pixel[i] * t->token * size, p->j.type, ag_element(tile, p->j.type, i * width));
+        ag_move_run(t->add, width, t->type, to + s->pixel[i] * t->token * size, p->j.type,
+                    ag_element(tile, p->j.type, i * width));
 }
 
 /* Sets where the heads from `head` on of sample n are. */

@@ -146,7 +146,8 @@ void ag_attention_weights_grad(const ag_attention_job *j, const ag_attention_row
         }
     }
     for (int64_t k = 0; k < r->count; k++)
-        gradients(wide, w + k * wide, j->lse[line_of(j, r, k)], g + k * wide, delta[k], sums ? 1 : scale_of(j, r->h), d + k * wide);
+        gradients(wide, w + k * wide, j->lse[line_of(j, r, k)], g + k * wide, delta[k], sums ? 1 : scale_of(j, r->h),
+                  d + k * wide);
     for (int64_t k = 0; k < r->count; k++) {
         if (sums) sum_up(j, r, k, x + k * wide, d + k * wide, dbias, dlogit_scale);
         if (j->dropout > 0) multiply(j->s, w + k * wide, r->c + k * wide);

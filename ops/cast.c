@@ -33,7 +33,8 @@ const ag_op ag_op_cast = {
 
 /* Rounding has no gradient worth the name of one; f32 to bf16 is the exception: passed on as it is. */
 const ag_op ag_op_cast_int = {
-    .name = "cast_int", .inputs = "x", .infer = cast_infer, .strided = true, .bf16 = 1, .unread = 1, .unread_out = true, .no_grad = "integers",
+    .name = "cast_int", .inputs = "x", .infer = cast_infer, .strided = true, .bf16 = 1, .unread = 1,
+    .unread_out = true, .no_grad = "integers",
     .forward = { copy_forward, copy_forward },
     .check = { { "x[3,5]:const", cast_int_check }, { "x[3,5]:const", cast_bf16_check } },
 };

@@ -253,7 +253,8 @@ static void gather_pixels(int64_t begin, int64_t end, void *arg)
 {
     const job *j = arg;
     const ag_dtype type = j->c->type;
-    each_patch(j, j->group, j->first + begin, end - begin, gather_run, ag_element(j->rows, type, begin * ag_conv_depth(j->c)), type);
+    each_patch(j, j->group, j->first + begin, end - begin, gather_run,
+               ag_element(j->rows, type, begin * ag_conv_depth(j->c)), type);
 }
 
 /* sums [out, kh, kw, in / groups], or dw itself where that is the same */

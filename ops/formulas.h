@@ -86,8 +86,8 @@ AG_FORMULA real ag_sigmoid_real(real x)
     return 1 / (1 + EXP(-x));
 }
 
-/* exp(-x^2/2), and Phi, the distribution function of N(0, 1): Phi(-|x|) = exp(-x^2/2) P(|x|) with P near Mills' ratio / sqrt(2 pi),
- * so that no vector waits for a division. Error 2e-7. */
+/* exp(-x^2/2), and Phi, the distribution function of N(0, 1): Phi(-|x|) = exp(-x^2/2) P(|x|) with P near Mills' ratio /
+ * sqrt(2 pi), so that no vector waits for a division. Error 2e-7. */
 AG_FORMULA real ag_bell_real(real x)
 {
     return EXP2(R(-0.72134752044448170368) * x * x);

@@ -183,7 +183,8 @@ static ag_dnnl_key describe(const ag_conv *c, ag_dnnl_kind kind, bool bias, int6
 {
     const ag_conv_arg *a = &c->at;
     return (ag_dnnl_key){ { [KIND] = kind, [TYPE] = c->type, [IMAGES] = c->n, [H] = c->h, [W] = c->w, [IN] = c->in,
-        [OUT] = c->out, [KH] = c->kh, [KW] = c->kw, [OH] = c->oh, [OW] = c->ow, [STRIDE_H] = a->stride_h, [STRIDE_W] = a->stride_w,
+        [OUT] = c->out, [KH] = c->kh, [KW] = c->kw, [OH] = c->oh, [OW] = c->ow, [STRIDE_H] = a->stride_h,
+            [STRIDE_W] = a->stride_w,
         [TOP] = a->pad_top, [LEFT] = a->pad_left, [BOTTOM] = a->pad_bottom, [RIGHT] = a->pad_right,
         [DILATION_H] = a->dilation_h, [DILATION_W] = a->dilation_w, [GROUPS] = a->groups, [BIAS] = bias, [ADD] = add,
         [ACTIVATION] = (int64_t)a->activation, [FIRST] = first, [COUNT] = count } };

@@ -141,7 +141,8 @@ ag_tensor *ag_log_softmax_(const char *at, ag_tensor *x, int axis) AG_PURE;
 #define ag_log_softmax(x, axis) ag_log_softmax_(AG_HERE, x, axis)
 
 typedef enum { AG_MEAN, AG_SUM, AG_NONE } ag_reduction;     /* of a loss over its elements; mean is the default */
-typedef struct { AG_NAMED_OPTIONS; ag_reduction reduction; ag_tensor *weight; double label_smoothing, delta, gamma; } ag_loss_opts;
+typedef struct { AG_NAMED_OPTIONS; ag_reduction reduction; ag_tensor *weight; double label_smoothing, delta,
+                 gamma; } ag_loss_opts;
 #define AG_LOSS(name) ag_tensor *ag_##name##_(const char *at, ag_tensor *x, ag_tensor *target, ag_loss_opts opts) AG_PURE;
 /* cross_entropy: logits [N, C]; target i64 [N], or f32 [N, C] probabilities; .weight [C], .label_smoothing as in
  * F.cross_entropy (the mean is weighted). nll: the same on log-probabilities, i64 targets. mse, l1, huber (.delta, default 1),

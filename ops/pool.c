@@ -257,7 +257,8 @@ static ag_tensor *avg_adaptive_check(ag_tensor **in) { return ag_adaptive_avg_po
 static ag_tensor *avg_global_check(ag_tensor **in) { return ag_adaptive_avg_pool2d(in[0], 1, 1); }
 
 const ag_op ag_op_avg_pool2d = {
-    .name = "avg_pool2d", .inputs = "x", .unread = 1, .unread_out = true, .infer = pool_infer, .bf16 = 1, .workspace = pool_workspace,
+    .name = "avg_pool2d", .inputs = "x", .unread = 1, .unread_out = true, .infer = pool_infer, .bf16 = 1,
+    .workspace = pool_workspace,
     .forward = { pool_forward }, .backward = { pool_backward },
     .check = { { "x[2,7,5,3]", avg_check }, { "x[1,5,4,17]", avg_plain_check }, { "x[1,6,6,2]", avg_ceil_check },
                { "x[2,5,7,3]", avg_real_check }, { "x[1,4,5,2]", avg_same_check }, { "x[2,7,5,3]", avg_adaptive_check },

@@ -184,7 +184,8 @@ static ag_tensor *roll_check(ag_tensor **in) { return ag_roll(in[0], 1, 2); }
 static ag_tensor *roll_back_check(ag_tensor **in) { return ag_roll(in[0], -1, -6); }
 
 const ag_op ag_op_roll = {
-    .name = "roll", .inputs = "x", .unread = 1, .unread_out = true, .infer = roll_infer, .bf16 = 1, .forward = { roll_forward }, .backward = { roll_backward },
+    .name = "roll", .inputs = "x", .unread = 1, .unread_out = true, .infer = roll_infer, .bf16 = 1,
+    .forward = { roll_forward }, .backward = { roll_backward },
     .check = { { "x[2,5,3]", roll_check }, { "x[3,4]", roll_back_check } },
 };
 

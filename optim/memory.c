@@ -92,7 +92,8 @@ static void find_part(learner *l, int64_t batch)
     int64_t needs;
     l->in->part = fitting(l, &needs);
     if (!l->in->part)
-        ag_fail(l->in->at, "not even one sample fits in %.1f MB of memory (a batch of %" PRId64 " needs %.1f MB); a smaller image "
+        ag_fail(l->in->at,
+                "not even one sample fits in %.1f MB of memory (a batch of %" PRId64 " needs %.1f MB); a smaller image "
                 "or model does, or .recompute", (double)ag_memory_budget() / 1e6, batch, (double)needs / 1e6);
     if (l->in->part >= batch) return;
     fprintf(stderr, "batches of %" PRId64 " are computed in parts of up to %" PRId64 ": for them there is memory (%.0f MB)%s\n",

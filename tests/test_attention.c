@@ -129,11 +129,13 @@ static ag_tensor *two_layers(ag_tensor **in)
 static void test_runs_of_rows(void **state)
 {
     (void)state;
-    static const int64_t sizes[][4] = { { 5000, 16, 128, 24 }, { 700, 40, 600, 40 }, { 3, 20, 40, 30 } };    /* rows, in, hidden, out */
+    static const int64_t sizes[][4] = { { 5000, 16, 128, 24 }, { 700, 40, 600, 40 },
+                                        { 3, 20, 40, 30 } };    /* rows, in, hidden, out */
     for (int i = 0; i < 3; i++) {
         AG_SCOPE;
         const int64_t *s = sizes[i];
-        ag_tensor *in[] = { ag_param(ag_randn(s[0], s[1])), ag_param(ag_scale(ag_randn(s[2], s[1]), 0.2)), ag_param(ag_randn(s[2])),
+        ag_tensor *in[] = { ag_param(ag_randn(s[0], s[1])), ag_param(ag_scale(ag_randn(s[2], s[1]), 0.2)),
+                            ag_param(ag_randn(s[2])),
                             ag_param(ag_scale(ag_randn(s[3], s[2]), 0.1)), ag_param(ag_randn(s[3])) };
         compare("mlp", mlp, two_layers, 5, in);
     }

@@ -6,9 +6,7 @@ if [ -z "$PYTHON" ]; then
     if ! "$PYTHON" -c 'import torch, timm, safetensors' 2>/dev/null; then
         echo "making $folder with torch, timm and safetensors" >&2
         python3 -m venv "$folder" || exit 1
-        "$folder/bin/pip" install -q torch torchvision --index-url https://download.pytorch.org/whl/cpu ||
-            "$folder/bin/pip" install -q torch torchvision || exit 1
-        "$folder/bin/pip" install -q timm safetensors numpy || exit 1
+        "$folder/bin/pip" install -q torch torchvision timm safetensors numpy || exit 1
     fi
 fi
 exec "$PYTHON" tests/parity/parity.py "$@"
