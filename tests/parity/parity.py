@@ -111,11 +111,13 @@ def distance_from_kinks(net, x):
 
 
 class Case:
-    """A model with random weights and images, in timm and in files."""
+    """A model with random weights (for training: timm's initial ones) and images, in timm and in files."""
 
     def __init__(self, name, folder, steps=0, size=None):
         self.name, self.folder = name, pathlib.Path(folder)
-        self.net = random_weights(name, timm.create_model(name, drop_path_rate=0.0))
+        torch.manual_seed(1)
+        net = timm.create_model(name, num_classes=1000, drop_path_rate=0.0)
+        self.net = net if steps else random_weights(name, net)      # training begins where timm begins
         side = timm.models.get_pretrained_cfg(name).input_size[1]
         self.size = size or FORWARD.get(name) or (side, side)
         self.use(*images(name, self.size, steps))
@@ -157,7 +159,7 @@ def known_models():
 def shapes(name):
     ours = known[name]
     with torch.device("meta"):
-        net = timm.create_model(name)
+        net = timm.create_model(name, num_classes=1000)
     cfg, state = net.default_cfg, net.state_dict()
     tensors = [(k, t) for k, t in list(net.named_parameters()) + list(net.named_buffers()) if k in state]
     theirs = [[k, *map(str, t.shape)] for k, t in tensors]
