@@ -61,7 +61,7 @@ static int once(ag_gemm *g, ag_tensor *c, const ag_tensor *before, int way)
     return done;
 }
 
-static int64_t sizes[][3] = { { 1, 1, 1 }, { 7, 33, 65 }, { 64, 100, 177 }, { 31, 257, 300 }, { 130, 515, 40 } };
+static int64_t sizes[][3] = { { 1, 1, 1 }, { 7, 33, 65 }, { 64, 100, 177 }, { 31, 257, 300 }, { 130, 515, 40 }, { 5, 333, 770 } };
 enum { SIZES = sizeof sizes / sizeof *sizes };
 
 static ag_gemm described(int way, const int64_t size[3], ag_dtype type, ag_dtype c_type, const ag_tensor *bias)
