@@ -12,18 +12,10 @@
 #include "agrad.h"
 #include "core/op.h"
 #include "models/registry.h"
+#include "tests/image_numbers.h"
 #include "tests/transformers_expected.h"
 
 enum { CLASSES = 5, BATCH = 2, FEATURES = 8 };
-
-/* Number i of the stream `seed`, from -1 to 1. */
-static double value(int64_t i, int64_t seed)
-{
-    uint32_t x = (uint32_t)(i * 4099 + seed);
-    x = (x ^ x >> 16) * 0x7FEB352Du;
-    x = (x ^ x >> 15) * 0x846CA68Bu;
-    return (double)(x ^ x >> 16) / 0x1p31 - 1;
-}
 
 static double middle_of(const ag_tensor *t)
 {
@@ -41,17 +33,13 @@ static void fill(nn_module *net)
 {
     for (int64_t k = 0; k < nn_param_count(net); k++) {
         ag_tensor *t = nn_param_at(net, k);
-        const double scale = scale_of(t), middle = middle_of(t);
-        for (int64_t i = 0; i < ag_numel(t); i++) ag_real(t)[i] = (real)(middle + scale * value(i, k));
-        ag_touched(t);
+        fill_values(t, middle_of(t), scale_of(t), k);
     }
 }
 
-static ag_tensor *images(int64_t size)
+static ag_tensor *squares(int64_t size)
 {
-    ag_tensor *x = ag_empty(AG_F32, BATCH, size, size, 3);
-    for (int64_t i = 0; i < ag_numel(x); i++) ag_real(x)[i] = (real)(2 * value(i, 9999));
-    return x;
+    return images(BATCH, size, size, 9999);
 }
 
 static ag_tensor *loss_of(nn_module *net, ag_tensor *x)
@@ -93,7 +81,7 @@ static void test_outputs_and_gradients_are_timms(void **state)
             AG_SCOPE;
             nn_module *net = model_create(expected[i].name, .classes = CLASSES, .size = expected[i].size,
                                           .recompute = again);
-            ag_tensor *x = images(expected[i].size);
+            ag_tensor *x = squares(expected[i].size);
             fill(net);
             assert_outputs(net, x, expected[i].name, expected[i].outputs);
             ag_backward(loss_of(net, x));
@@ -114,7 +102,7 @@ static void test_bf16_is_near_f32(void **state)
         AG_SCOPE;
         AG_NO_GRAD;
         nn_module *net = model_create(expected[i].name, .classes = CLASSES, .size = expected[i].size);
-        ag_tensor *x = images(expected[i].size), *narrow;
+        ag_tensor *x = squares(expected[i].size), *narrow;
         fill(net);
         {
             AG_AUTOCAST(bf16);
@@ -174,7 +162,7 @@ static void test_two_classifiers_are_reset_together(void **state)
     (void)state;
     AG_SCOPE;
     nn_module *net = model_create("deit_tiny_distilled_patch16_224", .classes = CLASSES, .size = 32);
-    ag_tensor *x = images(32);
+    ag_tensor *x = squares(32);
     nn_reset_classifier(net, 9);
     assert_int_equal(nn_call(net, x)->shape[1], 9);
     assert_int_equal(nn_param(net, "head_dist.weight")->shape[0], 9);
