@@ -1,24 +1,13 @@
 """Expected values of tests/test_transformers.c: python tests/make_transformers_expected.py > tests/transformers_expected.h
-Needs PyTorch and timm. Weights, images and classes are functions of their position (value below, and in the test)."""
-import numpy
+Needs PyTorch and timm. Weights, images and classes are functions of their position (image_numbers)."""
 import timm
 import torch
+from image_numbers import lines, values
 
 torch.set_default_dtype(torch.float64)
 CLASSES, BATCH = 5, 2
 CASES = [("vit_tiny_patch16_224", 48), ("deit_tiny_distilled_patch16_224", 32), ("deit3_small_patch16_224", 32),
          ("swin_tiny_patch4_window7_224", 224), ("swinv2_tiny_window8_256", 64)]
-
-
-def values(n, seed):
-    """n numbers from -1 to 1."""
-    x = (numpy.arange(n, dtype=numpy.uint64) * 4099 + seed) & 0xFFFFFFFF
-    x ^= x >> 16
-    x = x * 0x7FEB352D & 0xFFFFFFFF
-    x ^= x >> 15
-    x = x * 0x846CA68B & 0xFFFFFFFF
-    x ^= x >> 16
-    return torch.from_numpy(x.astype(numpy.float64) / 2**31 - 1)
 
 
 def fill(net):
@@ -35,17 +24,6 @@ def fill(net):
         else:
             v = 0.2 * v
         p.data.copy_(v)
-
-
-def lines(v, digits=5, width=118):
-    text, line = [], "   "
-    for x in v:
-        item = f" {x:.{digits}g},"
-        if len(line) + len(item) > width:
-            text.append(line)
-            line = "   "
-        line += item
-    return "\n".join(text + [line])
 
 
 rows = []
