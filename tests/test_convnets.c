@@ -1,5 +1,5 @@
-/* tests/test_convnets.c - ConvNeXt, ResNet, EfficientNet-Lite and MobileNetV3 on fixed numbers: outputs, and ConvNeXt's gradients,
- * are timm's (tests/make_convnets_expected.py). */
+/* tests/test_convnets.c - ConvNeXt, ResNet, EfficientNet-Lite and MobileNetV3 on fixed numbers: outputs, and ConvNeXt's
+ * gradients, are timm's (tests/make_convnets_expected.py). */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
