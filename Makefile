@@ -85,7 +85,7 @@ $(out)/%.c.o: %.c Makefile
 	@$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
 define program
-build/$(1): $$(patsubst %.c,build/release/%.c.o,$$(wildcard examples/$(1)/*.c)) build/release/libagrad.a
+build/$(1): $$(patsubst %.c,build/release/%.c.o,$$(wildcard examples/$(1)/*.c examples/common/*.c)) build/release/libagrad.a
 	@echo "  link  $$@"
 	@$$(CC) $$(LDFLAGS) $$^ $$(LDLIBS) -o $$@
 endef
@@ -101,7 +101,7 @@ asan:                   ## all tests and the program under the address and undef
 	@$(MAKE) --no-print-directory BUILD=asan run-tests && tests/movielens.sh build/asan/movielens && tests/model.sh build/asan/model
 
 define variant
-$(out)/$(1): $$(patsubst %.c,$(out)/%.c.o,$$(wildcard examples/$(1)/*.c)) $(lib)
+$(out)/$(1): $$(patsubst %.c,$(out)/%.c.o,$$(wildcard examples/$(1)/*.c examples/common/*.c)) $(lib)
 	@echo "  link  $$@"
 	@$$(LINK) $$(LDFLAGS) $$^ $$(LDLIBS) -o $$@
 endef

@@ -25,7 +25,7 @@ f=tests/fixtures
 
 # ---- looking -------------------------------------------------------------------------------------------------------
 says 'model help COMMAND' "$m" help
-says '--weights      safetensors, or a PyTorch checkpoint; needed' "$m" help forward
+says '--weights       safetensors, or a PyTorch checkpoint; needed' "$m" help forward
 says 'resnet18 ' "$m" list 'resnet1*'
 says 'convnext_atto	3695520	224' "$m" list --tsv
 says '11,689,512 parameters' "$m" summary resnet18

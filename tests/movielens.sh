@@ -98,7 +98,7 @@ says "saved in" "$m" train own.csv --valid-file held.csv --epochs 1 --batch 16 -
 
 # ---- options ---------------------------------------------------------------------------------------------------------
 refuses "unknown command 'trian'; did you mean 'train'?" "$m" trian
-refuses "unknown option 'epoch'; did you mean '--epochs'?" "$m" train --epoch 3
+refuses "unknown option '--epoch'; did you mean '--epochs'?" "$m" train --epoch 3
 refuses "--epochs takes a whole number from 1 to 100000, got '0'" "$m" train --epochs 0
 refuses "--epochs takes a whole number from 1 to 100000, got '3x'" "$m" train --epochs 3x
 refuses "--lr takes a number from" "$m" train --lr nan

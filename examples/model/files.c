@@ -17,7 +17,7 @@ static int64_t not_finite(const ag_tensor *t)
 
 int convert(const options *o)
 {
-    const char *from = o->argument[0], *to = o->argument[1];
+    const char *from = o->line.argument[0], *to = o->line.argument[1];
     const ag_weights w = ag_weights_open_(NULL, from);
     const int64_t n = ag_weights_count(w);
     char commas[32];
@@ -103,16 +103,16 @@ static void one_sided(const options *o, const char *name, const char *file, cons
 
 int diff(const options *o)
 {
-    const ag_weights a = ag_weights_open_(NULL, o->argument[0]), b = ag_weights_open_(NULL, o->argument[1]);
+    const ag_weights a = ag_weights_open_(NULL, o->line.argument[0]), b = ag_weights_open_(NULL, o->line.argument[1]);
     tally t = { 0 };
     for (int64_t i = 0; i < ag_weights_count(a); i++) {
         const char *name = ag_weights_name(a, i);
         if (ag_weights_has(b, name)) compare(o, a, b, name, &t);
-        else t.only_a++, one_sided(o, name, o->argument[0], "A");
+        else t.only_a++, one_sided(o, name, o->line.argument[0], "A");
     }
     for (int64_t i = 0; i < ag_weights_count(b); i++)
         if (!ag_weights_has(a, ag_weights_name(b, i)))
-            t.only_b++, one_sided(o, ag_weights_name(b, i), o->argument[1], "B");
+            t.only_b++, one_sided(o, ag_weights_name(b, i), o->line.argument[1], "B");
     if (!o->tsv) {
         printf("%" PRId64 " tensors compared, %" PRId64 " differ", t.compared, t.differ);
         if (t.worst_name) printf(" (most, relatively %.2e, '%s')", t.worst, t.worst_name);

@@ -19,20 +19,20 @@ nn_module *make_model(const options *o)
 {
     const model_opts opts = { .classes = o->classes, .in_channels = o->channels, .size = o->size,
                               .recompute = o->recompute };
-    return ag_model_create_(NULL, o->argument[0], opts);
+    return ag_model_create_(NULL, o->line.argument[0], opts);
 }
 
 void print_title(const options *o)
 {
     const ag_shape s = batch_shape(o);
     if (o->tsv) return;
-    printf("%s, %s of %" PRId64 " images %" PRId64 " x %" PRId64 ", %s\n", o->argument[0],
+    printf("%s, %s of %" PRId64 " images %" PRId64 " x %" PRId64 ", %s\n", o->line.argument[0],
            o->train ? "training" : "inference", s.dim[0], s.dim[1], s.dim[2], o->precision);
 }
 
 ag_shape batch_shape(const options *o)
 {
-    const int64_t side = o->size ? o->size : ag_model_find_(NULL, o->argument[0])->size;
+    const int64_t side = o->size ? o->size : ag_model_find_(NULL, o->line.argument[0])->size;
     return AG_SHAPE(o->batch, side, side, o->channels ? o->channels : 3);
 }
 
@@ -46,10 +46,10 @@ static const char *rule(const model_info *m, char *buf, size_t size)
 
 int list(const options *o)
 {
-    const model_info **all = model_list(o->argument[0] ? o->argument[0] : "*");
+    const model_info **all = model_list(o->line.argument[0] ? o->line.argument[0] : "*");
     char text[64], commas[32];
     int64_t n = 0;
-    if (!*all) ag_fail(NULL, "model: no model matches '%s'; `model list` shows all", o->argument[0]);
+    if (!*all) ag_fail(NULL, "model: no model matches '%s'; `model list` shows all", o->line.argument[0]);
     if (o->tsv) puts("name\tparameters\tsize\tsides\tmean\tstd\tfirst\thead");
     else printf("%-36s %12s %5s  %-16s %-20s %s\n", "name", "parameters", "size", "sides", "first", "classifier");
     for (const model_info **p = all; *p; p++, n++) {

@@ -4,30 +4,15 @@
 #include <stdio.h>
 #include "agrad.h"
 #include "nn/plan.h"
+#include "../common/options.h"
 
-typedef struct command command;
-
-typedef struct {
-    const command *command;
-    const char *argument[2];            /* NAME, PATTERN or files */
+struct options {
+    command_line line;                  /* its arguments: NAME, PATTERN or files */
     const char *weights, *input, *output, *target, *skip, *precision, *optimizer;
     int64_t batch, size, classes, channels, accumulate, threads, steps, limit;
     double tolerance;
     bool train, infer, layers, tsv, finite, recompute;
-} options;
-
-struct command {
-    const char *name, *arguments;       /* as in the help: "NAME", "A B", "[PATTERN]" */
-    int least, most;                    /* of them */
-    const char *options, *needed;       /* the names of those it takes, and of those it cannot do without */
-    int (*run)(const options *o);       /* the exit status */
-    const char *device, *help;          /* "meta": shapes without values will do */
 };
-
-/* Fails, with one line that names the nearest command or option, on anything unknown, missing or out of range. */
-options options_parse(int argc, char **argv, const command *commands);
-/* Of one command, or of all where it is NULL. */
-void options_help(FILE *to, const command *commands, const command *one);
 
 /* look.c */
 int list(const options *o);

@@ -6,7 +6,7 @@
 /* "x" [N, H, W, C]: f32 as it is; u8 pixels become (x / 255 - mean) / std. */
 static ag_tensor *read_images(const options *o)
 {
-    const model_info *m = ag_model_find_(NULL, o->argument[0]);
+    const model_info *m = ag_model_find_(NULL, o->line.argument[0]);
     ag_tensor *x = ag_safetensors_get_(NULL, ag_safetensors_open_(NULL, o->input), "x");
     char shape[128];
     if (x->ndim != 4 || !ag_numel(x))
@@ -23,7 +23,7 @@ static ag_tensor *read_images(const options *o)
 /* The model with the file's weights, for images like x; as many classes as the file has. */
 static nn_module *read_model(const options *o, const ag_tensor *x)
 {
-    const model_info *m = ag_model_find_(NULL, o->argument[0]);
+    const model_info *m = ag_model_find_(NULL, o->line.argument[0]);
     options fit = *o;
     char head[128];
     fit.channels = x->shape[3];

@@ -71,7 +71,7 @@ static const char *require(const ag_safetensors *f, const char *path, const char
     return v;
 }
 
-static void read_options(options *o, const ag_safetensors *f, const char *path)
+static void restore_options(options *o, const ag_safetensors *f, const char *path)
 {
     const char *layers = require(f, path, "layers");
     *o = (options){ .model = require(f, path, "model"), .optimizer = require(f, path, "optim"), .by = require(f, path, "by"),
@@ -129,7 +129,7 @@ model model_open(const char *path, bool with_ratings)
     if (!path) ag_fail(NULL, "movielens: name the model file; `movielens train --save F` makes one");
     const ag_safetensors *f = ag_safetensors_open(path);
     model m = { 0 };
-    read_options(&m.o, f, path);
+    restore_options(&m.o, f, path);
     m.users = data_vocab_load(require(f, path, "users"));
     m.items = data_vocab_load(require(f, path, "items"));
     m.net = make_model(&m.o, data_vocab_size(m.users), data_vocab_size(m.items));

@@ -2,11 +2,12 @@
 #ifndef MOVIELENS_H
 #define MOVIELENS_H
 #include "agrad.h"
+#include "../common/options.h"
 
 /* ---- options.c ----------------------------------------------------------------------------------------- */
 
-typedef struct {
-    const char *command;
+struct options {
+    command_line line;
     const char *ratings;                    /* positional: RATINGS, the model file F or DIR */
     const char *query;                      /* second positional: a title */
     const char *model, *optimizer, *by, *log, *save, *resume, *valid_file, *out, *fresh, *user, *item;
@@ -14,15 +15,8 @@ typedef struct {
     model_layers layers;
     double lr, wd, lo, hi, valid, rate;
     bool bias;
-    int argc;
-    char **argv;                            /* for the command that goes on after Ctrl-C */
-} options;
-
-/* Fails, with one line that names the option and the nearest known one, on anything unknown or out of range. */
-options options_parse(int argc, char **argv);
-void options_help(FILE *to);
-/* The command line with its --resume replaced: free with ag_free. */
-char *options_resume_command(const options *o);
+};
+options read_options(int argc, char **argv);
 
 /* ---- ratings.c ----------------------------------------------------------------------------------------- */
 

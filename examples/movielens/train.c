@@ -34,7 +34,7 @@ int train(const options *o)
     const ratings data = ratings_read(o->ratings, o->by, false);
     const batches b = ratings_batches(&data, o);
     nn_module *net = make_model(o, b.n_users, b.n_items);
-    char *hint = o->save ? options_resume_command(o) : NULL;
+    char *hint = o->save ? options_resume_command(&o->line, o->save) : NULL;
     learner *l = learner_new(b.train, b.valid, net, learner_mse, .opt = make_optimizer(o, net), .metrics = { learner_rmse },
                              .accumulate = (int)o->accumulate, .checkpoint = o->save, .resume_hint = hint, .log = o->log);
     ag_meta meta[MODEL_META];
