@@ -12,6 +12,8 @@
 #include "nn/vision.h"
 #include "nn/plan.h"
 #include "data/data.h"
+#include "data/image.h"
+#include "data/transform.h"
 #include "optim/optim.h"
 #include "optim/schedule.h"
 #include "optim/learner.h"
