@@ -35,7 +35,7 @@ static matrix stretch(double scale_x, double shift_x, double scale_y, double shi
     return (matrix){ { scale_x, 0, shift_x, 0, scale_y, shift_y, 0, 0, 1 } };
 }
 
-/* ---- the parts ------------------------------------------------------------------------------------------------- */
+/* ---- draws --------------------------------------------------------------------------------------------------- */
 
 /* A number in [lo, hi) with probability p, else the neutral one. */
 static double drawn(data_random *r, double p, double lo, double hi, double neutral)
@@ -44,38 +44,76 @@ static double drawn(data_random *r, double p, double lo, double hi, double neutr
     return ag_data_chance(r, p) ? value : neutral;
 }
 
-static double drawn_factor(data_random *r, double p, double most)
+/* exp(U(log(1 - most), -log(1 - most))), else the neutral number */
+static double drawn_factor(data_random *r, double p, double most, double neutral)
 {
-    return exp(drawn(r, p, log(1 - most), -log(1 - most), 0));
+    const double value = exp(ag_data_uniform(r, log(1 - most), -log(1 - most)));
+    return ag_data_chance(r, p) && most > 0 ? value : neutral;
 }
 
-static matrix flip(const data_augment *a, data_random *r)
+/* fastai's RandomResizedCropGPU with ratio 1: a square. */
+static void draw_part(const data_augment *a, int64_t w, int64_t h, data_random *r, data_drawn *d)
 {
-    static const signed char eight[8][4] = { { 1, 0, 0, 1 },  { -1, 0, 0, 1 }, { 1, 0, 0, -1 }, { 0, -1, 1, 0 },
+    d->part_width = w, d->part_height = h;
+    if (!a || !a->on || a->min_scale >= 1) return;
+    for (int attempt = 0; r->train && attempt < 10; attempt++) {
+        const int64_t side = llrint(sqrt(ag_data_uniform(r, a->min_scale, 1) * (double)w * (double)h));
+        if (side > w || side > h || side < 1) continue;
+        d->top = ag_data_below(r, h - side + 1), d->left = ag_data_below(r, w - side + 1);
+        d->part_width = d->part_height = side;
+        return;
+    }
+    d->part_width = d->part_height = w < h ? w : h;
+    d->left = (w - d->part_width) / 2, d->top = (h - d->part_height) / 2;
+}
+
+data_drawn ag_data_augment_draw(const data_augment *a, int64_t width, int64_t height, data_random *r)
+{
+    data_drawn d = { .zoom = 1, .zoom_x = 0.5, .zoom_y = 0.5, .brightness = 0.5, .contrast = 1, .saturation = 1 };
+    if (a && a->on && r->train) {
+        const int64_t which = ag_data_below(r, 8);
+        const bool flipped = ag_data_chance(r, 0.5) && !a->no_flip;
+        d.dihedral = !flipped ? 0 : a->flip_vert ? (int)which : 1;
+        d.degrees = drawn(r, a->p_affine, -a->max_rotate, a->max_rotate, 0);
+        d.zoom = drawn(r, a->p_affine, a->min_zoom, a->max_zoom, 1);
+        d.zoom_x = ag_data_uniform(r, 0, 1), d.zoom_y = ag_data_uniform(r, 0, 1);
+        d.warp_x = drawn(r, a->p_affine, -a->max_warp, a->max_warp, 0);
+        d.warp_y = drawn(r, a->p_affine, -a->max_warp, a->max_warp, 0);
+        d.brightness = drawn(r, a->p_lighting, (1 - a->max_lighting) / 2, (1 + a->max_lighting) / 2, 0.5);
+        d.contrast = drawn_factor(r, a->p_lighting, a->max_lighting, 1);
+        d.saturation = drawn_factor(r, a->p_lighting, a->saturation, 1);
+        d.hue = drawn_factor(r, a->p_lighting, a->hue, 0);
+    }
+    draw_part(a, width, height, r, &d);
+    return d;
+}
+
+/* ---- the parts ------------------------------------------------------------------------------------------------- */
+
+static matrix flip(const data_drawn *d)
+{
+    static const signed char eight[8][4] = { { 1, 0, 0, 1 },   { -1, 0, 0, 1 }, { 1, 0, 0, -1 }, { 0, -1, 1, 0 },
                                              { -1, 0, 0, -1 }, { 0, 1, -1, 0 }, { 0, 1, 1, 0 },  { 0, -1, -1, 0 } };
-    const int64_t which = a->flip_vert ? ag_data_below(r, 8) : 1;
-    const signed char *m = eight[ag_data_chance(r, 0.5) && !a->no_flip ? which : 0];
+    const signed char *m = eight[d->dihedral & 7];
     return (matrix){ { m[0], m[1], 0, m[2], m[3], 0, 0, 0, 1 } };
 }
 
-static matrix rotation(const data_augment *a, data_random *r)
+static matrix rotation(const data_drawn *d)
 {
-    const double angle = drawn(r, a->p_affine, -a->max_rotate, a->max_rotate, 0) * 0.017453292519943295;
+    const double angle = d->degrees * 0.017453292519943295;
     return (matrix){ { cos(angle), sin(angle), 0, -sin(angle), cos(angle), 0, 0, 0, 1 } };
 }
 
-static matrix zoom(const data_augment *a, data_random *r)
+static matrix zoom(const data_drawn *d)
 {
-    const double scale = 1 / drawn(r, a->p_affine, a->min_zoom, a->max_zoom, 1);
-    const double x = ag_data_uniform(r, -1, 1), y = ag_data_uniform(r, -1, 1);
-    return stretch(scale, (1 - scale) * x, scale, (1 - scale) * y);
+    const double scale = 1 / d->zoom;
+    return stretch(scale, (1 - scale) * (2 * d->zoom_x - 1), scale, (1 - scale) * (2 * d->zoom_y - 1));
 }
 
 /* Takes the corners of a tilted square to those of the square. (Heckbert 1989, square to quadrilateral, inverted) */
-static matrix perspective(const data_augment *a, data_random *r)
+static matrix perspective(const data_drawn *d)
 {
-    const double x = drawn(r, a->p_affine, -a->max_warp, a->max_warp, 0);
-    const double y = drawn(r, a->p_affine, -a->max_warp, a->max_warp, 0);
+    const double x = d->warp_x, y = d->warp_y;
     if (x == 0 && y == 0) return identity;
     const double px[4] = { -1 - y, 1 + y, 1 - y, -1 + y }, py[4] = { -1 - x, -1 + x, 1 - x, 1 + x };
     const double ax = px[1] - px[2], bx = px[3] - px[2], sx = px[0] - px[1] + px[2] - px[3];
@@ -86,47 +124,29 @@ static matrix perspective(const data_augment *a, data_random *r)
     return adjugate(times(tilt, stretch(0.5, 0.5, 0.5, 0.5)));
 }
 
-/* The part of the items' pixels that becomes the result: left, top, width, height. (RandomResizedCropGPU, ratio 1) */
-typedef struct { int64_t x, y, w, h; } part;
-
-static part part_of(const data_augment *a, int64_t w, int64_t h, data_random *r)
-{
-    if (a->min_scale >= 1) return (part){ 0, 0, w, h };
-    for (int attempt = 0; r->train && attempt < 10; attempt++) {
-        const int64_t side = llrint(sqrt(ag_data_uniform(r, a->min_scale, 1) * (double)w * (double)h));
-        if (side > w || side > h || side < 1) continue;
-        const int64_t y = ag_data_below(r, h - side + 1);
-        return (part){ ag_data_below(r, w - side + 1), y, side, side };
-    }
-    const int64_t side = w < h ? w : h;
-    return (part){ (w - side) / 2, (h - side) / 2, side, side };
-}
-
-/* Brightness, contrast and saturation: M (gain (x + shift)), M = s + (1 - s) grey. */
-static void draw_colour(const data_augment *a, data_random *r, data_map *map)
+/* Brightness, contrast and saturation: M (contrast (x + logit(brightness))), M = s + (1 - s) grey. */
+static void colour(const data_drawn *d, data_map *map)
 {
     static const double grey[3] = { 0.2989, 0.5870, 0.1140 };
-    const double most = a->max_lighting, light = drawn(r, a->p_lighting, (1 - most) / 2, (1 + most) / 2, 0.5);
-    const double shift = log(light / (1 - light)), gain = drawn_factor(r, a->p_lighting, most);
-    const double s = drawn_factor(r, a->p_lighting, a->saturation);
+    const double shift = log(d->brightness / (1 - d->brightness)), s = d->saturation;
     for (int i = 0; i < 3; i++) {
-        for (int j = 0; j < 3; j++) map->colour[4 * i + j] = (float)(gain * ((i == j ? s : 0) + (1 - s) * grey[j]));
-        map->colour[4 * i + 3] = (float)(gain * shift * (s + (1 - s) * (grey[0] + grey[1] + grey[2])));
+        float *row = map->colour + 4 * i;
+        for (int j = 0; j < 3; j++) row[j] = (float)(d->contrast * ((i == j ? s : 0) + (1 - s) * grey[j]));
+        row[3] = (float)(d->contrast * shift * (s + (1 - s) * (grey[0] + grey[1] + grey[2])));
     }
-    map->has_colour = shift != 0 || gain != 1 || s != 1;
-    const double turn = exp(ag_data_uniform(r, log(1 - a->hue), -log(1 - a->hue)));
-    const bool turned = ag_data_chance(r, a->p_lighting) && a->hue > 0;
-    map->hue = turned ? (float)fmod(turn, 1) : 0;
+    map->has_colour = shift != 0 || d->contrast != 1 || s != 1;
+    map->hue = (float)fmod(d->hue, 1);
 }
 
 /* ---- composition ------------------------------------------------------------------------------------------------- */
 
-/* Pixels of the result -> pixels of the item: of the part that was chosen. */
-static matrix to_item(part of, int64_t width, int64_t height)
+/* Places of the result -> places of the item: of the part that was drawn. */
+static matrix to_item(const data_drawn *d, int64_t w, int64_t h)
 {
-    const double w = (double)of.w - 1, h = (double)of.h - 1;
-    return stretch(width > 1 ? w / ((double)width - 1) : 0, (double)of.x + (width > 1 ? 0 : w / 2),
-                   height > 1 ? h / ((double)height - 1) : 0, (double)of.y + (height > 1 ? 0 : h / 2));
+    const double x = w > 1 ? 1 / ((double)w - 1) : 0, y = h > 1 ? 1 / ((double)h - 1) : 0;
+    const double part_x = (double)d->part_width - 1, part_y = (double)d->part_height - 1;
+    return stretch(w > 1 ? part_x * x : 1, w > 1 ? (2 * (double)d->left + part_x) * x - 1 : 0,
+                   h > 1 ? part_y * y : 1, h > 1 ? (2 * (double)d->top + part_y) * y - 1 : 0);
 }
 
 static matrix to_places(int64_t w, int64_t h)
@@ -152,11 +172,14 @@ static double extent(matrix m, int64_t width, int64_t height)
     return high - low;
 }
 
-/* fastai: where a step is d = more than two source pixels, half of it is averaged first, unless zoomed in as much. */
-static void average(data_map *map, part of, int64_t w, int64_t h, matrix places)
+/* fastai: where a step is more than two source pixels, half of it, d, is averaged first, unless zoomed in as much. (Its code
+ * takes the result's width for its height and 2 for its width; the same for squares from squares.) */
+static void average(data_map *map, const data_drawn *of, int64_t w, int64_t h, matrix places)
 {
-    const double d = fmin((double)of.w / (double)map->width, (double)of.h / (double)map->height) / 2;
-    if (d <= 1 || (of.w == w && of.h == h && d <= 2 / extent(places, map->width, map->height))) return;
+    const double x = (double)of->part_width / (double)map->width, y = (double)of->part_height / (double)map->height;
+    const double d = fmin(x, y) / 2;
+    const bool all = of->part_width == w && of->part_height == h;
+    if (d <= 1 || (all && d <= 2 / extent(places, map->width, map->height))) return;
     map->mean_width = (int64_t)((double)w * (1 / d)), map->mean_height = (int64_t)((double)h * (1 / d));
 }
 
@@ -166,33 +189,26 @@ void ag_data_augment_size(const data_augment *a, int64_t *width, int64_t *height
     *width = a->width ? a->width : a->size, *height = a->size;
 }
 
-data_map ag_data_augment_draw(const data_augment *a, int64_t w, int64_t h, data_random *r)
+data_map ag_data_augment_map(const data_augment *a, const data_drawn *d, int64_t w, int64_t h)
 {
-    data_map map = { .width = w, .height = h };
-    matrix affine = identity, warp = identity;
-    part of = { 0, 0, w, h };
-    if (a && a->on) {
-        ag_data_augment_size(a, &map.width, &map.height);
-        map.pad = a->pad;
-        affine = flip(a, r);
-        affine = times(affine, rotation(a, r));
-        affine = times(affine, zoom(a, r));
-        warp = perspective(a, r);
-        draw_colour(a, r, &map);
-        of = part_of(a, w, h, r);
-    }
+    data_map map = { .width = w, .height = h, .pad = a ? a->pad : DATA_REFLECTION };
+    ag_data_augment_size(a, &map.width, &map.height);
+    matrix affine = times(flip(d), times(rotation(d), zoom(d)));
     affine.v[1] *= (double)h / (double)w, affine.v[3] *= (double)w / (double)h;
-    const matrix places = times(warp, times(affine, times(to_places(w, h), to_item(of, map.width, map.height))));
-    average(&map, of, w, h, places);
+    const matrix to_place = times(to_item(d, w, h), to_places(map.width, map.height));
+    const matrix places = times(perspective(d), times(affine, to_place));
+    average(&map, d, w, h, places);
     const bool mean = map.mean_width > 0;
     const matrix m = times(to_pixels(mean ? map.mean_width : w, mean ? map.mean_height : h), places);
     for (int i = 0; i < 9; i++) map.to_source[i] = m.v[i] / m.v[8];
+    colour(d, &map);
     return map;
 }
 
 void ag_data_augment_sample(const data_augment *a, const data_image *from, const data_stats *stats, data_random *r, float *to)
 {
-    data_map map = ag_data_augment_draw(a, from->width, from->height, r);
+    const data_drawn drawn = ag_data_augment_draw(a, from->width, from->height, r);
+    data_map map = ag_data_augment_map(a, &drawn, from->width, from->height);
     if (stats) map.stats = *stats;
     ag_data_map_apply(from, &map, to);
     if (a && a->own) a->own(to, map.height, map.width, r, a->own_arg);

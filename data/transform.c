@@ -120,8 +120,9 @@ static void resize_apply(const data_transform *t, data_image *image, data_random
 
 static void shrink(int64_t *width, int64_t *height, double x, double y)
 {
-    if (x > 1) *width = (int64_t)ceil((double)*width / x);
-    if (y > 1) *height = (int64_t)ceil((double)*height / y);
+    const double rounding = 1e-9;
+    if (x > 1) *width = (int64_t)ceil((double)*width / x - rounding);
+    if (y > 1) *height = (int64_t)ceil((double)*height / y - rounding);
 }
 
 static void resize_needs(const data_transform *t, int64_t *width, int64_t *height)

@@ -130,12 +130,21 @@ typedef struct {
     data_stats stats;
 } data_map;
 
-/* Draws the map for a picture of from_width x from_height. In validation, or where a is NULL or not on: no change but of the
- * size. stats are left 0. */
-data_map ag_data_augment_draw(const data_augment *a, int64_t from_width, int64_t from_height, data_random *r);
+/* What was drawn for one picture; in brackets what changes nothing. */
+typedef struct {
+    int dihedral;                       /* fastai's numbers of the flips and turns, 0 .. 7; 1: left and right [0] */
+    double degrees, zoom, zoom_x, zoom_y;       /* [0], [1]; the centre of the zoom, 0 .. 1 */
+    double warp_x, warp_y;              /* [0] */
+    double brightness, contrast, saturation, hue;   /* [0.5], [1], [1], [0] */
+    int64_t left, top, part_width, part_height;     /* the item's pixels that become the result [all] */
+} data_drawn;
+/* Draws for an item of width x height. In validation, or where a is NULL or not on: nothing, and the middle. */
+data_drawn ag_data_augment_draw(const data_augment *a, int64_t width, int64_t height, data_random *r);
+/* The map of what was drawn; stats are left 0. */
+data_map ag_data_augment_map(const data_augment *a, const data_drawn *drawn, int64_t width, int64_t height);
 /* to: [map->height, map->width, 3] */
 void ag_data_map_apply(const data_image *from, const data_map *map, float *to);
-/* Both, and the user's own function: one sample of a batch. */
+/* All three, and the user's own function: one sample of a batch. */
 void ag_data_augment_sample(const data_augment *a, const data_image *from, const data_stats *stats, data_random *r, float *to);
 
 AG_END_DECLS
