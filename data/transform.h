@@ -115,7 +115,7 @@ typedef struct {
 #define data_aug_transforms(...) ag_data_aug_transforms_(AG_HERE, AG_OPTS0(data_augment, __VA_ARGS__))
 data_augment ag_data_aug_transforms_(const char *at, data_augment opts);
 
-/* The size of the results for items of this size, in place. a NULL or not on: theirs. */
+/* The size of the results for items of this size, in place. a NULL or without .size: theirs. */
 void ag_data_augment_size(const data_augment *a, int64_t *width, int64_t *height);
 
 /* What is done to one picture on its way to numbers. */

@@ -1,6 +1,6 @@
-/* One picture on its way into a batch, on one core: best of many runs, in microseconds. */
+/* tests/bench/bench_transform.c - one picture on its way into a batch, on one core. Lines of key, value, unit; the best of many
+ * runs. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <time.h>
 #include "core/memory.h"
 #include "data/transform.h"
@@ -27,13 +27,15 @@ static data_image painted(int64_t width, int64_t height)
             const double took = now() - begin; \
             best = took < best ? took : best; \
         } \
-        printf("%-52s %8.1f\n", name, best); \
+        printf("%s\t%.4g\tus\n", name, best); \
     } while (0)
 
-static void sample(const data_augment *a, const data_image *image, uint64_t key, float *to)
+/* New numbers for each picture. */
+static void sample(const data_augment *a, const data_image *image, float *to)
 {
     const data_stats stats = DATA_IMAGENET_STATS;
-    data_random r = ag_data_random_of(key, 1, true);
+    static uint64_t key;
+    data_random r = ag_data_random_of(key++, 1, true);
     ag_data_augment_sample(a, image, &stats, &r, to);
 }
 
@@ -52,13 +54,12 @@ int main(void)
     const data_augment flat = data_aug_transforms(.size = 224, .p_affine = 1, .p_lighting = 1, .max_warp = -1);
     const data_augment dark = data_aug_transforms(.size = 224, .p_affine = 1, .max_lighting = -1, .max_warp = -1);
     const data_augment small = data_aug_transforms(.size = 96, .p_affine = 1, .p_lighting = 1);
-    BEST("resize 480 x 640 -> 224 x 224", resized(&photo, 224, 224));
-    BEST("resize 240 x 320 -> 224 x 224", resized(&half, 224, 224));
-    BEST("resize 480 x 640 -> 480 x 480", resized(&photo, 480, 480));
-    BEST("256 -> 224: flip, rotation, zoom, warp, lighting", sample(&all, &item, 3, to));
-    BEST("256 -> 224: flip, rotation, zoom, lighting", sample(&flat, &item, 3, to));
-    BEST("256 -> 224: flip, rotation, zoom", sample(&dark, &item, 3, to));
-    BEST("256 -> 96, averaged first", sample(&small, &item, 3, to));
+    BEST("resize_photo", resized(&photo, 224, 224));
+    BEST("resize_half", resized(&half, 224, 224));
+    BEST("augment_all", sample(&all, &item, to));
+    BEST("augment_flat", sample(&flat, &item, to));
+    BEST("augment_dark", sample(&dark, &item, to));
+    BEST("augment_small", sample(&small, &item, to));
     ag_free(to);
     ag_free(photo.pixels);
     ag_free(half.pixels);
