@@ -31,6 +31,13 @@ ifneq ($(shell pkg-config --exists cairo 2>/dev/null && echo yes),)
   CPPFLAGS += -DAG_HAVE_CAIRO $(shell pkg-config --cflags cairo)
   LDLIBS   += $(shell pkg-config --libs cairo)
 endif
+ifneq ($(wildcard /usr/include/stb/stb_image.h),)
+  CPPFLAGS += -DAG_HAVE_STB
+endif
+ifneq ($(wildcard /usr/include/jpeglib.h),)
+  CPPFLAGS += -DAG_HAVE_JPEG
+  LDLIBS   += -ljpeg
+endif
 
 include cuda/cuda.mk
 sources  := $(wildcard core/*.c ops/*.c nn/*.c optim/*.c data/*.c models/*.c) $(cuda_sources)
@@ -47,7 +54,7 @@ lib: $(lib)
 
 # ---- for a new machine --------------------------------------------------------------------------------------------
 
-packages := gcc g++ libc6-dev pkg-config libdnnl-dev libcairo2-dev libcmocka-dev fonts-dejavu-core
+packages := gcc g++ libc6-dev pkg-config libdnnl-dev libcairo2-dev libstb-dev libjpeg62-turbo-dev libcmocka-dev fonts-dejavu-core
 
 setup:                  ## installs what is missing (Debian: compiler, oneDNN, cairo, cmocka)
 	@tests/setup.sh $(packages)

@@ -50,6 +50,37 @@ ag_bytes ag_read_file_(const char *at, const char *path)
     return (ag_bytes){ data, st.st_size };
 }
 
+static bool refuse(int fd, char *why, size_t size, const char *what)
+{
+    if (fd >= 0) close(fd);
+    snprintf(why, size, "%s", what);
+    return false;
+}
+
+bool ag_try_read(const char *path, ag_bytes *bytes, char *why, size_t size)
+{
+    struct stat st;
+    *bytes = (ag_bytes){ 0 };
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);       /* a pipe without a writer is no reason to wait */
+    if (fd < 0) return refuse(fd, why, size, reason(errno));
+    if (fstat(fd, &st)) return refuse(fd, why, size, reason(errno));
+    if (S_ISDIR(st.st_mode)) return refuse(fd, why, size, "a folder");
+    if (!S_ISREG(st.st_mode)) return refuse(fd, why, size, "no regular file");
+    if (st.st_size > (off_t)1 << 30) return refuse(fd, why, size, "larger than 1 GB");
+    char *data = ag_alloc(st.st_size ? st.st_size : 1, 1);
+    int64_t n = 0;
+    for (ssize_t got = 1; n < st.st_size && got; n += got) {
+        got = read(fd, data + n, (size_t)(st.st_size - n));
+        if (got < 0 && errno == EINTR) got = 0;
+        if (got >= 0) continue;
+        ag_free(data);
+        return refuse(fd, why, size, strerror(errno));
+    }
+    close(fd);
+    *bytes = (ag_bytes){ data, n };
+    return true;
+}
+
 bool ag_file_exists(const char *path)
 {
     struct stat st;
