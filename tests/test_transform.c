@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+#include "core/io.h"
 #include "core/memory.h"
 #include "core/safetensors.h"
 #include "data/transform.h"
@@ -306,6 +308,75 @@ static void test_what_a_transform_needs(void **state)
     }
 }
 
+/* ---- folders ---------------------------------------------------------------------------------------------------------- */
+
+static void write_picture(const char *path, int64_t width, int64_t height)
+{
+    data_image image = picture(width, height);
+    data_image_write(path, &image);
+    ag_free(image.pixels);
+}
+
+static void write_text(const char *path, const char *text)
+{
+    ag_file *f = ag_file_create(path);
+    ag_file_write(f, text, (int64_t)strlen(text));
+    ag_file_commit(f);
+}
+
+static void check_size(const char *path, int64_t width, int64_t height)
+{
+    data_image_info info;
+    char why[DATA_WHY];
+    if (!ag_data_image_probe(path, &info, why)) fail_msg("%s: %s", path, why);
+    assert_true(info.width == width && info.height == height);
+}
+
+static void over_itself(void *arg) { data_resize_images(arg, arg, 40); }
+static void no_pictures(void *arg) { data_resize_images(arg, "to", 40); }
+static void into_a_file(void *arg) { data_resize_images(arg, "notes.txt", 40); }
+
+static void test_a_folder_made_small(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    char folder[] = "/tmp/agrad-resize-XXXXXX", home[4096];
+    assert_non_null(getcwd(home, sizeof home));
+    assert_non_null(mkdtemp(folder));
+    assert_int_equal(chdir(folder), 0);
+    ag_make_folder("a/deep er");
+    ag_make_folder("empty");
+    write_picture("a/wide.jpg", 120, 50);
+    write_picture("a/deep er/tall.PNG.png", 33, 100);
+    write_picture("a/deep er/small.png", 20, 30);
+    write_text("a/broken.jpg", "no picture");
+    write_text("notes.txt", "no picture either");
+    for (int workers = 1; workers < 4; workers += 2) {
+        assert_int_equal(data_resize_images("a", "a/to", 40, .workers = workers), 3);      /* not what it wrote before */
+        check_size("a/to/wide.jpg", 40, 16);
+        check_size("a/to/deep er/tall.PNG.png", 13, 40);
+        check_size("a/to/deep er/small.png", 20, 30);
+        assert_false(ag_file_exists("a/to/broken.jpg"));
+    }
+    assert_int_equal(data_resize_images("a", "short", 25, .shorter = true), 6);       /* and a/to */
+    check_size("short/wide.jpg", 60, 25);
+    check_size("short/deep er/tall.PNG.png", 25, 75);
+    assert_int_equal(data_resize_images("a", "short", 25, .shorter = true, .resume = true), 0);
+    const struct { void (*fn)(void *); char *arg; const char *says; } wrong[] = {
+        { over_itself, "a", "a would be written over itself" },
+        { no_pictures, "empty", "no .jpg, .jpeg, .png, .bmp or .gif below" },
+        { no_pictures, "nowhere", "nowhere is no folder" }, { into_a_file, "a", "cannot make folder notes.txt" },
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        assert_int_equal(ag_try(wrong[i].fn, wrong[i].arg), 1);
+        if (!strstr(ag_error(), wrong[i].says)) fail_msg("%s\ndoes not say\n%s", ag_error(), wrong[i].says);
+    }
+    assert_int_equal(chdir(home), 0);
+    char clean[64];
+    snprintf(clean, sizeof clean, "rm -r %s", folder);
+    assert_int_equal(system(clean), 0);
+}
+
 /* ---- bad options ---------------------------------------------------------------------------------------------------- */
 
 static void bad_size(void *arg) { (void)arg; data_resize(0); }
@@ -341,7 +412,7 @@ int main(void)
         cmocka_unit_test(test_nothing_is_drawn_in_validation), cmocka_unit_test(test_by_key_alone),
         cmocka_unit_test(test_crops_lie_anywhere_in_training), cmocka_unit_test(test_own),
         cmocka_unit_test(test_any_map_is_safe), cmocka_unit_test(test_what_a_transform_needs),
-        cmocka_unit_test(test_bad_options),
+        cmocka_unit_test(test_a_folder_made_small), cmocka_unit_test(test_bad_options),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
