@@ -69,8 +69,8 @@ static bool read_header(image_bytes b, image_header *h, char why[DATA_WHY])
     if (h->width < 1 || h->height < 1)
         return ag_image_bad(why, "a size of %" PRId64 " x %" PRId64, h->width, h->height);
     if (h->width > DATA_MAX_SIDE || h->height > DATA_MAX_SIDE || h->width * h->height > DATA_MAX_PIXELS)
-        return ag_image_bad(why, "%" PRId64 " x %" PRId64 " pixels; at most %d a side and %d in all are read", h->width, h->height,
-                            DATA_MAX_SIDE, DATA_MAX_PIXELS);
+        return ag_image_bad(why, "%" PRId64 " x %" PRId64 " pixels; at most %d a side and %d in all are read", h->width,
+                            h->height, DATA_MAX_SIDE, DATA_MAX_PIXELS);
     return true;
 }
 

@@ -74,7 +74,8 @@ bool ag_image_png_header(image_bytes b, image_header *h, char why[DATA_WHY])
         if (n > b.size - at - 12) return ends_early(why, "a chunk");
         const bool begins = !memcmp(c + 4, "IHDR", 4);
         if ((chunks == 0) != begins) return ag_image_bad(why, "its header is damaged");
-        if (crc(c + 4, n + 4) != big(c + 8 + n)) return ag_image_bad(why, "the checksum of chunk %.4s is wrong", (const char *)c + 4);
+        if (crc(c + 4, n + 4) != big(c + 8 + n))
+            return ag_image_bad(why, "the checksum of chunk %.4s is wrong", (const char *)c + 4);
         if (begins && !png_begin(c + 8, n, h, why)) return false;
         if (!memcmp(c + 4, "IDAT", 4)) packed += n;
         if (!memcmp(c + 4, "eXIf", 4)) h->orientation = ag_image_orientation((image_bytes){ c + 8, n });
@@ -91,7 +92,10 @@ bool ag_image_png_header(image_bytes b, image_header *h, char why[DATA_WHY])
 
 enum { SCANS_MOST = 100, JPEG_MOST = 1024 };     /* pixels a byte holds at most: 64 a bit in a flat progressive scan, twice */
 
-static bool is_frame(int marker) { return marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc; }
+static bool is_frame(int marker)
+{
+    return marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc;
+}
 
 /* The next marker from `at` on, behind data that hides 0xff as 0xff 0x00; -1 at the end. */
 static int64_t next_marker(image_bytes b, int64_t at)

@@ -123,7 +123,7 @@ static void prepare(folder *f, const char *name, const char *from, const char *t
         const data_transform t = data_resize(h, .width = w, .method = DATA_SQUISH);
         data_random r = ag_data_random_of(0, 0, false);
         t.apply(&t, &image, &r);
-        ag_data_image_write_(f->at, to, &image, AG_OPTS0(data_image_write_opts, .quality = f->opts.quality));
+        ag_data_image_write_(f->at, to, &image, AG_OPTS0(data_write_opts, .quality = f->opts.quality));
     } else copy_file(f, from, to);
     ag_data_image_free(&image);
     atomic_fetch_add(&f->written, 1);

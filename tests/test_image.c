@@ -36,7 +36,8 @@ static void test_pixels_are_pillows(void **state)
     for (const image_fixture *f = image_fixtures; f->name; f++) {
         char why[DATA_WHY];
         data_image image;
-        if (!ag_data_image_try_bytes(f->file, f->size, &image, why, (data_image_opts){ 0 })) fail_msg("%s: %s", f->name, why);
+        if (!ag_data_image_try_bytes(f->file, f->size, &image, why, (data_image_opts){ 0 }))
+            fail_msg("%s: %s", f->name, why);
         if (image.width != f->width || image.height != f->height)
             fail_msg("%s: %d x %d", f->name, (int)image.width, (int)image.height);
         double sum = 0;
@@ -58,7 +59,8 @@ static void test_prefixes_are_refused(void **state)
             uint8_t *part = malloc((size_t)n + 1);
             memcpy(part, f->file, (size_t)n);
             const bool read = ag_data_image_try_bytes(part, n, &image, why, (data_image_opts){ 0 });
-            if (read && n < f->size - f->padded) fail_msg("%s: %d of %d bytes taken for a picture", f->name, (int)n, (int)f->size);
+            if (read && n < f->size - f->padded)
+                fail_msg("%s: %d of %d bytes taken for a picture", f->name, (int)n, (int)f->size);
             if (!read) assert_true(why[0] && !image.pixels);
             data_image_free(&image);
             free(part);
