@@ -336,14 +336,21 @@ static bool step(machine *m)
 
 const ag_pickle *ag_pickle_read(const char *at, const char *path, ag_bytes bytes, const char *const *names)
 {
-    machine *m = ag_alloc(1, sizeof *m);
-    ag_defer(drop, m);
-    *m = (machine){ .at = at, .path = path, .names = names, .begin = bytes.data, .p = bytes.data,
-                    .end = bytes.data + bytes.size };
     if (bytes.size > LIMIT)
         ag_fail(at, "%s: a pickle of %" PRId64 " bytes; weights alone need a few hundred for each tensor", path,
                 bytes.size);
+    return ag_pickle_read_first(at, path, &bytes, names);
+}
+
+const ag_pickle *ag_pickle_read_first(const char *at, const char *path, ag_bytes *bytes, const char *const *names)
+{
+    machine *m = ag_alloc(1, sizeof *m);
+    ag_defer(drop, m);
+    *m = (machine){ .at = at, .path = path, .names = names, .begin = bytes->data, .p = bytes->data,
+                    .end = bytes->data + (bytes->size < LIMIT ? bytes->size : LIMIT) };
     while (step(m)) {}
     if (m->height != 1 || m->n_marks) fail(m, "it ends with %" PRId64 " values, not with one", m->height);
+    bytes->size -= m->p - m->begin;
+    bytes->data = m->p;
     return m->stack[0];
 }

@@ -23,5 +23,7 @@ typedef struct ag_pickle {
  * NULL; of these "collections.OrderedDict" makes a dict, those that begin with '!' may be called (without the '!'), the
  * others be arguments. bytes must outlive the value. A value may contain itself. Fails, naming path and what is wanted. */
 const ag_pickle *ag_pickle_read(const char *at, const char *path, ag_bytes bytes, const char *const *names);
+/* The same of a pickle at the beginning of bytes, which then begin behind it. */
+const ag_pickle *ag_pickle_read_first(const char *at, const char *path, ag_bytes *bytes, const char *const *names);
 
 #endif

@@ -48,7 +48,15 @@ static void drop(void *p)
 
 /* ---- one tensor ---------------------------------------------------------------------------------------- */
 
-typedef struct { ag_pth *f; const ag_zip *zip; const char *folder; int64_t visits; } walk;
+typedef struct { const ag_pickle *key; ag_format format; ag_bytes bytes; } storage;
+
+typedef struct {
+    ag_pth *f;
+    const ag_zip *zip;              /* NULL: the format before 1.6, whose storages are listed */
+    const char *folder;
+    storage *listed;
+    int64_t n_listed, room_listed, visits;
+} walk;
 
 static bool is_text(const ag_pickle *v, const char *text)
 {
@@ -61,28 +69,54 @@ static const ag_pickle *arguments(const ag_pickle *v, ag_pickle_kind kind, int64
     return a && a->kind == AG_PICKLE_TUPLE && a->n >= least ? a : NULL;
 }
 
-/* ('storage', torch.FloatStorage, '0', 'cpu', count): a file of the archive, data/0. */
-static void read_storage(const walk *w, const ag_pickle *id, entry *e, int64_t *count)
+static bool same_text(const ag_pickle *a, const ag_pickle *b)
 {
-    const ag_pickle *a = arguments(id, AG_PICKLE_PERSISTENT, 5);
+    return a->kind == AG_PICKLE_STRING && b->kind == AG_PICKLE_STRING && a->n == b->n && !memcmp(a->text, b->text, (size_t)a->n);
+}
+
+static storage *listed(const walk *w, const ag_pickle *key)
+{
+    for (int64_t i = 0; i < w->n_listed; i++)
+        if (same_text(w->listed[i].key, key)) return &w->listed[i];
+    return NULL;
+}
+
+/* A file of the archive, data/0; before 1.6 a part of the file. */
+static ag_bytes bytes_of(const walk *w, const ag_pickle *key, const entry *e)
+{
     char file[80];
+    snprintf(file, sizeof file, "data/%.*s", (int)key->n, key->text);
+    const storage *s = w->zip ? NULL : listed(w, key);
+    const ag_bytes bytes = w->zip ? ag_zip_find(w->zip, w->folder, file) : s ? s->bytes : (ag_bytes){ 0 };
+    if (!bytes.data)
+        ag_fail(w->f->at, "%s: tensor '%s' lies in %s, which the archive does not have", w->f->path, e->name, file);
+    return bytes;
+}
+
+/* ('storage', torch.FloatStorage, '0', 'cpu', count ...); -1: not one. */
+static int storage_kind(const ag_pickle *a)
+{
     int k = 0;
     if (!a || !is_text(a->items[0], "storage") || a->items[1]->kind != AG_PICKLE_NAME ||
         a->items[2]->kind != AG_PICKLE_STRING || a->items[2]->n > 64 || a->items[4]->kind != AG_PICKLE_INT ||
-        a->items[4]->integer < 0)
-        ag_fail(w->f->at, "%s: tensor '%s' has no storage as torch.save writes it", w->f->path, e->name);
+        a->items[4]->integer < 0) return -1;
     while (k < STORAGES && strcmp(storages[k].name, a->items[1]->text)) k++;
+    return k;
+}
+
+static void read_storage(const walk *w, const ag_pickle *id, entry *e, int64_t *count)
+{
+    const ag_pickle *a = arguments(id, AG_PICKLE_PERSISTENT, 5);
+    const int k = storage_kind(a);
+    if (k < 0) ag_fail(w->f->at, "%s: tensor '%s' has no storage as torch.save writes it", w->f->path, e->name);
     if (k == STORAGES) ag_fail(w->f->at, "%s: tensor '%s' lies in a %s", w->f->path, e->name, a->items[1]->text);
-    snprintf(file, sizeof file, "data/%.*s", (int)a->items[2]->n, a->items[2]->text);
-    const ag_bytes bytes = ag_zip_find(w->zip, w->folder, file);
-    if (!bytes.data)
-        ag_fail(w->f->at, "%s: tensor '%s' lies in %s, which the archive does not have", w->f->path, e->name, file);
+    const ag_bytes bytes = bytes_of(w, a->items[2], e);
     *count = a->items[4]->integer;
     e->format = storages[k].format;
     e->data = bytes.data;
     if (*count > bytes.size / (ag_formats[e->format].bits / 8))
-        ag_fail(w->f->at, "%s: tensor '%s' needs %" PRId64 " numbers of %s, which has %" PRId64 " bytes", w->f->path,
-                e->name, *count, file, bytes.size);
+        ag_fail(w->f->at, "%s: tensor '%s' needs %" PRId64 " numbers of data/%.*s, which has %" PRId64 " bytes", w->f->path,
+                e->name, *count, (int)a->items[2]->n, a->items[2]->text, bytes.size);
 }
 
 /* Sizes and strides as they are written; the last element must lie in the storage, and none be there more than once. */
@@ -230,6 +264,68 @@ static void sort(ag_pth *f)
             ag_fail(f->at, "%s: tensor '%s' is there twice", f->path, f->by_name[i]->name);
 }
 
+/* ---- before 1.6: pickles one after another, then the storages ------------------------------------------ */
+
+static const char legacy_magic[] = "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+
+/* Which storages the tree names, and what lies in them. */
+static void list_storages(walk *w, const ag_pickle *v, int depth)
+{
+    if (depth > DEPTH || ++w->visits > VISITS)
+        ag_fail(w->f->at, "%s: its dicts are nested too deep, or one holds itself", w->f->path);
+    const ag_pickle *a = arguments(v, AG_PICKLE_PERSISTENT, 5);
+    const int k = storage_kind(a);
+    if (k >= 0 && k < STORAGES && !listed(w, a->items[2])) {
+        if (w->n_listed == w->room_listed)
+            w->listed = ag_realloc(w->listed, w->room_listed = 2 * w->room_listed + 64, sizeof *w->listed);
+        w->listed[w->n_listed++] = (storage){ .key = a->items[2], .format = storages[k].format };
+    }
+    if (a || v->kind < AG_PICKLE_TUPLE || v->kind == AG_PICKLE_NAME) return;
+    for (int64_t i = 0; i < v->n; i++) list_storages(w, v->items[i], depth + 1);
+}
+
+/* Each storage: how many numbers, as 8 bytes, and the numbers, in the order of the last pickle. */
+static void find_storages(walk *w, const ag_pickle *keys, ag_bytes b)
+{
+    for (int64_t i = 0; keys->kind == AG_PICKLE_LIST && i < keys->n; i++) {
+        storage *s = listed(w, keys->items[i]);
+        int64_t n = 0;
+        if (!s) ag_fail(w->f->at, "%s: storage %" PRId64 " belongs to no tensor", w->f->path, i);
+        if (b.size >= 8) memcpy(&n, b.data, 8);
+        const int64_t size = ag_formats[s->format].bits / 8;
+        if (b.size < 8 || n < 0 || n > (b.size - 8) / size)
+            ag_fail(w->f->at, "%s: truncated: storage %" PRId64 " of %" PRId64 " is not all there", w->f->path, i, keys->n);
+        s->bytes = (ag_bytes){ b.data + 8, n * size };
+        b.data += 8 + n * size, b.size -= 8 + n * size;
+    }
+}
+
+static const ag_pickle *open_legacy(walk *w, ag_bytes b)
+{
+    const ag_pth *f = w->f;
+    const int64_t magic = sizeof legacy_magic - 1;
+    b.data += magic, b.size -= magic;
+    const ag_pickle *version = ag_pickle_read_first(f->at, f->path, &b, names);
+    const ag_pickle *system = ag_pickle_read_first(f->at, f->path, &b, names);
+    if (version->kind != AG_PICKLE_INT || version->integer != 1001 || system->kind != AG_PICKLE_DICT)
+        ag_fail(f->at, "%s: a checkpoint of another version than 1001", f->path);
+    for (int64_t i = 0; i < system->n; i += 2)
+        if (is_text(system->items[i], "little_endian") && !system->items[i + 1]->integer)
+            ag_fail(f->at, "%s was written on a machine of another byte order; only little-endian files are read", f->path);
+    const ag_pickle *root = ag_pickle_read_first(f->at, f->path, &b, names);
+    list_storages(w, root, 0);
+    ag_defer(ag_free, w->listed);
+    find_storages(w, ag_pickle_read_first(f->at, f->path, &b, names), b);
+    w->visits = 0;
+    return root;
+}
+
+static bool is_legacy(ag_bytes b)
+{
+    const int64_t n = sizeof legacy_magic - 1;
+    return b.size > n && !memcmp(b.data, legacy_magic, (size_t)n);
+}
+
 /* ---- opening ------------------------------------------------------------------------------------------- */
 
 static void require_archive(const char *at, const char *path, ag_bytes b)
@@ -238,29 +334,36 @@ static void require_archive(const char *at, const char *path, ag_bytes b)
     const bool tar = b.size > 262 && !memcmp(b.data + 257, "ustar", 5);
     const bool pickle = b.size > 1 && (unsigned char)b.data[0] == 0x80;
     if (tar || pickle)
-        ag_fail(at, "%s was written by PyTorch before 1.6, or by pickle alone; convert it with "
+        ag_fail(at, "%s was written by PyTorch before 0.4, or by pickle alone; convert it with "
                 "`python -c \"import torch; torch.save(torch.load('%s', 'cpu'), 'converted.pth')\"`", path, path);
     ag_fail(at, "%s is not a PyTorch checkpoint: %s", path, b.size ? "it does not begin like one" : "it is empty");
+}
+
+static const ag_pickle *open_archive(walk *w, ag_bytes all, char *folder, size_t size)
+{
+    const char *at = w->f->at, *path = w->f->path;
+    require_archive(at, path, all);
+    w->zip = ag_zip_open(at, path, all);
+    w->folder = folder;
+    if (!ag_zip_folder_of(w->zip, "data.pkl", folder, size))
+        ag_fail(at, "%s is an archive, but not a PyTorch checkpoint: it has no data.pkl", path);
+    const ag_bytes order = ag_zip_find(w->zip, folder, "byteorder");
+    if (order.data && (order.size != 6 || memcmp(order.data, "little", 6)))
+        ag_fail(at, "%s was written on a machine of another byte order; only little-endian files are read", path);
+    return ag_pickle_read(at, path, ag_zip_find(w->zip, folder, "data.pkl"), names);
 }
 
 ag_pth *ag_pth_open_(const char *at, const char *path)
 {
     const ag_bytes all = ag_read_file_(at, path);
     char folder[256];
-    require_archive(at, path, all);
     ag_pth *f = ag_alloc(1, sizeof *f);
     ag_defer(drop, f);
     f->at = at;
     f->path = ag_strdup(path);
     AG_SCOPE;
-    const ag_zip *zip = ag_zip_open(at, path, all);
-    if (!ag_zip_folder_of(zip, "data.pkl", folder, sizeof folder))
-        ag_fail(at, "%s is an archive, but not a PyTorch checkpoint: it has no data.pkl", path);
-    const ag_bytes order = ag_zip_find(zip, folder, "byteorder");
-    if (order.data && (order.size != 6 || memcmp(order.data, "little", 6)))
-        ag_fail(at, "%s was written on a machine of another byte order; only little-endian files are read", path);
-    walk w = { .f = f, .zip = zip, .folder = folder };
-    const ag_pickle *root = ag_pickle_read(at, path, ag_zip_find(zip, folder, "data.pkl"), names);
+    walk w = { .f = f };
+    const ag_pickle *root = is_legacy(all) ? open_legacy(&w, all) : open_archive(&w, all, folder, sizeof folder);
     collect(&w, choose(f, root), "", 0);
     if (!f->n) ag_fail(at, "%s holds no tensors", path);
     without_prefix(f);

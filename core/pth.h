@@ -1,4 +1,5 @@
-/* core/pth.h - the tensors of a checkpoint that torch.save wrote (PyTorch 1.6 or later), without Python.
+/* core/pth.h - the tensors of a checkpoint that torch.save wrote (of either format, before PyTorch 1.6 and
+ * since), without Python.
  *
  * The pickle in it may name torch's storages and what puts tensors together from them, and nothing else: no code is ever
  * run. Of a checkpoint of several parts the weights are taken: 'state_dict_ema', 'model_ema', 'state_dict' or 'model', the

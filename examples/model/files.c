@@ -15,6 +15,36 @@ static int64_t not_finite(const ag_tensor *t)
     return n;
 }
 
+static bool is_buffer(const char *name)
+{
+    const char *dot = strrchr(name, '.');
+    return dot && (!strcmp(dot, ".running_mean") || !strcmp(dot, ".running_var") || !strcmp(dot, ".num_batches_tracked"));
+}
+
+/* --as: the model's names instead of the file's. Both list parameters in the order of the computation, and so buffers. */
+static void rename_as(const options *o, ag_named *all, int64_t n)
+{
+    nn_module *net = model_create(o->as, .classes = o->classes);
+    const int64_t wanted = nn_named_count(net);
+    ag_named *named = ag_alloc(wanted, sizeof *named);
+    ag_defer(ag_free, named);
+    nn_to_named(net, named);
+    if (n != wanted) ag_fail(NULL, "%s: %" PRId64 " tensors; %s has %" PRId64, o->line.argument[0], n, o->as, wanted);
+    for (int buffers = 0; buffers < 2; buffers++)
+        for (int64_t i = 0, k = 0; i < n; i++) {
+            char a[96], b[96];
+            if (is_buffer(all[i].name) != buffers) continue;
+            while (k < n && is_buffer(named[k].name) != buffers) k++;
+            const bool fits = k < n && ag_numel(all[i].tensor) == ag_numel(named[k].tensor) &&
+                              all[i].tensor->ndim == named[k].tensor->ndim;
+            if (!fits)
+                ag_fail(NULL, "%s: tensor '%s' is %s, where %s has '%s', %s", o->line.argument[0], all[i].name,
+                        ag_describe(all[i].tensor, a, sizeof a), o->as, k < n ? named[k].name : "no more",
+                        k < n ? ag_describe(named[k].tensor, b, sizeof b) : "");
+            all[i].name = named[k++].name;
+        }
+}
+
 int convert(const options *o)
 {
     const char *from = o->line.argument[0], *to = o->line.argument[1];
@@ -31,6 +61,7 @@ int convert(const options *o)
         numbers += ag_numel(all[i].tensor);
         size += ag_numel(all[i].tensor) * (int64_t)ag_dtype_size(all[i].tensor->dtype);
     }
+    if (o->as) rename_as(o, all, n);
     ag_safetensors_save_(NULL, to, n, all, 0, NULL);
     const char *choice = ag_weights_choice(w);
     printf("%s: %" PRId64 " tensors%s%s, %s numbers, %.1f MB\n", to, n, *choice ? " of " : "", choice,

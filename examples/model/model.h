@@ -8,7 +8,7 @@
 
 struct options {
     command_line line;                  /* its arguments: NAME, PATTERN or files */
-    const char *weights, *input, *output, *target, *skip, *precision, *optimizer;
+    const char *as, *weights, *input, *output, *target, *skip, *precision, *optimizer;
     int64_t batch, size, classes, channels, accumulate, threads, steps, limit;
     double tolerance;
     bool train, infer, layers, tsv, finite, recompute;
