@@ -14,6 +14,7 @@
 #include "data/data.h"
 #include "data/image.h"
 #include "data/transform.h"
+#include "data/block.h"
 #include "optim/optim.h"
 #include "optim/schedule.h"
 #include "optim/learner.h"

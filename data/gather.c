@@ -106,21 +106,28 @@ static void gather_field(const data_field *f, const int64_t *index, int64_t n, v
     }
 }
 
-static void call_function(const data_set *s, const int64_t *index, int64_t n, uint64_t key, char *x, char *y)
+/* Bad samples leave no gap: index, x and y hold the good ones. */
+static int64_t call_function(const data_set *s, int64_t *index, int64_t n, uint64_t key, char *x, char *y)
 {
     const int64_t size_x = ag_data_field_bytes(&s->x), size_y = s->has_y ? ag_data_field_bytes(&s->y) : 0;
     memset(x, 0, (size_t)(n * size_x));
     if (y) memset(y, 0, (size_t)(n * size_y));
+    const int64_t *rows = s->indirect ? s->rows->data : NULL;
+    int64_t kept = 0;
     for (int64_t i = 0; i < n; i++) {
-        const ag_philox4 r = ag_philox(key, 1, (uint64_t)index[i]);
-        data_sample sample = { s->arg, index[i], (uint64_t)r.v[0] << 32 | r.v[1], x + i * size_x,
-                               y ? y + i * size_y : NULL };
+        const int64_t row = rows ? rows[index[i]] : index[i];
+        const ag_philox4 r = ag_philox(key, 1, (uint64_t)row);
+        data_sample sample = { s->arg, row, (uint64_t)r.v[0] << 32 | r.v[1], x + kept * size_x,
+                               y ? y + kept * size_y : NULL, false };
         s->get(&sample);
+        if (!sample.bad) index[kept++] = index[i];
     }
+    return kept;
 }
 
-void ag_data_gather(const data_set *s, const int64_t *index, int64_t n, uint64_t key, void *x, void *y)
+int64_t ag_data_gather(const data_set *s, int64_t *index, int64_t n, uint64_t key, void *x, void *y)
 {
+    if (s->get) return call_function(s, index, n, key, x, y);
     const int64_t size_x = ag_data_field_bytes(&s->x), size_y = s->has_y ? ag_data_field_bytes(&s->y) : 0;
     const int64_t *rows = s->indirect ? s->rows->data : NULL;
     int64_t block[BLOCK];
@@ -131,10 +138,10 @@ void ag_data_gather(const data_set *s, const int64_t *index, int64_t n, uint64_t
             at = block;
         }
         char *out_x = (char *)x + i * size_x, *out_y = y ? (char *)y + i * size_y : NULL;
-        if (s->get) { call_function(s, at, m, key, out_x, out_y); continue; }
         /* The misses of a whole block are under way before the first is waited for. */
         for (int64_t k = 0; k < m; k++) __builtin_prefetch(s->x.base + at[k] * s->x.stride);
         gather_field(&s->x, at, m, out_x);
         if (y) gather_field(&s->y, at, m, out_y);
     }
+    return n;
 }

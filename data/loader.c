@@ -8,13 +8,14 @@
 #include "core/memory.h"
 #include "core/random.h"
 #include "data/set.h"
+#include "ops/ops.h"
 
 typedef struct {
     void *x, *y;
     int64_t *index;
-    int64_t batch;
+    int64_t batch, n;
     char *error;
-} loader_slot; /* batch: what it holds, -1 nothing */
+} loader_slot; /* batch: what it holds, -1 nothing; n samples */
 
 struct data_loader {
     data_set *set;
@@ -50,12 +51,12 @@ static uint64_t epoch_key(const data_loader *l)
     return (uint64_t)r.v[0] << 32 | r.v[1];
 }
 
-static void fill(const data_loader *l, int64_t batch, int64_t *index, void *x, void *y)
+static int64_t fill(const data_loader *l, int64_t batch, int64_t *index, void *x, void *y)
 {
     const int64_t n = batch_samples(l, batch), first = batch * l->batch;
     if (l->opts.shuffle) ag_data_permute(&l->order, first, n, index);
     else for (int64_t i = 0; i < n; i++) index[i] = first + i;
-    ag_data_gather(l->set, index, n, l->set->get ? epoch_key(l) : 0, x, y);
+    return ag_data_gather(l->set, index, n, l->set->get ? epoch_key(l) : 0, x, y);
 }
 
 static loader_slot new_slot(const data_loader *l, bool buffers)
@@ -83,7 +84,7 @@ static void fill_slot(void *arg)
     fill_job *j = arg;
     AG_SCOPE;
     AG_NO_GRAD;
-    fill(j->l, j->batch, j->slot->index, j->slot->x, j->slot->y);
+    j->slot->n = fill(j->l, j->batch, j->slot->index, j->slot->x, j->slot->y);
 }
 
 static void *work(void *arg)
@@ -194,7 +195,7 @@ data_loader *ag_data_loader_new_(const char *at, data_set *set, int64_t batch, d
     l->batches = set->n / l->batch + (!opts.drop_last && set->n % l->batch != 0);
     l->samples = opts.drop_last ? l->batches * l->batch : set->n;
     l->opts = opts;
-    if (opts.workers) start_workers(at, l);
+    if (opts.workers) start_workers(at, l), l->own = new_slot(l, false);
     else l->own = new_slot(l, ag_default_device() != AG_CPU);
     return l;
 }
@@ -205,6 +206,7 @@ int64_t ag_data_batch_size(const data_loader *l) { return l->batch; }
 uint64_t ag_data_loader_seed(const data_loader *l) { return l->opts.seed; }
 data_set *ag_data_loader_set(const data_loader *l) { return l->set; }
 data_position ag_data_loader_tell(const data_loader *l) { return l->position; }
+int ag_data_loader_workers(const data_loader *l) { return l->opts.workers; }
 int64_t ag_data_loader_epoch(const data_loader *l) { return l->position.epoch; }
 
 void ag_data_loader_seek_(const char *at, data_loader *l, data_position p)
@@ -237,16 +239,21 @@ static void prepare_now(data_batch *b)
     if (!l->own.x && ag_default_device() == AG_CPU) {
         b->x = ag_empty_(b->at, s->x.dtype, x);
         b->y = s->has_y ? ag_empty_(b->at, s->y.dtype, y) : NULL;
-        fill(l, b->index, l->own.index, b->x->data, s->has_y ? b->y->data : NULL);
+        const int64_t n = fill(l, b->index, l->own.index, b->x->data, s->has_y ? b->y->data : NULL);
+        if (n && n < b->n) {
+            b->x = ag_slice_(b->at, b->x, 0, 0, n);
+            if (b->y) b->y = ag_slice_(b->at, b->y, 0, 0, n);
+        }
+        b->n = n, b->row = l->own.index;
         return;
     }
     if (!l->own.x) {                    /* the default device has changed since */
         free_slot(&l->own);
         l->own = new_slot(l, true);
     }
-    fill(l, b->index, l->own.index, l->own.x, l->own.y);
-    b->x = ag_from_(b->at, s->x.dtype, l->own.x, x);
-    b->y = s->has_y ? ag_from_(b->at, s->y.dtype, l->own.y, y) : NULL;
+    b->n = fill(l, b->index, l->own.index, l->own.x, l->own.y), b->row = l->own.index;
+    b->x = b->n ? ag_from_(b->at, s->x.dtype, l->own.x, batch_shape(&s->x, b->n)) : NULL;
+    b->y = b->n && s->has_y ? ag_from_(b->at, s->y.dtype, l->own.y, batch_shape(&s->y, b->n)) : NULL;
 }
 
 static void take_prepared(data_batch *b)
@@ -257,8 +264,11 @@ static void take_prepared(data_batch *b)
     while (slot->batch != b->index) pthread_cond_wait(&l->ready, &l->lock);
     pthread_mutex_unlock(&l->lock);
     if (slot->error) ag_fail(NULL, "%s", slot->error);
-    b->x = ag_from_(b->at, l->set->x.dtype, slot->x, batch_shape(&l->set->x, b->n));
-    b->y = l->set->has_y ? ag_from_(b->at, l->set->y.dtype, slot->y, batch_shape(&l->set->y, b->n)) : NULL;
+    b->n = slot->n;
+    memcpy(l->own.index, slot->index, (size_t)b->n * sizeof *slot->index);
+    b->row = l->own.index;
+    if (b->n) b->x = ag_from_(b->at, l->set->x.dtype, slot->x, batch_shape(&l->set->x, b->n));
+    if (b->n && l->set->has_y) b->y = ag_from_(b->at, l->set->y.dtype, slot->y, batch_shape(&l->set->y, b->n));
     pthread_mutex_lock(&l->lock);
     slot->batch = -1;
     l->consumed++;
@@ -266,12 +276,13 @@ static void take_prepared(data_batch *b)
     pthread_mutex_unlock(&l->lock);
 }
 
-/* The batch at the loader's position, or none: then the next epoch begins. */
+/* The batch at the loader's position, or none: then the next epoch begins. A batch without a good sample is passed over. */
 static void draw(data_batch *b)
 {
     data_loader *l = b->of;
     b->x = b->y = NULL;
     b->n = 0;
+again:
     b->index = l->position.batch;
     if (b->index == l->batches) {
         if (l->thread) pause_workers(l);
@@ -283,6 +294,7 @@ static void draw(data_batch *b)
     if (l->thread) take_prepared(b);
     else prepare_now(b);
     l->position.batch++;
+    if (!b->n) goto again;
 }
 
 data_batch ag_data_batch_begin_(const char *at, data_loader *l)

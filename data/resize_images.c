@@ -1,15 +1,14 @@
 /* data/resize_images.c - a folder of photographs made smaller once, so that each epoch reads less. */
-#include <dirent.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
 #include "core/io.h"
 #include "core/memory.h"
 #include "core/tensor.h"
+#include "data/files.h"
 #include "data/transform.h"
 
 enum { SHOWN = 5, MOST_WORKERS = 64 };
@@ -19,7 +18,7 @@ typedef struct {
     int64_t size;
     data_resize_images_opts opts;
     char **name;                            /* below dir */
-    int64_t n, room;
+    int64_t n;
     atomic_llong next, written;
     atomic_bool stop;
     pthread_mutex_t lock;                   /* of what follows */
@@ -36,40 +35,6 @@ static void folder_free(void *arg)
     ag_free(f->failed);
     pthread_mutex_destroy(&f->lock);
     ag_free(f);
-}
-
-/* ---- finding ------------------------------------------------------------------------------------------------- */
-
-static bool looks_like_image(const char *name)
-{
-    static const char *const endings[] = { ".jpg", ".jpeg", ".png", ".bmp", ".gif" };
-    const char *dot = strrchr(name, '.');
-    for (size_t i = 0; dot && i < sizeof endings / sizeof *endings; i++)
-        if (!strcasecmp(dot, endings[i])) return true;
-    return false;
-}
-
-/* Collects below dir/at; links to folders are not followed, nor is what was written before. */
-static void find(folder *f, const char *at, const struct stat *to)
-{
-    char *here = ag_sprintf("%s/%s", f->dir, at);
-    DIR *dir = opendir(here);
-    for (struct dirent *e; dir && (e = readdir(dir));) {
-        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
-        char *name = ag_sprintf("%s%s%s", at, *at ? "/" : "", e->d_name), *path = ag_sprintf("%s/%s", f->dir, name);
-        struct stat st;
-        const bool there = !lstat(path, &st);
-        if (there && S_ISDIR(st.st_mode) && !(st.st_dev == to->st_dev && st.st_ino == to->st_ino)) find(f, name, to);
-        ag_free(path);
-        if (!there || S_ISDIR(st.st_mode) || !looks_like_image(name)) {
-            ag_free(name);
-            continue;
-        }
-        if (f->n == f->room) f->name = ag_realloc(f->name, f->room = 2 * f->room + 64, sizeof *f->name);
-        f->name[f->n++] = name;
-    }
-    if (dir) closedir(dir);
-    ag_free(here);
 }
 
 /* ---- one picture --------------------------------------------------------------------------------------------------- */
@@ -162,11 +127,6 @@ static void *work(void *arg)
 
 /* ---- all ----------------------------------------------------------------------------------------------------------- */
 
-static int by_bytes(const void *a, const void *b)
-{
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
 static void tell_bad(const folder *f)
 {
     fprintf(stderr, "%" PRId64 " of %" PRId64 " files below %s are no pictures and were left out:\n", f->bad, f->n, f->dir);
@@ -187,9 +147,8 @@ int64_t ag_data_resize_images_(const char *at, const char *dir, const char *to, 
     folder *f = ag_alloc(1, sizeof *f);
     *f = (folder){ .at = at, .dir = dir, .to = to, .size = size, .opts = opts, .lock = PTHREAD_MUTEX_INITIALIZER };
     ag_defer(folder_free, f);
-    find(f, "", &there);
+    f->name = ag_data_files(dir, to, &f->n);
     if (!f->n) ag_fail(at, "data_resize_images: no .jpg, .jpeg, .png, .bmp or .gif below %s", dir);
-    qsort(f->name, (size_t)f->n, sizeof *f->name, by_bytes);
     const int wanted = opts.workers ? opts.workers : ag_threads(), workers = wanted < MOST_WORKERS ? wanted : MOST_WORKERS;
     pthread_t thread[MOST_WORKERS];
     int started = 0;

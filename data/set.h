@@ -27,11 +27,12 @@ struct data_set {
 };
 
 void ag_data_set_drop(void *set);                /* for ag_defer */
+/* rows NULL: the first n. */
 data_set *ag_data_subset_make(const char *at, const data_set *set, const int64_t *rows,
                               int64_t n);               /* the caller's */
 int64_t ag_data_field_bytes(const data_field *f);       /* of one sample outside */
-/* Writes the samples index[0 .. n-1] to x and y. */
-void ag_data_gather(const data_set *s, const int64_t *index, int64_t n, uint64_t key, void *x, void *y);
+/* Writes the samples index[0 .. n-1] to x and y. Returns how many could be had; index holds these. */
+int64_t ag_data_gather(const data_set *s, int64_t *index, int64_t n, uint64_t key, void *x, void *y);
 
 /* A bijection of 0 .. n-1 computed element by element: a Feistel network of 8 rounds on the two digits of i
  * in a mixed radix left x right >= n, walked until it lands inside (Black and Rogaway 2002). A function of
