@@ -144,6 +144,7 @@ static void begin_layers(job *j)
 
 static ag_tensor *loss_of(const job *j, ag_tensor *y, ag_tensor *target)
 {
+    if (j->opts.loss_with) return j->opts.loss_with(j->opts.loss_arg, y, target);
     if (j->opts.loss) return j->opts.loss(y, target);
     return y->ndim == 2 ? ag_cross_entropy_(j->at, y, target, (ag_loss_opts){ 0 })
                         : ag_mse_loss_(j->at, y, target, (ag_loss_opts){ 0 });
@@ -154,7 +155,7 @@ static ag_tensor *target_of(const job *j, const ag_tensor *y)
 {
     const ag_plan_opts *o = &j->opts;
     if (o->target.ndim) return ag_empty_(j->at, o->target_type, o->target);
-    return o->loss || y->ndim != 2 ? ag_empty_(j->at, AG_F32, ag_shape_of(y)) : ag_empty_(j->at, AG_I64, AG_SHAPE(y->shape[0]));
+    return o->loss || o->loss_with || y->ndim != 2 ? ag_empty_(j->at, AG_F32, ag_shape_of(y)) : ag_empty_(j->at, AG_I64, AG_SHAPE(y->shape[0]));
 }
 
 static void step(job *j)

@@ -40,6 +40,7 @@ typedef struct {
  *   .input_type   dtype of the batch
  *   .loss         of the net's result and targets of .target_type and shape .target, whose first size is the batch's (default:
  *                 cross entropy and i64 [N] where the result is [N, C], else the squared error)
+ *   .loss_with    instead of .loss: one that takes .loss_arg first
  *   .layer        is told about every module, in order of registration */
 typedef struct {
     AG_NAMED_OPTIONS;
@@ -49,6 +50,8 @@ typedef struct {
     ag_plan_optimizer optimizer;
     ag_dtype input_type;
     ag_tensor *(*loss)(ag_tensor *pred, ag_tensor *target);
+    ag_tensor *(*loss_with)(void *arg, ag_tensor *pred, ag_tensor *target);
+    void *loss_arg;
     ag_shape target;
     ag_dtype target_type;
     void (*layer)(void *arg, const ag_plan_layer *layer);

@@ -5,7 +5,6 @@
  * L3  A checkpoint is written between steps only, so it never holds half a group. */
 #include "optim/learner.h"
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -38,6 +37,7 @@ static void drop(void *p)
     ag_free(l->in->checkpoint);
     ag_free(l->in->resume_hint);
     ag_free(l->in->log_path);
+    for (int i = 0; i < l->n_metrics; i++) ag_free(l->in->owned_name[i]);
     ag_free(l->in->rates);
     ag_free(l->in->losses);
     ag_free(l->in);
@@ -78,7 +78,7 @@ learner *ag_learner_new_(const char *at, data_loader *train, data_loader *valid,
     l->in = ag_alloc(1, sizeof *l->in);
     ag_defer(drop, l);
     l->train = train, l->valid = valid, l->net = net, l->loss = loss, l->opt = o.opt;
-    for (int i = 0; i < LEARNER_MAX_METRICS && o.metrics[i].name; i++) l->metrics[l->n_metrics++] = o.metrics[i];
+    ag_learner_set_targets(at, l, &o);
     l->train_loss = l->valid_loss = NAN;
     l->in->at = at, l->in->accumulate = per_step, l->in->clip = o.clip, l->in->quiet = o.quiet, l->in->lr_scale = 1;
     l->in->precision = o.precision, l->in->fit_memory = o.fit_memory;
@@ -149,7 +149,7 @@ static learner_flow compute(learner *l, double share, double weight)
 {
     l->pred = ag_learner_forward(l, l->x);
     TELL(LEARNER_AFTER_PRED);
-    ag_tensor *loss = l->loss(l->pred, l->y);
+    ag_tensor *loss = ag_learner_loss(l, l->pred, l->y, NULL);
     l->batch_loss += share * ag_item(loss);
     require_number(l);
     TELL(LEARNER_AFTER_LOSS);
@@ -274,59 +274,6 @@ static learner_flow train_epoch(learner *l)
     return f == LEARNER_CANCEL_TRAIN ? LEARNER_GO : f;
 }
 
-double ag_learner_validate_(const char *at, learner *l, data_loader *loader)
-{
-    double sums[LEARNER_MAX_METRICS][LEARNER_SUMS] = { { 0 } }, total = 0;
-    int64_t n = 0;
-    if (!loader) loader = l->valid;
-    if (!loader) ag_fail(at, "learner_validate: there is no validation set");
-    NN_EVAL(l->net);
-    DATA_EACH(b, loader) {
-        ag_tensor *pred = ag_learner_forward(l, b.x);
-        total += ag_item(l->loss(pred, b.y)) * (double)b.n;
-        n += b.n;
-        for (int i = 0; i < l->n_metrics; i++) l->metrics[i].add(sums[i], pred, b.y);
-    }
-    for (int i = 0; i < l->n_metrics; i++) l->metric[i] = l->metrics[i].value(sums[i]);
-    return l->valid_loss = total / (double)n;
-}
-
-/* The first `rows` rows of the log that a resumed fit goes on with; "" where there are fewer. */
-static char *kept_rows(const char *at, const char *path, int rows)
-{
-    if (!ag_file_exists(path)) return ag_strdup("");
-    AG_SCOPE;
-    const ag_bytes old = ag_read_file_(at, path);
-    const char *p = old.data, *end = old.data + old.size, *first = NULL;
-    for (int line = 0; p && line <= rows; line++) {
-        p = p < end ? memchr(p, '\n', (size_t)(end - p)) : NULL;
-        if (p) p++;
-        if (line == 0) first = p;
-    }
-    return p ? ag_sprintf("%.*s", (int)(p - first), first) : ag_strdup("");
-}
-
-static void start_log(learner *l)
-{
-    struct learner_inside *in = l->in;
-    if (!in->log_path || in->log) return;
-    char *kept = in->continues ? kept_rows(in->at, in->log_path, in->log_rows) : ag_strdup("");
-    ag_defer(ag_free, kept);
-    in->log = ag_log_open_(in->at, in->log_path, false);
-    ag_log_printf(in->log, "epoch,train_loss,valid_loss");
-    for (int i = 0; i < l->n_metrics; i++) ag_log_printf(in->log, ",%s", l->metrics[i].name);
-    ag_log_printf(in->log, ",seconds\n%s", kept);
-}
-
-static void log_epoch(learner *l)
-{
-    l->in->log_rows++;
-    if (!l->in->log) return;
-    ag_log_printf(l->in->log, "%d,%.6f,%.6f", l->epoch, l->train_loss, l->valid_loss);
-    for (int i = 0; i < l->n_metrics; i++) ag_log_printf(l->in->log, ",%.6f", l->metric[i]);
-    ag_log_printf(l->in->log, ",%.3f\n", l->seconds);
-}
-
 static learner_flow one_epoch(learner *l)
 {
     l->in->epoch_start = ag_learner_now();
@@ -341,7 +288,7 @@ static learner_flow one_epoch(learner *l)
     }
     l->seconds = ag_learner_now() - l->in->epoch_start;
     ag_learner_show_epoch(l);
-    log_epoch(l);
+    ag_learner_log_epoch(l);
     const learner_flow after = tell(l, LEARNER_AFTER_EPOCH);
     return f == LEARNER_CANCEL_FIT ? f : after;
 }
@@ -391,7 +338,7 @@ void ag_learner_run(const char *at, learner *l, int epochs)
 {
     begin(at, l, epochs);
     AG_SCOPE;
-    start_log(l);
+    ag_learner_log_begin(l);
     if (l->in->checkpoint) {
         ag_learner_signals_begin();
         ag_defer(end_signals, NULL);
@@ -407,61 +354,4 @@ void ag_learner_run(const char *at, learner *l, int epochs)
         if (l->interrupted) break;
     }
     tell(l, LEARNER_AFTER_FIT);
-}
-
-/* ---- predictions --------------------------------------------------------------------------------------- */
-
-ag_tensor *ag_learner_predict_(const char *at, learner *l, data_loader *loader)
-{
-    ag_tensor *all = NULL;
-    int64_t row = 0;
-    if (!loader) loader = l->valid;
-    if (!loader || !data_batches(loader)) ag_fail(at, "learner_predict: the loader has no batches");
-    ag_owner *own = ag_owner_new();         /* `all` is made inside a batch and outlives it */
-    ag_defer((void (*)(void *))ag_owner_free, own);
-    NN_EVAL(l->net);
-    DATA_EACH(b, loader) {
-        ag_tensor *pred = ag_learner_forward(l, b.x);
-        if (!all) {
-            ag_shape s = ag_shape_of(pred);
-            s.dim[0] = data_samples(loader);
-            ag_owner_enter(own);
-            all = ag_empty_(at, pred->dtype, s);
-            ag_owner_leave(own);
-        }
-        ag_copy(ag_slice(all, 0, row, row + b.n), pred);
-        row += b.n;
-    }
-    return all;
-}
-
-/* ---- signals ------------------------------------------------------------------------------------------- */
-
-static volatile sig_atomic_t signalled;
-static struct sigaction before_int, before_term;
-
-/* The second, of either kind, ends the process at once; the checkpoint is replaced atomically, so the old one is whole. */
-static void on_signal(int number)
-{
-    if (signalled) signal(number, SIG_DFL), raise(number);
-    signalled = number;
-}
-
-void ag_learner_signals_begin(void)
-{
-    struct sigaction a = { .sa_handler = on_signal, .sa_flags = SA_NODEFER | SA_RESTART };
-    signalled = 0;
-    sigaction(SIGINT, &a, &before_int);
-    sigaction(SIGTERM, &a, &before_term);
-}
-
-void ag_learner_signals_end(void)
-{
-    sigaction(SIGINT, &before_int, NULL);
-    sigaction(SIGTERM, &before_term, NULL);
-}
-
-bool ag_learner_signalled(void)
-{
-    return signalled != 0;
 }

@@ -18,6 +18,7 @@
 #ifndef AG_LEARNER_H
 #define AG_LEARNER_H
 #include "data/data.h"
+#include "data/targets.h"
 #include "nn/nn.h"
 #include "optim/optim.h"
 #include "optim/schedule.h"
@@ -37,21 +38,33 @@ ag_tensor *ag_learner_bce(ag_tensor *pred, ag_tensor *y);
 
 /* ---- metrics: over all predictions of the validation set, not means of batches ------------------------- */
 
-enum { LEARNER_SUMS = 8, LEARNER_MAX_METRICS = 8, LEARNER_MAX_CALLBACKS = 16 };
+enum { LEARNER_SUMS = 8, LEARNER_MAX_METRICS = 8, LEARNER_MAX_COLUMNS = 72, LEARNER_MAX_CALLBACKS = 16 };
+enum { LEARNER_CATEGORIES = 1, LEARNER_MULTICATEGORIES = 2, LEARNER_NUMBERS = 4 };      /* kinds of targets, as bits */
 /* add: adds a batch's contribution to sums (zeros at first); value: the metric of the sums.
- *     static void add(double *s, const ag_tensor *pred, const ag_tensor *y) { ... }
- *     learner_metric my_metric = { "r2", add, value }; */
-typedef struct {
+ *     static void add(const learner_metric *m, double *sums, const ag_tensor *pred, const ag_tensor *y) { ... }
+ *     learner_metric my_metric = { "r2", add, value };
+ *   .kinds     of targets that it fits; 0: all              .k   a number of the metric's own
+ *   .by_class  behind the LEARNER_SUMS sums there are C x C more, C the size of pred's last axis */
+typedef struct learner_metric learner_metric;
+struct learner_metric {
     const char *name;
-    void (*add)(double *sums, const ag_tensor *pred, const ag_tensor *y);
-    double (*value)(const double *sums);
-    bool higher_is_better;
-} learner_metric;
+    void (*add)(const learner_metric *m, double *sums, const ag_tensor *pred, const ag_tensor *y);
+    double (*value)(const learner_metric *m, const double *sums);
+    bool higher_is_better, by_class;
+    unsigned kinds;
+    int64_t k;
+};
 #define learner_rmse ag_metric_rmse             /* sqrt of the mean squared error */
 #define learner_mae ag_metric_mae               /* mean absolute error */
 #define learner_accuracy ag_metric_accuracy     /* share of rows whose largest logit is the class */
-#define learner_error_rate ag_metric_error_rate
-extern const learner_metric ag_metric_rmse, ag_metric_mae, ag_metric_accuracy, ag_metric_error_rate;
+#define learner_error_rate ag_metric_error_rate /* 1 - accuracy; of a target "disease" it is called "disease_error" */
+#define learner_f1 ag_metric_f1                 /* mean of the classes' F1, of those that are or were said (sklearn, macro) */
+#define learner_accuracy_multi ag_metric_accuracy_multi     /* share of labels whose logit is on the right side of 0 */
+extern const learner_metric ag_metric_rmse, ag_metric_mae, ag_metric_accuracy, ag_metric_error_rate, ag_metric_f1,
+    ag_metric_accuracy_multi;
+/* Share of rows whose class is among the k largest logits; of equal ones the first comes first. (top_k_accuracy) */
+#define learner_top_k(k) ag_metric_top_k(k)
+learner_metric ag_metric_top_k(int64_t k);
 
 /* ---- callbacks ----------------------------------------------------------------------------------------- */
 
@@ -80,7 +93,8 @@ struct learner {                        /* read freely */
     nn_module *net;
     optim *opt;
     learner_loss loss;
-    learner_metric metrics[LEARNER_MAX_METRICS];
+    data_targets targets;               /* n 0: y is one target, which loss and metrics take as it is */
+    learner_metric metrics[LEARNER_MAX_COLUMNS];        /* with targets: of each ("disease_error"), and their losses */
     int n_metrics;
     int epoch, epochs;                  /* of this fit */
     int64_t step, steps;                /* optimizer steps of this fit: taken, planned */
@@ -88,7 +102,7 @@ struct learner {                        /* read freely */
     ag_tensor *x, *y, *pred;            /* of the current batch; NULL between batches */
     double batch_loss;
     double train_loss, valid_loss;      /* fastai's: smoothed over steps (beta 0.98); mean over all samples. NaN: none yet */
-    double metric[LEARNER_MAX_METRICS]; /* of the last validation */
+    double metric[LEARNER_MAX_COLUMNS]; /* of the last validation */
     double seconds;                     /* the last epoch took */
     bool interrupted;                   /* by Ctrl-C: saved, and the fit returned early */
     struct learner_inside *in;
@@ -99,6 +113,13 @@ typedef struct {
     optim *opt;                 /* default: fastai's Adam, optim_adamw(net, 1e-3, .fastai = true) with .weight_decay */
     double weight_decay;        /* of the default optimizer; 0: fastai's 0.01 */
     learner_metric metrics[LEARNER_MAX_METRICS];
+    /* .targets: the loss, NULL then, is the sum over them of weight x cross entropy (categories), binary cross entropy
+     * (multicategories) or mean squared error (numbers); each metric is made for every target that it fits (default: error
+     * rate, accuracy_multi, rmse), and of several targets the losses are metrics as well.
+     *   .target_weights 1 each   .label_smoothing of categories, 0   .focal  gamma of the focal loss instead of cross entropy */
+    data_targets targets;
+    double target_weights[DATA_MAX_TARGETS];
+    double label_smoothing, focal;
     int accumulate;             /* batches per step, default 1 */
     int64_t batch_effective;    /* or: samples per step, rounded up to whole batches */
     const char *precision;      /* "bf16": computes inside AG_AUTOCAST(bf16); default: as around the fit */
@@ -110,7 +131,7 @@ typedef struct {
     const char *log;            /* CSV: epoch,train_loss,valid_loss,<metrics>,seconds; goes on where a resumed fit does */
     bool quiet;                 /* no progress, no table */
 } learner_opts;
-/* A learner in the innermost scope. valid may be NULL. Fails on an empty loader, on both .accumulate and .batch_effective. */
+/* A learner in the innermost scope. valid may be NULL, loss with .targets. Fails on an empty loader, on both .accumulate and .batch_effective. */
 #define learner_new(train, valid, net, ...) \
     ag_learner_new_(AG_HERE, train, valid, net, AG_HEAD(__VA_ARGS__), AG_OPTS(learner_opts, __VA_ARGS__))
 learner *ag_learner_new_(const char *at, data_loader *train, data_loader *valid, nn_module *net, learner_loss loss,

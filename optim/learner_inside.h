@@ -12,6 +12,9 @@ struct learner_inside {
     learner_callback callbacks[LEARNER_MAX_CALLBACKS];
     int n_callbacks;
     int accumulate;
+    int target_of[LEARNER_MAX_COLUMNS]; /* whose metric it is */
+    char *owned_name[LEARNER_MAX_COLUMNS];
+    double weight[DATA_MAX_TARGETS], label_smoothing, focal;
     double clip, lr_scale;              /* lr_scale: from reduce_on_plateau */
     char *checkpoint, *resume_hint;
     char *log_path;
@@ -65,11 +68,25 @@ void ag_learner_memory_batch(learner *l, const ag_tensor *x, const ag_tensor *y)
 /* How many of the batch's samples are computed at once. */
 int64_t ag_learner_part(learner *l);
 
+/* targets.c */
+void ag_learner_set_targets(const char *at, learner *l, const learner_opts *o);     /* and the metrics */
+int64_t ag_learner_classes(const learner *l);                   /* outputs of all targets */
+/* One element; `each`: the targets' own losses, or NULL. _arg: the same for a plan, arg the learner. */
+ag_tensor *ag_learner_loss(const learner *l, ag_tensor *pred, ag_tensor *y, double *each);
+ag_tensor *ag_learner_loss_arg(void *arg, ag_tensor *pred, ag_tensor *y);
+/* A target's part of the output, [N, classes], and of y: i64 [N] or f32 [N, columns], mixed ones f32 [N, classes]. */
+ag_tensor *ag_learner_target_pred(const learner *l, int target, ag_tensor *pred);
+ag_tensor *ag_learner_target_y(const learner *l, int target, ag_tensor *y);
+ag_tensor *ag_learner_soft_y(const learner *l, ag_tensor *y);   /* shares of all classes, f32 [N, classes], to be mixed */
+
 /* progress.c */
 void ag_learner_show_batch(learner *l);
 void ag_learner_show_epoch(learner *l);
 void ag_learner_clear_line(learner *l);
 
+/* log.c */
+void ag_learner_log_begin(learner *l);
+void ag_learner_log_epoch(learner *l);
 /* signals: Ctrl-C during a fit with a checkpoint */
 void ag_learner_signals_begin(void);
 void ag_learner_signals_end(void);

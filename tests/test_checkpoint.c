@@ -277,21 +277,21 @@ static void compare_numbers(void *unused)
 {
     double s[LEARNER_SUMS] = { 0 };
     (void)unused;
-    learner_rmse.add(s, ag_zeros(5, 8), ag_zeros(5, 1));
+    learner_rmse.add(&learner_rmse, s, ag_zeros(5, 8), ag_zeros(5, 1));
 }
 
 static void compare_classes_with_numbers(void *unused)
 {
     double s[LEARNER_SUMS] = { 0 };
     (void)unused;
-    learner_accuracy.add(s, ag_zeros(5, 8), ag_zeros(5));
+    learner_accuracy.add(&learner_accuracy, s, ag_zeros(5, 8), ag_zeros(5));
 }
 
 static void compare_too_few_classes(void *unused)
 {
     double s[LEARNER_SUMS] = { 0 };
     (void)unused;
-    learner_accuracy.add(s, ag_zeros(5, 8), ag_arange(4));
+    learner_accuracy.add(&learner_accuracy, s, ag_zeros(5, 8), ag_arange(4));
 }
 
 static void test_refusals(void **state)

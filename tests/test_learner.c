@@ -263,13 +263,13 @@ static void test_metrics_by_hand(void **state)
     const int64_t classes[] = { 1, 0, 1, 1 };
     ag_tensor *p = ag_from(AG_F32, logits, 4, 2), *y = ag_from(AG_I64, classes, 4);
     double s[LEARNER_SUMS] = { 0 };
-    learner_accuracy.add(s, p, y);
-    assert_true(learner_accuracy.value(s) == 0.75);
-    assert_true(learner_error_rate.value(s) == 0.25);
+    learner_accuracy.add(&learner_accuracy, s, p, y);
+    assert_true(learner_accuracy.value(&learner_accuracy, s) == 0.75);
+    assert_true(learner_error_rate.value(&learner_error_rate, s) == 0.25);
     double e[LEARNER_SUMS] = { 0 };
     const real a[] = { 1, 2, 3 }, b[] = { 2, 2, 5 };
-    learner_rmse.add(e, ag_from(AG_F32, a, 3), ag_from(AG_F32, b, 3));
-    assert_true(fabs(learner_rmse.value(e) - sqrt(5.0 / 3)) < 1e-12);
+    learner_rmse.add(&learner_rmse, e, ag_from(AG_F32, a, 3), ag_from(AG_F32, b, 3));
+    assert_true(fabs(learner_rmse.value(&learner_rmse, e) - sqrt(5.0 / 3)) < 1e-12);
 }
 
 /* ---- checkpoints --------------------------------------------------------------------------------------- */
