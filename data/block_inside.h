@@ -1,45 +1,54 @@
-/* data/block_inside.h - between the reading of labels (labels.c) and the reading of pictures (image_set.c). */
+/* data/block_inside.h - inside data/: the items of a block, and what is known of them. */
 #ifndef AG_DATA_BLOCK_INSIDE_H
 #define AG_DATA_BLOCK_INSIDE_H
 #include <pthread.h>
 #include <stdatomic.h>
 #include "data/block.h"
+#include "data/set.h"
 
-enum { DATA_NAMES_SHOWN = 5 };
+enum { DATA_SHOWN = 5 };
+typedef struct { data_images *of; bool train; } data_view;
+typedef struct { _Atomic(uint8_t *) pixels; int32_t width, height; } data_kept;
 
-/* Names for a message: the first five and how many. */
-typedef struct { char text[640]; int64_t n; } data_offenders;
-void ag_data_offend(data_offenders *o, const char *name);
-
-struct data_source {
+struct data_images {
     const char *at;
-    char *folder;                       /* NULL: names are whole paths */
-    char **name;
-    int64_t n;
+    int64_t n;                          /* items */
+    int inputs;
+    char **path;                        /* [n, inputs] */
     data_targets targets;
     int64_t columns;
-    double *label;                      /* [n, columns] */
-    data_transform item[DATA_MAX_TRANSFORMS];
-    int items, kept;                    /* how many; how many of them are done once */
+    bool numbers;                       /* y is f32 */
+    void *y;                            /* i64 or f32 [n, columns] */
+    data_transform tfms[DATA_MAX_TRANSFORMS];
+    int n_tfms, fixed;                  /* how many of the first ones draw nothing */
     data_augment augment;
     data_stats stats;
-    int64_t height, width;              /* of the results; 0: of the first picture's items */
-    _Atomic(data_image *) *cache;       /* [n], NULL without */
-    atomic_llong room;                  /* bytes the cache may still take */
+    int64_t width, height;              /* of the results */
+    data_view view[2];                  /* validation, training */
+    data_kept *kept;                    /* [n, inputs], or NULL */
+    int64_t most_kept;
+    atomic_llong held;                  /* bytes kept */
     pthread_mutex_t lock;               /* of what follows */
-    uint8_t *bad;                       /* [n] */
-    int64_t bad_count, most_bad;
-    data_offenders offenders;
+    unsigned char *bad;                 /* [n, inputs]: named already */
+    int64_t n_bad, most_bad;
+    char *shown[DATA_SHOWN];
 };
 
-/* A source seen by a set: varied, as in training, or not. */
-typedef struct { data_source *source; bool train; } data_view;
+void ag_data_images_free(void *images);
+/* The whole of the items as a set, in the innermost scope. */
+data_set *ag_data_images_set(const char *at, data_images *m, bool train, bool with_targets);
+data_images *ag_data_images_of(const data_set *set);        /* NULL: another kind of set */
+/* One picture read and through the item transforms; false: bad, and why. */
+bool ag_data_images_item(data_images *m, int64_t i, uint64_t key, bool train, data_image *to, char why[DATA_WHY]);
+/* Reads the first picture that can be read, to know the size. */
+void ag_data_images_measure(data_images *m);
+void ag_data_images_keep(data_images *m, const char *where);
 
-/* Labels of source->name from the table and the names, into targets, columns and label. */
-void ag_data_read_labels(data_source *source, const data_images_opts *o);
-/* Rows held out, from ag_alloc. */
-int64_t *ag_data_held_out(const data_source *source, const data_images_opts *o, int64_t *n);
-/* The set of all pictures. */
-data_set *ag_data_image_set(data_source *source, bool train);
-
+/* data/label.c */
+const char *ag_data_label(const char *at, const data_getter *g, const char *path);      /* NULL: none */
+/* 1 validation, 0 training, 2 left out, of each of n names; in the innermost scope. */
+unsigned char *ag_data_divide(const char *at, const data_splitter *s, const char *const *name, int64_t n);
+const char *ag_data_base_name(const char *path);
+/* "a, b, c, d, e and 7 more" of those i with mark[i] == value; in the innermost scope. */
+const char *ag_data_first_names(const char *const *name, const unsigned char *mark, int value, int64_t n);
 #endif

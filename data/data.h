@@ -167,7 +167,7 @@ typedef struct {
     int64_t row;            /* 0 .. n-1 */
     uint64_t key;           /* of this sample in this epoch, for ag_rng: the same for any number of workers */
     void *x, *y;
-    bool bad;               /* set: the sample cannot be had, and is left out of its batch */
+    bool bad;               /* set it where the sample cannot be had: it is left out of its batch */
 } data_sample;
 typedef void (*data_get_fn)(data_sample *s);
 typedef struct {
@@ -239,7 +239,7 @@ data_loader *ag_data_loader_new_(const char *at, data_set *set, int64_t batch, d
 typedef struct {
     ag_tensor *x, *y;               /* [n, ...] on the default device; y NULL if the set has none */
     int64_t n, index;               /* samples in this batch, without bad ones; its number in the epoch */
-    const int64_t *row;             /* [n]: which of the set's samples, 0 .. data_size - 1 */
+    const int64_t *row;             /* [n]: which sample of the set each one is */
     data_loader *of;
     ag_scope scope;
     uint64_t round;
@@ -262,8 +262,6 @@ int64_t ag_data_batches(const data_loader *loader);         /* per epoch */
 int64_t ag_data_samples(const data_loader *loader);         /* seen per epoch */
 int64_t ag_data_batch_size(const data_loader *loader);
 #define data_loader_seed ag_data_loader_seed
-#define data_loader_workers ag_data_loader_workers
-int ag_data_loader_workers(const data_loader *loader);
 uint64_t ag_data_loader_seed(const data_loader *loader);
 data_set *ag_data_loader_set(const data_loader *loader);
 

@@ -106,31 +106,35 @@ static void gather_field(const data_field *f, const int64_t *index, int64_t n, v
     }
 }
 
-/* Bad samples leave no gap: index, x and y hold the good ones. */
-static int64_t call_function(const data_set *s, int64_t *index, int64_t n, uint64_t key, char *x, char *y)
+static int64_t call_function(const data_set *s, int64_t *index, int64_t n, uint64_t key, const atomic_bool *stop, char *x,
+                             char *y)
 {
     const int64_t size_x = ag_data_field_bytes(&s->x), size_y = s->has_y ? ag_data_field_bytes(&s->y) : 0;
     memset(x, 0, (size_t)(n * size_x));
     if (y) memset(y, 0, (size_t)(n * size_y));
-    const int64_t *rows = s->indirect ? s->rows->data : NULL;
-    int64_t kept = 0;
-    for (int64_t i = 0; i < n; i++) {
-        const int64_t row = rows ? rows[index[i]] : index[i];
+    int64_t good = 0;
+    for (int64_t i = 0; i < n && !(stop && atomic_load_explicit(stop, memory_order_relaxed)); i++) {
+        const int64_t row = s->indirect ? ((const int64_t *)s->rows->data)[index[i]] : index[i];
         const ag_philox4 r = ag_philox(key, 1, (uint64_t)row);
-        data_sample sample = { s->arg, row, (uint64_t)r.v[0] << 32 | r.v[1], x + kept * size_x,
-                               y ? y + kept * size_y : NULL, false };
+        data_sample sample = { s->arg, row, (uint64_t)r.v[0] << 32 | r.v[1], x + good * size_x,
+                               y ? y + good * size_y : NULL, false };
         s->get(&sample);
-        if (!sample.bad) index[kept++] = index[i];
+        if (!sample.bad) {
+            index[good++] = index[i];
+            continue;
+        }
+        memset(sample.x, 0, (size_t)size_x);
+        if (y) memset(sample.y, 0, (size_t)size_y);
     }
-    return kept;
+    return good;
 }
 
-int64_t ag_data_gather(const data_set *s, int64_t *index, int64_t n, uint64_t key, void *x, void *y)
+int64_t ag_data_gather(const data_set *s, int64_t *index, int64_t n, uint64_t key, const atomic_bool *stop, void *x, void *y)
 {
-    if (s->get) return call_function(s, index, n, key, x, y);
     const int64_t size_x = ag_data_field_bytes(&s->x), size_y = s->has_y ? ag_data_field_bytes(&s->y) : 0;
     const int64_t *rows = s->indirect ? s->rows->data : NULL;
     int64_t block[BLOCK];
+    if (s->get) return call_function(s, index, n, key, stop, x, y);
     for (int64_t i = 0; i < n; i += BLOCK) {
         const int64_t m = n - i < BLOCK ? n - i : BLOCK, *at = index + i;
         if (rows) {

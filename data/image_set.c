@@ -1,299 +1,310 @@
-/* data/image_set.c - samples from pictures: read, transformed, kept, augmented, normalised. */
+/* data/image_set.c - samples from pictures: read, item transforms, [kept here], augmentation, numbers. */
 #include <stdio.h>
 #include <string.h>
 #include "core/io.h"
 #include "core/memory.h"
-#include "core/random.h"
 #include "data/block_inside.h"
-#include "data/files.h"
-#include "data/set.h"
 
-/* ---- one picture --------------------------------------------------------------------------------------- */
-
-static void path_of(const data_source *s, int64_t row, char *path, size_t size)
+void ag_data_images_free(void *arg)
 {
-    snprintf(path, size, "%s%s%s", s->folder ? s->folder : "", s->folder ? "/" : "", s->name[row]);
+    data_images *m = arg;
+    const int64_t files = m->n * m->inputs;
+    for (int64_t i = 0; i < files && m->path; i++) ag_free(m->path[i]);
+    for (int64_t i = 0; i < files && m->kept; i++) ag_free(m->kept[i].pixels);
+    for (int t = 0; t < m->targets.n; t++) ag_data_vocab_release(m->targets.target[t].vocab);
+    for (int i = 0; i < DATA_SHOWN; i++) ag_free(m->shown[i]);
+    for (int t = 0; t < m->targets.n; t++) ag_free((char *)(uintptr_t)m->targets.target[t].name);
+    ag_free(m->path);
+    ag_free(m->kept);
+    ag_free(m->y);
+    ag_free(m->bad);
+    pthread_mutex_destroy(&m->lock);
+    ag_free(m);
 }
 
-/* Read no larger than the first transform needs; the first `upto` transforms done. */
-static bool read_item(const data_source *s, int64_t row, int upto, uint64_t key, bool train, data_image *image, char *why)
+/* ---- one picture -------------------------------------------------------------------------------------------- */
+
+/* Random numbers of transform t of input k. */
+static data_random chance_of(uint64_t key, int k, int t, bool train)
 {
-    char path[4096];
+    return ag_data_random_of(key, k * (DATA_MAX_TRANSFORMS + 1) + t, train);
+}
+
+static bool read_picture(const data_images *m, const char *path, data_image *to, char why[DATA_WHY])
+{
     data_image_opts o = { 0 };
-    path_of(s, row, path, sizeof path);
-    if (s->items && s->item[0].needs) {
-        data_image_info info;
+    data_image_info info;
+    if (m->n_tfms && m->tfms[0].needs) {
         if (!ag_data_image_probe(path, &info, why)) return false;
         o.width = info.width, o.height = info.height;
-        s->item[0].needs(&s->item[0], &o.width, &o.height);
+        m->tfms[0].needs(&m->tfms[0], &o.width, &o.height);
     }
-    if (!ag_data_image_try(path, image, why, o)) return false;
-    for (int i = 0; i < upto; i++) {
-        data_random r = ag_data_random_of(key, i, train);
-        s->item[i].apply(&s->item[i], image, &r);
-    }
+    return ag_data_image_try(path, to, why, o);
+}
+
+static bool take_kept(const data_images *m, int64_t i, data_image *to)
+{
+    if (!m->kept) return false;
+    const uint8_t *pixels = atomic_load_explicit(&m->kept[i].pixels, memory_order_acquire);
+    if (!pixels) return false;
+    *to = (data_image){ .width = m->kept[i].width, .height = m->kept[i].height };
+    to->pixels = ag_alloc(to->width * to->height, 3);
+    memcpy(to->pixels, pixels, (size_t)(3 * to->width * to->height));
     return true;
 }
 
-static data_image copy_of(const data_image *image)
+/* Two threads may come here with the same picture (two loaders of one set): the first one's is kept. */
+static void keep(data_images *m, int64_t i, const data_image *image)
 {
-    const int64_t n = image->width * image->height;
-    return (data_image){ image->width, image->height, memcpy(ag_alloc(n, 3), image->pixels, (size_t)n * 3) };
-}
-
-/* What can be kept of a picture, from memory or the file; *owned: the caller frees it. */
-static bool kept_item(data_source *s, int64_t row, uint64_t key, bool train, data_image *image, bool *owned, char *why)
-{
-    data_image *have = s->cache ? atomic_load(&s->cache[row]) : NULL;
-    *owned = !have;
-    if (have) *image = *have;
-    else if (!read_item(s, row, s->kept, key, train, image, why)) return false;
-    const int64_t size = 3 * image->width * image->height;
-    if (have || !s->cache || atomic_fetch_sub(&s->room, size) < size) return true;
-    data_image *keep = ag_alloc(1, sizeof *keep), *none = NULL;
-    *keep = *image;
-    *owned = !atomic_compare_exchange_strong(&s->cache[row], &none, keep);
-    if (*owned) ag_free(keep);          /* another worker was first */
-    return true;
-}
-
-static bool item_of(data_source *s, int64_t row, uint64_t key, bool train, data_image *image, bool *owned, char *why)
-{
-    if (!kept_item(s, row, key, train, image, owned, why)) return false;
-    if (s->kept < s->items && !*owned) *image = copy_of(image), *owned = true;
-    for (int i = s->kept; i < s->items; i++) {
-        data_random r = ag_data_random_of(key, i, train);
-        s->item[i].apply(&s->item[i], image, &r);
+    const int64_t bytes = 3 * image->width * image->height;
+    if (!m->kept) return;
+    if (atomic_fetch_add(&m->held, bytes) + bytes > m->most_kept) {
+        atomic_fetch_sub(&m->held, bytes);
+        return;
     }
-    return true;
-}
-
-static void note_bad(data_source *s, int64_t row, const char *why)
-{
-    pthread_mutex_lock(&s->lock);
-    const bool first = !s->bad[row];
-    s->bad[row] = 1;
+    uint8_t *copy = ag_alloc(bytes, 1);
+    memcpy(copy, image->pixels, (size_t)bytes);
+    pthread_mutex_lock(&m->lock);
+    const bool first = !atomic_load_explicit(&m->kept[i].pixels, memory_order_relaxed);
     if (first) {
-        s->bad_count++;
-        ag_data_offend(&s->offenders, s->name[row]);
-        fprintf(stderr, "left out: %s: %s\n", s->name[row], why);
+        m->kept[i].width = (int32_t)image->width, m->kept[i].height = (int32_t)image->height;
+        atomic_store_explicit(&m->kept[i].pixels, copy, memory_order_release);
     }
-    const bool too_many = s->bad_count > s->most_bad;
-    pthread_mutex_unlock(&s->lock);
-    if (too_many)
-        ag_fail(s->at, "%" PRId64 " of %" PRId64 " pictures are broken, more than .max_bad allows (%" PRId64 "): %s%s",
-                s->bad_count, s->n, s->most_bad, s->offenders.text, s->offenders.n > DATA_NAMES_SHOWN ? ", ..." : "");
+    pthread_mutex_unlock(&m->lock);
+    if (first) return;
+    ag_free(copy);
+    atomic_fetch_sub(&m->held, bytes);
 }
 
-static data_augment sized(const data_source *s)
+bool ag_data_images_item(data_images *m, int64_t i, uint64_t key, bool train, data_image *to, char why[DATA_WHY])
 {
-    data_augment a = s->augment;
-    a.size = s->height, a.width = s->width;
-    return a;
-}
-
-static void write_labels(const data_source *s, int64_t row, void *y)
-{
-    const double *label = s->label + row * s->columns;
-    bool whole = true;
-    for (int k = 0; k < s->targets.n; k++) whole &= s->targets.target[k].kind == DATA_TARGET_CATEGORY;
-    for (int64_t i = 0; i < s->columns; i++) {
-        if (whole) ((int64_t *)y)[i] = (int64_t)label[i];
-        else ((real *)y)[i] = (real)label[i];
+    const bool was_kept = take_kept(m, i, to);
+    if (!was_kept && !read_picture(m, m->path[i], to, why)) return false;
+    for (int t = was_kept ? m->fixed : 0; t < m->n_tfms; t++) {
+        if (t == m->fixed && !was_kept) keep(m, i, to);
+        data_random r = chance_of(key, (int)(i % m->inputs), t, train);
+        m->tfms[t].apply(&m->tfms[t], to, &r);
     }
+    if (m->fixed == m->n_tfms && !was_kept) keep(m, i, to);
+    return true;
 }
 
-static void get(data_sample *sample)
+/* ---- bad files ---------------------------------------------------------------------------------------------- */
+
+static void note_bad(data_images *m, int64_t i, const char *why)
 {
-    const data_view *v = sample->arg;
-    data_source *s = v->source;
-    data_image image;
-    bool owned;
+    pthread_mutex_lock(&m->lock);
+    const bool first = !m->bad[i];
+    m->bad[i] = 1;
+    if (first) {
+        if (m->n_bad < DATA_SHOWN) m->shown[m->n_bad] = ag_sprintf("%s (%s)", m->path[i], why);
+        m->n_bad++;
+        fprintf(stderr, "left out: %s: %s\n", m->path[i], why);
+    }
+    const int64_t n = m->n_bad;
+    char list[3000] = "";
+    for (int k = 0, used = 0; n > m->most_bad && k < DATA_SHOWN && m->shown[k] && used < (int)sizeof list; k++)
+        used += snprintf(list + used, sizeof list - (size_t)used, "\n    %s", m->shown[k]);
+    pthread_mutex_unlock(&m->lock);
+    if (n <= m->most_bad) return;
+    ag_fail(m->at, "%" PRId64 " of %" PRId64 " pictures are bad, at most %" PRId64 " may be (.max_bad):%s%s\n"
+            "Remove them, or allow more", n, m->n * m->inputs, m->most_bad, list, n > DATA_SHOWN ? "\n    ..." : "");
+}
+
+/* ---- one sample --------------------------------------------------------------------------------------------- */
+
+static void check_size(const data_images *m, int64_t i, const data_image *item)
+{
+    int64_t w = item->width, h = item->height;
+    ag_data_augment_size(&m->augment, &w, &h);
+    if (w == m->width && h == m->height) return;
+    ag_fail(m->at, "%s is %" PRId64 " x %" PRId64 " after the item transforms, others are %" PRId64 " x %" PRId64
+            "; pictures of one batch have one size: begin .item_tfms with data_resize(...)",
+            m->path[i], w, h, m->width, m->height);
+}
+
+static void put_targets(const data_images *m, int64_t row, void *y)
+{
+    const size_t size = m->numbers ? sizeof(real) : sizeof(int64_t);
+    memcpy(y, (const char *)m->y + (size_t)(row * m->columns) * size, (size_t)m->columns * size);
+}
+
+static void get(data_sample *s)
+{
+    const data_view *v = s->arg;
+    data_images *m = v->of;
     char why[DATA_WHY];
-    if (!item_of(s, sample->row, sample->key, v->train, &image, &owned, why)) {
-        note_bad(s, sample->row, why);
-        sample->bad = true;
-        return;
+    const int64_t pixels = 3 * m->width * m->height;
+#ifdef AG_F64
+    float *x = ag_alloc(pixels * m->inputs, sizeof *x);
+#else
+    float *x = s->x;
+#endif
+    for (int k = 0; k < m->inputs && !s->bad; k++) {
+        const int64_t i = s->row * m->inputs + k;
+        data_image item;
+        if (!ag_data_images_item(m, i, s->key, v->train, &item, why)) {
+            note_bad(m, i, why);
+            s->bad = true;
+            break;
+        }
+        AG_SCOPE;
+        ag_defer(ag_free, item.pixels);
+        check_size(m, i, &item);
+        data_random r = chance_of(s->key, k, DATA_MAX_TRANSFORMS, v->train);
+        ag_data_augment_sample(&m->augment, &item, &m->stats, &r, x + k * pixels);
     }
-    const data_augment a = sized(s);
-    data_random r = ag_data_random_of(sample->key, DATA_MAX_TRANSFORMS, v->train);
-    ag_data_augment_sample(&a, &image, &s->stats, &r, sample->x);
-    if (owned) data_image_free(&image);
-    if (sample->y) write_labels(s, sample->row, sample->y);
+#ifdef AG_F64
+    for (int64_t i = 0; i < pixels * m->inputs; i++) ((real *)s->x)[i] = x[i];
+    ag_free(x);
+#endif
+    if (s->y) put_targets(m, s->row, s->y);
 }
 
-/* ---- sources ------------------------------------------------------------------------------------------- */
+/* ---- sets --------------------------------------------------------------------------------------------------- */
 
-static void drop(void *arg)
+static ag_shape sample_shape(const data_images *m)
 {
-    data_source *s = arg;
-    for (int64_t i = 0; i < s->n; i++) {
-        ag_free(s->name[i]);
-        data_image *kept = s->cache ? atomic_load(&s->cache[i]) : NULL;
-        if (kept) data_image_free(kept);
-        ag_free(kept);
-    }
-    ag_free(s->cache);
-    ag_free(s->name);
-    ag_free(s->label);
-    ag_free(s->bad);
-    ag_free(s->folder);
-    pthread_mutex_destroy(&s->lock);
-    ag_free(s);
+    return m->inputs == 1 ? AG_SHAPE(m->height, m->width, 3) : AG_SHAPE(m->inputs, m->height, m->width, 3);
 }
 
-/* The size of results, from the augmentation's, else of the first picture that can be read. */
-static void find_size(data_source *s)
+static void refresh(data_set *s)
 {
-    char why[DATA_WHY] = "";
-    if (s->augment.size) {
-        s->height = s->augment.size, s->width = s->augment.width ? s->augment.width : s->augment.size;
-        return;
-    }
-    for (int64_t i = 0; i < s->n && i < 100 && !s->height; i++) {
-        data_image image;
-        if (!read_item(s, i, s->items, 0, false, &image, why)) continue;
-        s->height = image.height, s->width = image.width;
-        data_image_free(&image);
-    }
-    if (!s->height)
-        ag_fail(s->at, "%s: none of the first pictures can be read; %s: %s", s->folder ? s->folder : "data_images_of", s->name[0],
-                why);
+    const data_images *m = ag_data_images_of(s);
+    s->x.shape = sample_shape(m);
+    s->x.count = 3 * m->height * m->width * m->inputs;
 }
 
-static data_source *new_source(const char *at, const char *folder, char **name, int64_t n, const data_images_opts *o)
+data_set *ag_data_images_set(const char *at, data_images *m, bool train, bool with_targets)
 {
-    data_source *s = ag_alloc(1, sizeof *s);
-    pthread_mutex_init(&s->lock, NULL);
-    s->at = at, s->folder = folder ? ag_strdup(folder) : NULL, s->name = name, s->n = n;
-    ag_defer(drop, s);
-    while (s->items < DATA_MAX_TRANSFORMS && o->item_tfms[s->items].apply) s->item[s->items] = o->item_tfms[s->items], s->items++;
-    while (s->kept < s->items && !s->item[s->kept].random) s->kept++;
-    s->augment = o->batch_tfms, s->stats = o->stats;
-    s->bad = ag_alloc(n, 1);
-    s->most_bad = (int64_t)((o->max_bad > 0 ? o->max_bad : 0.01) * (double)n);
-    if (s->most_bad < 1 && !(o->max_bad < 0)) s->most_bad = 1;
+    const bool has_y = with_targets && m->targets.n;
+    const ag_shape y = m->columns == 1 ? (ag_shape){ 0 } : AG_SHAPE(m->columns);
+    data_set *s = ag_data_from_function_(at, m->n, get, (data_function_opts){
+        .arg = &m->view[train], .x = sample_shape(m), .has_y = has_y, .y = y,
+        .y_dtype = m->numbers ? AG_F32 : AG_I64 });
+    s->refresh = refresh;
     return s;
 }
 
-data_set *ag_data_image_set(data_source *s, bool train)
+data_images *ag_data_images_of(const data_set *s)
 {
-    data_view *v = ag_alloc(1, sizeof *v);
-    bool whole = true;
-    *v = (data_view){ s, train };
-    ag_defer(ag_free, v);
-    for (int k = 0; k < s->targets.n; k++) whole &= s->targets.target[k].kind == DATA_TARGET_CATEGORY;
-    return ag_data_from_function_(s->at, s->n, get, (data_function_opts){
-        .arg = v, .x = AG_SHAPE(s->height, s->width, 3), .has_y = s->columns > 0, .y_dtype = whole ? AG_I64 : AG_F32,
-        .y = s->columns > 1 ? AG_SHAPE(s->columns) : (ag_shape){ 0 } });
+    return s->get == get ? ((const data_view *)s->arg)->of : NULL;
 }
 
-static data_split split(data_source *s, const data_images_opts *o)
+data_targets ag_data_targets_of(const data_set *set)
 {
-    int64_t n;
-    int64_t *rows = ag_data_held_out(s, o, &n);
-    ag_defer(ag_free, rows);
-    data_set *train = ag_data_image_set(s, true), *valid = ag_data_image_set(s, false);
-    return (data_split){ ag_data_index_split_(s->at, train, rows, n).train, ag_data_index_split_(s->at, valid, rows, n).valid };
+    const data_images *m = ag_data_images_of(set);
+    return m && set->has_y ? m->targets : (data_targets){ 0 };
 }
 
-data_loaders ag_data_images_(const char *at, const char *folder, data_images_opts o)
+const char *ag_data_item_path(const data_set *set, int64_t row)
 {
-    int64_t n;
-    if (!ag_is_folder(folder)) ag_fail(at, "data_images: there is no folder %s", folder);
-    char **name = ag_data_files(folder, NULL, &n);
-    if (!n) ag_fail(at, "%s holds no pictures: no file below it ends in .jpg, .jpeg, .png, .bmp or .gif", folder);
-    data_source *s = new_source(at, folder, name, n, &o);
-    ag_data_read_labels(s, &o);
-    find_size(s);
-    if (!o.no_cache && s->kept == s->items && s->items) {
-        s->cache = ag_alloc(n, sizeof *s->cache);
-        atomic_store(&s->room, ag_memory_budget() / 4);
+    const data_images *m = ag_data_images_of(set);
+    return m && row >= 0 && row < set->n ? m->path[ag_data_source_row(set, row) * m->inputs] : NULL;
+}
+
+int64_t ag_data_bad_files(const data_set *set)
+{
+    data_images *m = ag_data_images_of(set);
+    if (!m) return 0;
+    pthread_mutex_lock(&m->lock);
+    const int64_t n = m->n_bad;
+    pthread_mutex_unlock(&m->lock);
+    return n;
+}
+
+data_set *ag_data_set_varied_(const char *at, const data_set *set, bool on)
+{
+    data_images *m = ag_data_images_of(set);
+    if (!m) ag_fail(at, "data_set_varied: the set has no transforms; it takes one of data_block_loaders");
+    data_set *s;
+    {
+        AG_SCOPE;
+        int64_t *all = ag_alloc(set->n, sizeof *all);
+        ag_defer(ag_free, all);
+        for (int64_t i = 0; i < set->n; i++) all[i] = i;
+        s = ag_data_subset_make(at, set, all, set->n);
     }
-    const data_split d = split(s, &o);
-    const int64_t most = data_size(d.train), batch = o.batch ? o.batch : most < 64 ? most : 64;
-    return (data_loaders){
-        .train = ag_data_loader_new_(at, d.train, batch, (data_loader_opts){ .shuffle = true, .drop_last = true, .seed = o.seed,
-                                                                             .workers = o.workers, .prefetch = o.prefetch }),
-        .valid = ag_data_loader_new_(at, d.valid, o.valid_batch ? o.valid_batch : 2 * batch,
-                                     (data_loader_opts){ .workers = o.workers, .prefetch = o.prefetch }),
-        .source = s, .targets = s->targets };
+    ag_defer(ag_data_set_drop, s);
+    s->arg = &m->view[on];
+    return s;
 }
 
-data_loader *ag_data_images_of_(const char *at, const char *const *paths, int64_t n, data_images_opts o)
+void ag_data_image_size_(const char *at, const data_loaders *dls, int64_t height, int64_t width)
 {
-    if (n < 1) ag_fail(at, "data_images_of: no pictures");
-    char **name = ag_alloc(n, sizeof *name);
-    for (int64_t i = 0; i < n; i++) name[i] = ag_strdup(paths[i]);
-    data_source *s = new_source(at, NULL, name, n, &o);
-    find_size(s);
-    return ag_data_loader_new_(at, ag_data_image_set(s, false), o.batch ? o.batch : 64,
-                               (data_loader_opts){ .workers = o.workers, .prefetch = o.prefetch });
+    data_images *m = dls->images;
+    if (height < 1 || width < 1 || height > DATA_MAX_SIDE || width > DATA_MAX_SIDE)
+        ag_fail(at, "data_image_size: %" PRId64 " x %" PRId64 "; sides of 1 to %d are possible", height, width, DATA_MAX_SIDE);
+    for (int k = 0; k < 2; k++) {
+        data_loader *l = k ? dls->valid : dls->train;
+        if (l) ag_data_loader_rest(at, l);
+    }
+    if (!m->augment.on) m->augment = data_aug_transforms(.no_flip = true, .p_affine = -1, .p_lighting = -1);
+    m->augment.size = m->height = height;
+    m->augment.width = m->width = width;
 }
 
-/* ---- looking and changing ------------------------------------------------------------------------------ */
+/* ---- before the first epoch --------------------------------------------------------------------------------- */
 
-static data_view *view_of(const char *at, const data_set *set)
+void ag_data_images_measure(data_images *m)
 {
-    if (set->get != get) ag_fail(at, "the set does not hold pictures of data_images");
-    return set->arg;
+    char why[DATA_WHY];
+    data_image item;
+    for (int64_t i = 0; i < m->n * m->inputs; i++) {
+        if (!ag_data_images_item(m, i, 0, false, &item, why)) {
+            note_bad(m, i, why);
+            continue;
+        }
+        m->width = item.width, m->height = item.height;
+        ag_data_image_free(&item);
+        ag_data_augment_size(&m->augment, &m->width, &m->height);
+        return;
+    }
+    ag_fail(m->at, "none of the %" PRId64 " pictures can be read; the first is %s", m->n * m->inputs, m->shown[0]);
 }
 
-data_loader *ag_data_varied_(const char *at, data_loader *loader)
+/* What the system says is free without swapping, in bytes. */
+static int64_t available(void)
 {
-    const data_set *set = data_loader_set(loader);
-    data_view *v = ag_alloc(1, sizeof *v);
-    ag_defer(ag_free, v);
-    *v = (data_view){ view_of(at, set)->source, true };
-    data_set *varied = ag_data_subset_make(at, set, NULL, set->n);
-    ag_defer(ag_data_set_drop, varied);
-    varied->arg = v;
-    return ag_data_loader_new_(at, varied, ag_data_batch_size(loader), (data_loader_opts){
-        .seed = ag_data_loader_seed(loader), .workers = ag_data_loader_workers(loader) });
+    char text[512];
+    long long kb = 0;
+    const char *line = ag_read_small("/proc/meminfo", text, sizeof text) ? strstr(text, "MemAvailable:") : NULL;
+    return line && sscanf(line, "MemAvailable: %lld", &kb) == 1 ? (int64_t)kb * 1024 : INT64_MAX;
 }
 
-void ag_data_set_stats(data_source *s, data_stats stats) { s->stats = stats; }
-int64_t ag_data_bad_count(const data_source *s) { return s->bad_count; }
-
-const char *ag_data_image_path(const data_set *set, int64_t row)
+void ag_data_images_keep(data_images *m, const char *where)
 {
-    const data_source *s = view_of(AG_HERE, set)->source;
-    char path[4096];
-    path_of(s, ag_data_source_row(set, row), path, sizeof path);
-    return ag_intern(path);
+    if (!where) return;
+    if (strcmp(where, "ram")) ag_fail(m->at, ".cache = \"%s\" is unknown; it is \"ram\", or nothing", where);
+    const int64_t budget = ag_memory_budget() - ag_memory(AG_CPU).held, free_now = available();
+    m->most_kept = (budget < free_now ? budget : free_now) / 2;
+    m->kept = ag_alloc(m->n * m->inputs, sizeof *m->kept);
 }
 
-bool ag_data_image_item(const data_set *set, int64_t row, data_image *image, char why[DATA_WHY])
-{
-    const data_source *s = view_of(AG_HERE, set)->source;
-    return read_item(s, ag_data_source_row(set, row), s->items, 0, false, image, why);
-}
-
-double ag_data_image_label(const data_set *set, int64_t row, int target)
-{
-    const data_source *s = view_of(AG_HERE, set)->source;
-    return s->label[ag_data_source_row(set, row) * s->columns + s->targets.target[target].column];
-}
+/* ---- a walk through the steps ------------------------------------------------------------------------------- */
 
 void ag_data_summary_(const char *at, const data_loaders *dls)
 {
-    const data_source *s = dls->source;
-    char path[4096], why[DATA_WHY];
+    data_images *m = dls->images;
+    const int64_t batch = data_batch_size(dls->train);
+    char why[DATA_WHY];
     data_image image;
-    path_of(s, 0, path, sizeof path);
-    printf("%" PRId64 " pictures below %s: %" PRId64 " to learn from, %" PRId64 " for validation\n", s->n, s->folder,
+    printf("%" PRId64 " items: %" PRId64 " to learn from, %" PRId64 " for validation\n", m->n,
            data_size(data_loader_set(dls->train)), data_size(data_loader_set(dls->valid)));
-    for (int k = 0; k < s->targets.n; k++)
-        printf("  %-20s %" PRId64 " %s\n", s->targets.target[k].name, s->targets.target[k].classes,
-               s->targets.target[k].kind == DATA_TARGET_REGRESSION ? "number" : "classes");
-    printf("one of them, %s\n", path);
-    for (int i = 0; i <= s->items; i++) {
-        if (!read_item(s, 0, i, 0, true, &image, why)) ag_fail(at, "%s: %s", path, why);
-        printf("  %-20s u8 [%" PRId64 ", %" PRId64 ", 3]\n", i ? s->item[i - 1].name : "read", image.height, image.width);
-        data_image_free(&image);
+    for (int k = 0; k < m->targets.n; k++) {
+        const data_target *t = &m->targets.target[k];
+        printf("  %-20s %" PRId64 " %s\n", t->name, t->classes, t->kind == DATA_TARGET_REGRESSION ? "numbers" : "classes");
     }
-    printf("  %-20s f32 [%" PRId64 ", %" PRId64 ", 3]%s\n", "augment, normalise", s->height, s->width,
-           s->cache ? ", from a picture kept in memory" : "");
-    printf("a batch: f32 [%" PRId64 ", %" PRId64 ", %" PRId64 ", 3], labels [%" PRId64 ", %" PRId64 "]\n",
-           data_batch_size(dls->train), s->height, s->width, data_batch_size(dls->train), s->columns);
+    printf("one of them: %s\n", m->path[0]);
+    if (!ag_data_image_try(m->path[0], &image, why, (data_image_opts){ 0 })) ag_fail(at, "%s: %s", m->path[0], why);
+    printf("  %-20s u8 [%" PRId64 ", %" PRId64 ", 3]\n", "read", image.height, image.width);
+    for (int k = 0; k < m->n_tfms; k++) {
+        data_random r = ag_data_random_of(0, k, true);
+        m->tfms[k].apply(&m->tfms[k], &image, &r);
+        printf("  %-20s u8 [%" PRId64 ", %" PRId64 ", 3]\n", m->tfms[k].name, image.height, image.width);
+    }
+    data_image_free(&image);
+    printf("  %-20s f32 [%" PRId64 ", %" PRId64 ", 3]\n", "augment, normalise", m->height, m->width);
+    printf("a batch: f32 [%" PRId64 ", %" PRId64 ", %" PRId64 ", 3], labels [%" PRId64 ", %" PRId64 "]\n", batch, m->height,
+           m->width, batch, m->columns);
 }

@@ -4,18 +4,18 @@
  * change no bit. Batch k goes to slot k mod slots of a ring; a worker takes the next batch number, waits
  * until the consumer has taken what was in the slot before, fills it, and says so. */
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #include "core/memory.h"
 #include "core/random.h"
 #include "data/set.h"
-#include "ops/ops.h"
 
 typedef struct {
     void *x, *y;
     int64_t *index;
     int64_t batch, n;
     char *error;
-} loader_slot; /* batch: what it holds, -1 nothing; n samples */
+} loader_slot; /* batch: what it holds, -1 nothing; n: samples that are there */
 
 struct data_loader {
     data_set *set;
@@ -34,6 +34,8 @@ struct data_loader {
     int n_slots, busy;
     int64_t issued, consumed;       /* batches given to workers, taken by the consumer */
     bool running, stop;
+    atomic_bool cancel;             /* what is in work is not wanted any more */
+    int64_t x_bytes;                /* of a sample, for which the slots were made */
 };
 
 /* ---- one batch ----------------------------------------------------------------------------------------- */
@@ -56,7 +58,7 @@ static int64_t fill(const data_loader *l, int64_t batch, int64_t *index, void *x
     const int64_t n = batch_samples(l, batch), first = batch * l->batch;
     if (l->opts.shuffle) ag_data_permute(&l->order, first, n, index);
     else for (int64_t i = 0; i < n; i++) index[i] = first + i;
-    return ag_data_gather(l->set, index, n, l->set->get ? epoch_key(l) : 0, x, y);
+    return ag_data_gather(l->set, index, n, l->set->get ? epoch_key(l) : 0, l->thread ? &l->cancel : NULL, x, y);
 }
 
 static loader_slot new_slot(const data_loader *l, bool buffers)
@@ -118,12 +120,14 @@ static void pause_workers(data_loader *l)
 {
     pthread_mutex_lock(&l->lock);
     l->running = false;
+    atomic_store(&l->cancel, true);
     while (l->busy) pthread_cond_wait(&l->ready, &l->lock);
     for (int i = 0; i < l->n_slots; i++) {
         l->slot[i].batch = -1;
         ag_free(l->slot[i].error);
         l->slot[i].error = NULL;
     }
+    atomic_store(&l->cancel, false);
     pthread_mutex_unlock(&l->lock);
 }
 
@@ -157,6 +161,7 @@ static void free_loader(void *arg)
     if (l->thread) {
         pthread_mutex_lock(&l->lock);
         l->stop = true;
+        atomic_store(&l->cancel, true);
         pthread_cond_broadcast(&l->work);
         pthread_mutex_unlock(&l->lock);
         for (int i = 0; i < l->opts.workers; i++) pthread_join(l->thread[i], NULL);
@@ -195,8 +200,9 @@ data_loader *ag_data_loader_new_(const char *at, data_set *set, int64_t batch, d
     l->batches = set->n / l->batch + (!opts.drop_last && set->n % l->batch != 0);
     l->samples = opts.drop_last ? l->batches * l->batch : set->n;
     l->opts = opts;
-    if (opts.workers) start_workers(at, l), l->own = new_slot(l, false);
-    else l->own = new_slot(l, ag_default_device() != AG_CPU);
+    l->x_bytes = ag_data_field_bytes(&set->x);
+    l->own = new_slot(l, !opts.workers && ag_default_device() != AG_CPU);
+    if (opts.workers) start_workers(at, l);
     return l;
 }
 
@@ -206,7 +212,6 @@ int64_t ag_data_batch_size(const data_loader *l) { return l->batch; }
 uint64_t ag_data_loader_seed(const data_loader *l) { return l->opts.seed; }
 data_set *ag_data_loader_set(const data_loader *l) { return l->set; }
 data_position ag_data_loader_tell(const data_loader *l) { return l->position; }
-int ag_data_loader_workers(const data_loader *l) { return l->opts.workers; }
 int64_t ag_data_loader_epoch(const data_loader *l) { return l->position.epoch; }
 
 void ag_data_loader_seek_(const char *at, data_loader *l, data_position p)
@@ -235,25 +240,25 @@ static void prepare_now(data_batch *b)
 {
     data_loader *l = b->of;
     const data_set *s = l->set;
-    const ag_shape x = batch_shape(&s->x, b->n), y = batch_shape(&s->y, b->n);
     if (!l->own.x && ag_default_device() == AG_CPU) {
-        b->x = ag_empty_(b->at, s->x.dtype, x);
-        b->y = s->has_y ? ag_empty_(b->at, s->y.dtype, y) : NULL;
+        b->x = ag_empty_(b->at, s->x.dtype, batch_shape(&s->x, b->n));
+        b->y = s->has_y ? ag_empty_(b->at, s->y.dtype, batch_shape(&s->y, b->n)) : NULL;
         const int64_t n = fill(l, b->index, l->own.index, b->x->data, s->has_y ? b->y->data : NULL);
         if (n && n < b->n) {
-            b->x = ag_slice_(b->at, b->x, 0, 0, n);
-            if (b->y) b->y = ag_slice_(b->at, b->y, 0, 0, n);
+            b->x = ag_from_(b->at, s->x.dtype, b->x->data, batch_shape(&s->x, n));
+            b->y = s->has_y ? ag_from_(b->at, s->y.dtype, b->y->data, batch_shape(&s->y, n)) : NULL;
         }
-        b->n = n, b->row = l->own.index;
+        b->n = n;
         return;
     }
     if (!l->own.x) {                    /* the default device has changed since */
         free_slot(&l->own);
         l->own = new_slot(l, true);
     }
-    b->n = fill(l, b->index, l->own.index, l->own.x, l->own.y), b->row = l->own.index;
-    b->x = b->n ? ag_from_(b->at, s->x.dtype, l->own.x, batch_shape(&s->x, b->n)) : NULL;
-    b->y = b->n && s->has_y ? ag_from_(b->at, s->y.dtype, l->own.y, batch_shape(&s->y, b->n)) : NULL;
+    b->n = fill(l, b->index, l->own.index, l->own.x, l->own.y);
+    if (!b->n) return;
+    b->x = ag_from_(b->at, s->x.dtype, l->own.x, batch_shape(&s->x, b->n));
+    b->y = s->has_y ? ag_from_(b->at, s->y.dtype, l->own.y, batch_shape(&s->y, b->n)) : NULL;
 }
 
 static void take_prepared(data_batch *b)
@@ -265,10 +270,9 @@ static void take_prepared(data_batch *b)
     pthread_mutex_unlock(&l->lock);
     if (slot->error) ag_fail(NULL, "%s", slot->error);
     b->n = slot->n;
-    memcpy(l->own.index, slot->index, (size_t)b->n * sizeof *slot->index);
-    b->row = l->own.index;
     if (b->n) b->x = ag_from_(b->at, l->set->x.dtype, slot->x, batch_shape(&l->set->x, b->n));
     if (b->n && l->set->has_y) b->y = ag_from_(b->at, l->set->y.dtype, slot->y, batch_shape(&l->set->y, b->n));
+    memcpy(l->own.index, slot->index, (size_t)b->n * sizeof *slot->index);
     pthread_mutex_lock(&l->lock);
     slot->batch = -1;
     l->consumed++;
@@ -276,25 +280,48 @@ static void take_prepared(data_batch *b)
     pthread_mutex_unlock(&l->lock);
 }
 
-/* The batch at the loader's position, or none: then the next epoch begins. A batch without a good sample is passed over. */
+/* The batch at the loader's position, or none: then the next epoch begins. A batch of bad samples alone is passed over. */
 static void draw(data_batch *b)
 {
     data_loader *l = b->of;
-    b->x = b->y = NULL;
     b->n = 0;
-again:
-    b->index = l->position.batch;
-    if (b->index == l->batches) {
+    b->row = l->own.index;
+    while (!b->n && l->position.batch < l->batches) {
+        b->x = b->y = NULL;
+        b->index = l->position.batch;
+        b->n = batch_samples(l, b->index);
+        if (l->thread) take_prepared(b);
+        else prepare_now(b);
+        l->position.batch++;
+    }
+    if (!b->n) {
+        b->x = b->y = NULL;
+        b->index = l->batches;
         if (l->thread) pause_workers(l);
         l->position = (data_position){ l->position.epoch + 1, 0 };
         l->inside = false;
-        return;
     }
-    b->n = batch_samples(l, b->index);
-    if (l->thread) take_prepared(b);
-    else prepare_now(b);
-    l->position.batch++;
-    if (!b->n) goto again;
+}
+
+/* Samples may have another size since the last epoch. */
+static void adopt_size(data_loader *l)
+{
+    if (l->set->refresh) l->set->refresh(l->set);
+    if (ag_data_field_bytes(&l->set->x) == l->x_bytes) return;
+    l->x_bytes = ag_data_field_bytes(&l->set->x);
+    for (int i = 0; i < l->n_slots; i++) {
+        free_slot(&l->slot[i]);
+        l->slot[i] = new_slot(l, true);
+    }
+    const bool buffers = l->own.x != NULL;
+    free_slot(&l->own);
+    l->own = new_slot(l, buffers);
+}
+
+void ag_data_loader_rest(const char *at, data_loader *l)
+{
+    if (l->inside) ag_data_loader_seek_(at, l, (data_position){ l->position.epoch + 1, 0 });
+    else if (l->thread) pause_workers(l);
 }
 
 data_batch ag_data_batch_begin_(const char *at, data_loader *l)
@@ -304,6 +331,7 @@ data_batch ag_data_batch_begin_(const char *at, data_loader *l)
                              (data_position){ l->position.epoch + 1, 0 }); /* after a break or an error */
     l->inside = true;
     data_batch b = { .of = l, .at = at, .round = ++l->round, .scope = ag_scope_begin() };
+    adopt_size(l);
     l->order = ag_data_permutation(l->set->n, l->opts.seed, (uint64_t)l->position.epoch);
     if (l->thread) resume_workers(l);
     draw(&b);

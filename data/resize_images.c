@@ -1,14 +1,16 @@
 /* data/resize_images.c - a folder of photographs made smaller once, so that each epoch reads less. */
+#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
 #include "core/io.h"
 #include "core/memory.h"
 #include "core/tensor.h"
-#include "data/files.h"
+#include "data/block.h"
 #include "data/transform.h"
 
 enum { SHOWN = 5, MOST_WORKERS = 64 };
@@ -35,6 +37,23 @@ static void folder_free(void *arg)
     ag_free(f->failed);
     pthread_mutex_destroy(&f->lock);
     ag_free(f);
+}
+
+/* ---- finding ------------------------------------------------------------------------------------------------- */
+
+/* All pictures below dir, without those that were written before, where `to` lies below it. */
+static void find(folder *f)
+{
+    char dir[PATH_MAX], to[PATH_MAX];
+    const data_files all = ag_data_image_files_(f->at, f->dir);
+    const bool known = realpath(f->dir, dir) && realpath(f->to, to);
+    const size_t n = known ? strlen(dir) : 0;
+    const char *inside = known && !strncmp(to, dir, n) && to[n] == '/' ? to + n + 1 : NULL;
+    const size_t length = inside ? strlen(inside) : 0;
+    f->name = ag_alloc(all.n, sizeof *f->name);
+    for (int64_t i = 0; i < all.n; i++)
+        if (!inside || strncmp(all.name[i], inside, length) || all.name[i][length] != '/')
+            f->name[f->n++] = ag_strdup(all.name[i]);
 }
 
 /* ---- one picture --------------------------------------------------------------------------------------------------- */
@@ -147,7 +166,7 @@ int64_t ag_data_resize_images_(const char *at, const char *dir, const char *to, 
     folder *f = ag_alloc(1, sizeof *f);
     *f = (folder){ .at = at, .dir = dir, .to = to, .size = size, .opts = opts, .lock = PTHREAD_MUTEX_INITIALIZER };
     ag_defer(folder_free, f);
-    f->name = ag_data_files(dir, to, &f->n);
+    find(f);
     if (!f->n) ag_fail(at, "data_resize_images: no .jpg, .jpeg, .png, .bmp or .gif below %s", dir);
     const int wanted = opts.workers ? opts.workers : ag_threads(), workers = wanted < MOST_WORKERS ? wanted : MOST_WORKERS;
     pthread_t thread[MOST_WORKERS];

@@ -241,7 +241,7 @@ data_set *ag_data_subset_make(const char *at, const data_set *set, const int64_t
 {
     if (n < 1)
         ag_fail(at, "data_subset: an empty part; give at least one of the %" PRId64 " samples", set->n);
-    for (int64_t i = 0; rows && i < n; i++)
+    for (int64_t i = 0; i < n; i++)
         if (rows[i] < 0 || rows[i] >= set->n)
             ag_fail(at, "data_subset: sample %" PRId64 " of a set of %" PRId64 ", 0 .. %" PRId64, rows[i],
                     set->n, set->n - 1);
@@ -252,10 +252,11 @@ data_set *ag_data_subset_make(const char *at, const data_set *set, const int64_t
     s->has_y = set->has_y;
     s->get = set->get;
     s->arg = set->arg;
+    s->refresh = set->refresh;
     s->rows = ag_data_buffer_new(n, sizeof(int64_t));
     int64_t *to = s->rows->data;
-    for (int64_t i = 0; i < n; i++) to[i] = ag_data_source_row(set, rows ? rows[i] : i);
-    if (rows && set->store && set->x.stride <= COMPACT) {
+    for (int64_t i = 0; i < n; i++) to[i] = ag_data_source_row(set, rows[i]);
+    if (set->store && set->x.stride <= COMPACT) {
         const char *from = set->store->data;
         const size_t size = (size_t)set->x.stride;
         s->store = ag_data_buffer_new(n, size);

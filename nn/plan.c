@@ -155,7 +155,8 @@ static ag_tensor *target_of(const job *j, const ag_tensor *y)
 {
     const ag_plan_opts *o = &j->opts;
     if (o->target.ndim) return ag_empty_(j->at, o->target_type, o->target);
-    return o->loss || o->loss_with || y->ndim != 2 ? ag_empty_(j->at, AG_F32, ag_shape_of(y)) : ag_empty_(j->at, AG_I64, AG_SHAPE(y->shape[0]));
+    const bool classes = !o->loss && !o->loss_with && y->ndim == 2;
+    return classes ? ag_empty_(j->at, AG_I64, AG_SHAPE(y->shape[0])) : ag_empty_(j->at, AG_F32, ag_shape_of(y));
 }
 
 static void step(job *j)

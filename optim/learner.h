@@ -131,7 +131,8 @@ typedef struct {
     const char *log;            /* CSV: epoch,train_loss,valid_loss,<metrics>,seconds; goes on where a resumed fit does */
     bool quiet;                 /* no progress, no table */
 } learner_opts;
-/* A learner in the innermost scope. valid may be NULL, loss with .targets. Fails on an empty loader, on both .accumulate and .batch_effective. */
+/* A learner in the innermost scope. valid may be NULL, and loss with .targets. Fails on an empty loader, on both .accumulate
+ * and .batch_effective. */
 #define learner_new(train, valid, net, ...) \
     ag_learner_new_(AG_HERE, train, valid, net, AG_HEAD(__VA_ARGS__), AG_OPTS(learner_opts, __VA_ARGS__))
 learner *ag_learner_new_(const char *at, data_loader *train, data_loader *valid, nn_module *net, learner_loss loss,

@@ -12,7 +12,8 @@ static ag_plan_opts options_of(const learner *l)
 {
     const optim_rule *rule = l->opt->rule;
     const ag_plan_optimizer kept = rule->slot[1] ? AG_PLAN_ADAMW : rule->slot[0] ? AG_PLAN_MOMENTUM : AG_PLAN_SGD;
-    return (ag_plan_opts){ .train = true, .loss_with = ag_learner_loss_arg, .loss_arg = (void *)(uintptr_t)l, .input_type = l->in->type_x,
+    return (ag_plan_opts){ .train = true, .loss_with = ag_learner_loss_arg, .loss_arg = (void *)(uintptr_t)l,
+                           .input_type = l->in->type_x,
                            .target = l->in->shape_y, .target_type = l->in->type_y, .optimizer = kept };
 }
 

@@ -144,9 +144,9 @@ static void check_targets(const char *at, const data_targets *ts)
         const data_target *t = &ts->target[i];
         const int64_t columns = t->kind == DATA_TARGET_CATEGORY ? 1 : t->classes;
         if (!t->name || t->classes < 1 || t->columns != columns || t->column < 0)
-            ag_fail(at, "learner_new: target %d (%s) has %" PRId64 " classes and %" PRId64 " columns of y from %" PRId64 " on; it "
-                    "takes a name, 1 class or more and %" PRId64 " column(s)", i, t->name ? t->name : "without a name", t->classes,
-                    t->columns, t->column, columns);
+            ag_fail(at, "learner_new: target %d (%s) has %" PRId64 " classes and %" PRId64 " columns of y from %" PRId64 " on; "
+                    "it takes a name, 1 class or more and %" PRId64 " column(s)", i, t->name ? t->name : "without a name",
+                    t->classes, t->columns, t->column, columns);
     }
 }
 

@@ -66,7 +66,7 @@ static void test_class_folders(void **state)
 {
     (void)state;
     AG_SCOPE;
-    data_loaders d = data_images(in_folder("leaves"), .batch = 8, .valid = 0.25, .seed = 3);
+    data_loaders d = data_image_folder(in_folder("leaves"), .valid_pct = 0.25, .split_seed = 3, .loaders = { .batch = 8 });
     assert_int_equal(data_size(data_loader_set(d.train)), 30);
     assert_int_equal(data_size(data_loader_set(d.valid)), 10);
     assert_true(d.targets.n == 1 && d.targets.target[0].classes == 2);
@@ -80,7 +80,7 @@ static void test_class_folders(void **state)
             const int picture = (int)(red + 0.5f);
             char name[16];
             snprintf(name, sizeof name, "%02d.png", picture);
-            assert_non_null(strstr(data_image_path(data_loader_set(d.valid), b.row[i]), name));
+            assert_non_null(strstr(data_item_path(data_loader_set(d.valid), b.row[i]), name));
             assert_int_equal(((const int64_t *)b.y->data)[i], picture % 2 ? 0 : 1);
             seen++;
         }
@@ -92,10 +92,15 @@ static void test_a_table_of_every_kind(void **state)
 {
     (void)state;
     AG_SCOPE;
-    data_loaders d = data_images(in_folder("leaves"), .table = in_folder("table.csv"), .batch = 4,
-                                 .labels = { { "disease", .column = "label" }, { "variety", .column = "variety" },
-                                             { "weight", .column = "weight", .kind = DATA_TARGET_REGRESSION },
-                                             { "tags", .column = "tags", .kind = DATA_TARGET_MULTICATEGORY } });
+    data_table *table = data_csv(in_folder("table.csv"), .index = "image_id");
+    data_block leaves = data_block_new(
+        .blocks = { data_image_block(), data_category_block("disease"), data_category_block("variety"),
+                    data_regression_block("weight"), data_multicategory_block("tags") },
+        .get_y = { data_parent_label(), data_column_label(table, "variety"), data_column_label(table, "weight"),
+                   data_column_label(table, "tags") },
+        .splitter = data_random_splitter(0.2, 42));
+    data_loaders d = data_block_loaders(&leaves, in_folder("leaves"), .batch = 4);
+    data_summary(&d);
     assert_true(d.targets.n == 4 && d.targets.target[3].classes == 3 && d.targets.target[3].column == 3);
     DATA_EACH(b, d.train)
         for (int64_t i = 0; i < b.n; i++) {
@@ -110,13 +115,14 @@ static double sum_of(int workers, bool no_cache)
 {
     AG_SCOPE;
     double sum = 0;
-    data_loaders d = data_images(in_folder("leaves"), .batch = 7, .seed = 5, .workers = workers, .no_cache = no_cache,
-                                 .item_tfms = { data_resize(22, .method = DATA_SQUISH) },
-                                 .batch_tfms = data_aug_transforms(.size = 16, .min_scale = 0.5));
+    data_loaders d = data_image_folder(in_folder("leaves"), .item_tfms = { data_resize(22, .method = DATA_SQUISH) },
+                                       .batch_tfms = data_aug_transforms(.size = 16, .min_scale = 0.5),
+                                       .loaders = { .batch = 7, .seed = 5, .workers = workers,
+                                                    .cache = no_cache ? NULL : "ram" });
     for (int epoch = 0; epoch < 2; epoch++)
         DATA_EACH(b, d.train)
             for (int64_t i = 0; i < ag_numel(b.x); i++) sum += (double)((const real *)b.x->data)[i] * (double)(i % 97 + 1);
-    data_loader *varied = data_varied(d.valid);
+    data_loader *varied = data_loader_new(data_set_varied(data_loader_set(d.valid), true), 8);
     for (int epoch = 0; epoch < 2; epoch++)
         DATA_EACH(b, varied) sum += ag_item(ag_sum(b.x)) * (epoch + 1);
     return sum;
@@ -134,8 +140,8 @@ static void test_varied_is_drawn_anew(void **state)
     (void)state;
     AG_SCOPE;
     real first[2][8];
-    data_loaders d = data_images(in_folder("leaves"), .batch_tfms = data_aug_transforms(.size = 16));
-    data_loader *varied = data_varied(d.valid);
+    data_loaders d = data_image_folder(in_folder("leaves"), .batch_tfms = data_aug_transforms(.size = 16));
+    data_loader *varied = data_loader_new(data_set_varied(data_loader_set(d.valid), true), 8);
     for (int epoch = 0; epoch < 2; epoch++)
         DATA_EACH(b, varied) memcpy(first[epoch], b.x->data, sizeof *first);
     assert_true(memcmp(first[0], first[1], sizeof *first) != 0);
@@ -149,7 +155,8 @@ static void test_loose_pictures(void **state)
     (void)state;
     AG_SCOPE;
     const char *paths[] = { in_folder("leaves/healthy/01.png"), in_folder("leaves/sick leaf/04.png") };
-    data_loader *l = data_images_of(paths, 2, .item_tfms = { data_resize(8) });
+    data_loaders d = data_image_folder(in_folder("leaves"), .item_tfms = { data_resize(8) });
+    data_loader *l = data_test_loader(&d, paths, 2);
     DATA_EACH(b, l) {
         assert_true(b.n == 2 && !b.y && b.x->shape[1] == 8);
         assert_true((int)(((const real *)b.x->data)[8 * 8 * 3] * 255 / 6 + 0.5f) == 4);
@@ -168,7 +175,7 @@ static int64_t count(data_loader *l)
 static void two_broken(void *unused)
 {
     (void)unused;
-    data_loaders d = data_images(in_folder("leaves"), .batch = 4);
+    data_loaders d = data_image_folder(in_folder("leaves"), .loaders = { .batch = 4 });
     count(d.train);
     count(d.valid);
 }
@@ -181,14 +188,14 @@ static void test_broken_files_are_left_out(void **state)
     write_text(first, "no picture");
     for (int workers = 0; workers < 3; workers += 2) {
         AG_SCOPE;
-        data_loaders d = data_images(in_folder("leaves"), .batch = 1, .valid_batch = 1, .workers = workers);
+        data_loaders d = data_image_folder(in_folder("leaves"), .loaders = { .batch = 1, .workers = workers });
         assert_int_equal(count(d.train) + count(d.valid), PICTURES);
         assert_int_equal(count(d.train) + count(d.valid), PICTURES);
-        assert_int_equal(data_bad_count(&d), 1);
+        assert_int_equal(data_bad_files(data_loader_set(d.train)), 1);
     }
     write_text(second, "none either");
     assert_int_equal(ag_try(two_broken, NULL), 1);
-    assert_non_null(strstr(ag_error(), "2 of 42 pictures are broken"));
+    assert_non_null(strstr(ag_error(), "2 of 42 pictures are bad"));
     assert_non_null(strstr(ag_error(), "healthy/41.png"));
     unlink(first), unlink(second);
 }
@@ -200,7 +207,8 @@ typedef struct { const char *folder, *table, *column; } job;
 static void open_job(void *arg)
 {
     const job *j = arg;
-    data_images(j->folder, .table = j->table, .labels = { { "disease", .column = j->column } });
+    if (j->table) data_from_csv(j->folder, j->table, .labels = j->column);
+    else data_image_folder(j->folder);
 }
 
 static void refuses(const char *in, const char *table, const char *column, const char *says)
@@ -216,33 +224,32 @@ static void test_refusals(void **state)
     (void)state;
     char leaves[300];
     strcpy(leaves, in_folder("leaves"));
-    refuses(in_folder("absent"), NULL, NULL, "there is no folder");
+    refuses(in_folder("absent"), NULL, NULL, "no such folder");
     ag_make_folder(in_folder("empty"));
-    refuses(in_folder("empty"), NULL, NULL, "holds no pictures");
-    refuses(leaves, NULL, "label", "there is no .table");
-    write_text(in_folder("few.csv"), "image_id,label\n01.png,healthy\n");
-    refuses(leaves, in_folder("few.csv"), "label", "39 of 40 pictures have no row");
+    refuses(in_folder("empty"), NULL, NULL, "no pictures below");
     write_text(in_folder("twice.csv"), "image_id,label\n01.png,healthy\n01.png,healthy\n");
-    refuses(leaves, in_folder("twice.csv"), "label", "01.png");
+    refuses(leaves, in_folder("twice.csv"), "label", "1 ids stand in more than one row: \"01.png\"");
     refuses(leaves, in_folder("table.csv"), "lable", "label");
+    write_text(in_folder("holes.csv"), "image_id,label\n01.png,healthy\n02.png,\n03.png,healthy\n04.png,x\n05.png,x\n06.png,x\n");
+    refuses(leaves, in_folder("holes.csv"), "label", "02.png");
     AG_SCOPE;
     const ag_bytes b = ag_read_file(in_folder("table.csv"));
     char *more = ag_sprintf("%.*s99.png,healthy,v0,1,wet\r\n", (int)b.size, b.data);
     write_text(in_folder("more.csv"), more);
     ag_free(more);
-    refuses(leaves, in_folder("more.csv"), "label", "1 of 41 rows name no picture");
+    refuses(leaves, in_folder("more.csv"), "label", "1 of the 41 rows");
 }
 
 static void single(void *unused)
 {
     (void)unused;
-    data_images(in_folder("single"));
+    data_image_folder(in_folder("single"));
 }
 
 static void alone(void *unused)
 {
     (void)unused;
-    data_images(in_folder("alone"), .valid = 0.5, .seed = 1);
+    data_image_folder(in_folder("alone"), .valid_pct = 0.5, .split_seed = 1);
 }
 
 static void test_too_few(void **state)
@@ -253,12 +260,12 @@ static void test_too_few(void **state)
     ag_make_folder(in_folder("single/a"));
     data_image_write(in_folder("single/a/1.png"), &image);
     assert_int_equal(ag_try(single, NULL), 1);
-    assert_non_null(strstr(ag_error(), "holds one picture"));
+    assert_non_null(strstr(ag_error(), "one"));
     ag_make_folder(in_folder("alone/a")), ag_make_folder(in_folder("alone/b"));
     data_image_write(in_folder("alone/a/1.png"), &image);
     data_image_write(in_folder("alone/b/2.png"), &image);
     assert_int_equal(ag_try(alone, NULL), 1);
-    assert_non_null(strstr(ag_error(), "occurs in the validation part only, 1 pictures"));
+    assert_non_null(strstr(ag_error(), "validation"));
 }
 
 int main(void)

@@ -1,0 +1,110 @@
+/* Several targets of one learner: losses, metrics and the log, against numbers worked out here from the logits. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "agrad.h"
+#include "core/io.h"
+
+enum { N = 6, CLASSES = 5 };        /* 2 diseases, 3 varieties */
+static const real logits[N * CLASSES] = { 2, -1, 0, 1, 0.5f, 0, 3, 1, 1, -2, -1, 0, 2, 0, 0,
+                                          1, 0.5f, 0, 0, 4, 0, 1, -1, 2, 0, 5, 0, 0, 0.25f, 3 };
+static const int64_t classes[N * 2] = { 0, 1, 0, 0, 1, 0, 0, 2, 1, 2, 0, 2 };
+static const data_targets two = { .n = 2, .target = {
+    { .name = "disease", .kind = DATA_TARGET_CATEGORY, .classes = 2, .column = 0, .columns = 1 },
+    { .name = "variety", .kind = DATA_TARGET_CATEGORY, .classes = 3, .column = 1, .columns = 1 } } };
+
+/* The net gives its input back, times 1. */
+static learner *make(double smoothing, const char *log)
+{
+    ag_tensor *x = ag_from(AG_F32, logits, N, CLASSES), *y = ag_from(AG_I64, classes, N, 2);
+    data_set *s = data_from_tensors(x, y);
+    nn_module *net = nn_linear(CLASSES, CLASSES);
+    ag_tensor *w = nn_param(net, "weight"), *b = nn_param(net, "bias");
+    ag_fill(b, 0), ag_fill(w, 0);
+    for (int i = 0; i < CLASSES; i++) ((real *)w->data)[i * CLASSES + i] = 1;
+    return learner_new(data_loader_new(s, N), data_loader_new(s, 4), net, NULL, .targets = two, .target_weights = { 1, 0.5 },
+                       .metrics = { learner_error_rate, learner_f1 }, .label_smoothing = smoothing, .log = log, .quiet = true);
+}
+
+static double cross_entropy(int row, int first, int n, int64_t target, double smoothing)
+{
+    double sum = 0, mean = 0;
+    const real *x = logits + row * CLASSES + first;
+    for (int i = 0; i < n; i++) sum += exp((double)x[i]);
+    for (int i = 0; i < n; i++) mean += (log(sum) - (double)x[i]) / n;
+    return (1 - smoothing) * (log(sum) - (double)x[target]) + smoothing * mean;
+}
+
+static void test_losses_and_metrics(void **state)
+{
+    (void)state;
+    for (double smoothing = 0; smoothing < 0.3; smoothing += 0.2) {
+        AG_SCOPE;
+        double loss[2] = { 0 };
+        learner *l = make(smoothing, NULL);
+        for (int i = 0; i < N; i++) {
+            loss[0] += cross_entropy(i, 0, 2, classes[2 * i], smoothing) / N;
+            loss[1] += cross_entropy(i, 2, 3, classes[2 * i + 1], smoothing) / N;
+        }
+        assert_true(fabs(learner_validate(l, NULL) - (loss[0] + 0.5 * loss[1])) < 1e-6);
+        const char *const names[] = { "disease_error", "variety_error", "disease_f1", "variety_f1", "disease_loss",
+                                      "variety_loss" };
+        assert_int_equal(l->n_metrics, 6);
+        for (int i = 0; i < 6; i++) assert_string_equal(l->metrics[i].name, names[i]);
+        /* diseases said: 0 1 1 0 1 0, true: 0 0 1 0 1 0. varieties said: 1 0 0 2 1 2, true: 1 0 0 2 2 2 */
+        assert_true(fabs(l->metric[0] - 1.0 / 6) < 1e-12 && fabs(l->metric[1] - 1.0 / 6) < 1e-12);
+        assert_true(fabs(l->metric[2] - (6.0 / 7 + 4.0 / 5) / 2) < 1e-12);
+        assert_true(fabs(l->metric[3] - (1 + 2.0 / 3 + 4.0 / 5) / 3) < 1e-12);
+        assert_true(fabs(l->metric[4] - loss[0]) < 1e-6 && fabs(l->metric[5] - loss[1]) < 1e-6);
+    }
+}
+
+static void test_columns_of_the_log(void **state)
+{
+    char path[] = "/tmp/agrad-targets-XXXXXX";
+    (void)state;
+    close(mkstemp(path));
+    {
+        AG_SCOPE;
+        learner *l = make(0, path);
+        learner_fit(l, 2, 1e-3);
+        assert_true(l->train_loss > 0 && isfinite(l->train_loss));
+    }
+    AG_SCOPE;
+    const ag_bytes b = ag_read_file(path);
+    const char head[] = "epoch,train_loss,valid_loss,disease_error,variety_error,disease_f1,variety_f1,disease_loss,"
+                        "variety_loss,seconds\n";
+    assert_true(b.size > (int64_t)sizeof head && !memcmp(b.data, head, sizeof head - 1));
+    unlink(path);
+}
+
+static void three_outputs(void *unused)
+{
+    (void)unused;
+    ag_tensor *x = ag_from(AG_F32, logits, N, CLASSES), *y = ag_from(AG_I64, classes, N, 2);
+    data_set *s = data_from_tensors(x, y);
+    learner *l = learner_new(data_loader_new(s, N), NULL, nn_linear(CLASSES, 3), NULL, .targets = two, .quiet = true);
+    learner_fit(l, 1, 1e-3);
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    assert_int_equal(ag_try(three_outputs, NULL), 1);
+    assert_non_null(strstr(ag_error(), "the targets take an output [N, 5], the net's is f32[6, 3]"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_losses_and_metrics), cmocka_unit_test(test_columns_of_the_log), cmocka_unit_test(test_refusals),
+    };
+    ag_init(.seed = 1);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
