@@ -49,7 +49,7 @@ programs := $(patsubst examples/%/main.c,build/%,$(wildcard examples/*/main.c))
 .DEFAULT_GOAL := all
 .PHONY: all lib setup demo test run-tests tests check bench parity asan tsan f64 cover install gpu-check help clean
 
-all: lib $(programs)    ## the library and the programs (build/movielens, build/model, build/custom_layer)
+all: lib $(programs)    ## the library and the programs (build/movielens, build/model, build/paddy ...)
 lib: $(lib)
 
 # ---- for a new machine --------------------------------------------------------------------------------------------
@@ -59,8 +59,8 @@ packages := gcc g++ libc6-dev pkg-config libdnnl-dev libcairo2-dev libstb-dev li
 setup:                  ## installs what is missing (Debian: compiler, oneDNN, cairo, cmocka)
 	@tests/setup.sh $(packages)
 
-demo: setup             ## sets up, learns from ratings, shows recommendations and pictures
-	@$(MAKE) --no-print-directory -j all && examples/movielens/demo.sh
+demo: setup             ## sets up, learns from ratings and from leaves, shows what came of it
+	@$(MAKE) --no-print-directory -j all && examples/movielens/demo.sh && examples/paddy/demo.sh
 
 test: setup             ## sets up, builds everything, passes the tests (T=name: one)
 	@$(MAKE) --no-print-directory -j all tests && $(MAKE) --no-print-directory BUILD=f64 -j build/f64/tests/test_ops
@@ -75,7 +75,7 @@ variants := $(if $(filter release,$(BUILD)),build/f64/tests/test_ops \
 run-tests:
 	@for t in $(if $(T),$(out)/tests/test_$(T),$(tests) $(variants)); do \
 	    echo "== $$t"; $$t || exit 1; done
-	@$(if $(T),,if [ $(BUILD) = release ]; then tests/movielens.sh && tests/model.sh; fi)
+	@$(if $(T),,if [ $(BUILD) = release ]; then tests/movielens.sh && tests/model.sh && tests/paddy.sh; fi)
 
 # ---- building -------------------------------------------------------------------------------------------------------
 
@@ -104,15 +104,16 @@ check: all              ## include direction, names, sizes, formatting, the head
 	@tests/check.sh $(lib)
 
 asan:                   ## all tests and the program under the address and undefined behaviour sanitizers
-	@$(MAKE) --no-print-directory BUILD=asan -j tests build/asan/movielens build/asan/model
-	@$(MAKE) --no-print-directory BUILD=asan run-tests && tests/movielens.sh build/asan/movielens && tests/model.sh build/asan/model
+	@$(MAKE) --no-print-directory BUILD=asan -j tests build/asan/movielens build/asan/model build/asan/paddy
+	@$(MAKE) --no-print-directory BUILD=asan run-tests && tests/movielens.sh build/asan/movielens && tests/model.sh build/asan/model && \
+	    tests/paddy.sh build/asan/paddy
 
 define variant
 $(out)/$(1): $$(patsubst %.c,$(out)/%.c.o,$$(wildcard examples/$(1)/*.c examples/common/*.c)) $(lib)
 	@echo "  link  $$@"
 	@$$(LINK) $$(LDFLAGS) $$^ $$(LDLIBS) -o $$@
 endef
-$(foreach p,movielens model,$(eval $(call variant,$(p))))
+$(foreach p,movielens model paddy,$(eval $(call variant,$(p))))
 
 tsan_tests := $(patsubst %,build/tsan/tests/test_%,loader learner engine optim)
 tsan:                   ## loader, learner, engine and optimizers under the thread sanitizer

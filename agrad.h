@@ -20,4 +20,5 @@
 #include "optim/learner.h"
 #include "models/models.h"
 #include "models/vision.h"
+#include "models/vision_learner.h"
 #endif

@@ -288,3 +288,16 @@ data_loader *ag_data_test_loader_(const char *at, const data_loaders *dls, const
     return ag_data_loader_new_(at, ag_data_images_set(at, m, false, false), ag_data_batch_size(dls->valid),
                                (data_loader_opts){ 0 });
 }
+
+data_loader *ag_data_pictures_(const char *at, const char *const *paths, int64_t n, bool varied, data_folder_opts o)
+{
+    if (n < 1) ag_fail(at, "data_pictures: no files");
+    data_block b = { .batch_tfms = o.batch_tfms, .normalize = o.normalize };
+    memcpy(b.item_tfms, o.item_tfms, sizeof b.item_tfms);
+    data_images *m = new_images(at, &b, n);
+    for (int64_t i = 0; i < n; i++) m->path[i] = ag_strdup(paths[i]);
+    m->most_bad = n;
+    ag_data_images_measure(m);
+    return ag_data_loader_new_(at, ag_data_images_set(at, m, varied, false), o.loaders.batch ? o.loaders.batch : 64,
+                               (data_loader_opts){ .workers = o.loaders.workers });
+}

@@ -172,6 +172,14 @@ void ag_data_image_size_(const char *at, const data_loaders *dls, int64_t height
 /* Files as validation sees them, without targets, in the order given. (fastai's test_dl) */
 #define data_test_loader(dls, paths, n) ag_data_test_loader_(AG_HERE, dls, paths, n)
 data_loader *ag_data_test_loader_(const char *at, const data_loaders *dls, const char *const *paths, int64_t n) AG_PURE;
+/* The same without loaders to be like: of the options .item_tfms, .batch_tfms (its .size), .normalize and .loaders' .batch
+ * and .workers count. varied: with training's transforms. */
+#define data_pictures(paths, n, varied, ...) \
+    ag_data_pictures_(AG_HERE, paths, n, varied, AG_OPTS0(data_folder_opts, __VA_ARGS__))
+data_loader *ag_data_pictures_(const char *at, const char *const *paths, int64_t n, bool varied, data_folder_opts opts) AG_PURE;
+/* What a sample is of target k: its class, or its (first) number. */
+#define data_item_target ag_data_item_target
+double ag_data_item_target(const data_set *set, int64_t row, int k);
 /* How many files turned out bad so far. */
 #define data_bad_files ag_data_bad_files
 int64_t ag_data_bad_files(const data_set *set);

@@ -261,6 +261,8 @@ void ag_data_batch_end(data_batch *b);
 int64_t ag_data_batches(const data_loader *loader);         /* per epoch */
 int64_t ag_data_samples(const data_loader *loader);         /* seen per epoch */
 int64_t ag_data_batch_size(const data_loader *loader);
+#define data_batch_shape ag_data_batch_shape
+ag_shape ag_data_batch_shape(const data_loader *loader);     /* of b.x, when no sample is missing */
 #define data_loader_seed ag_data_loader_seed
 uint64_t ag_data_loader_seed(const data_loader *loader);
 data_set *ag_data_loader_set(const data_loader *loader);

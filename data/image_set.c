@@ -1,4 +1,5 @@
 /* data/image_set.c - samples from pictures: read, item transforms, [kept here], augmentation, numbers. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include "core/io.h"
@@ -201,6 +202,14 @@ const char *ag_data_item_path(const data_set *set, int64_t row)
 {
     const data_images *m = ag_data_images_of(set);
     return m && row >= 0 && row < set->n ? m->path[ag_data_source_row(set, row) * m->inputs] : NULL;
+}
+
+double ag_data_item_target(const data_set *set, int64_t row, int k)
+{
+    const data_images *m = ag_data_images_of(set);
+    if (!m || k < 0 || k >= m->targets.n || row < 0 || row >= set->n) return NAN;
+    const int64_t at = ag_data_source_row(set, row) * m->columns + m->targets.target[k].column;
+    return m->numbers ? (double)((const real *)m->y)[at] : (double)((const int64_t *)m->y)[at];
 }
 
 int64_t ag_data_bad_files(const data_set *set)

@@ -236,6 +236,8 @@ static ag_shape batch_shape(const data_field *f, int64_t n)
     return s;
 }
 
+ag_shape ag_data_batch_shape(const data_loader *l) { return batch_shape(&l->set->x, l->batch); }
+
 static void prepare_now(data_batch *b)
 {
     data_loader *l = b->of;

@@ -46,7 +46,7 @@ static optim_ema *make(const char *at, nn_module *net, double decay)
         ag_tensor *t = named[i].tensor;
         if (is_known(e, t)) continue;               /* under two names */
         ag_tensor *average = ag_to(ag_empty_(at, t->dtype, ag_shape_of(t)), t->device);
-        e->pair[e->n++] = (pair){ named[i].name, ag_retain(t), average };
+        e->pair[e->n++] = (pair){ ag_intern(named[i].name), ag_retain(t), average };      /* a net that grows moves its names */
     }
     ag_owner_leave(e->owner);
     ag_free(named);

@@ -64,10 +64,22 @@ double ag_learner_validate_(const char *at, learner *l, data_loader *loader)
 
 /* ---- predictions --------------------------------------------------------------------------------------- */
 
+/* To their places where some are missing, which a loader in order tells by b.row. */
+static void copy_rows(ag_tensor *all, ag_tensor *pred, const data_batch *b, int64_t *done)
+{
+    const int64_t left = data_samples(b->of) - b->index * data_batch_size(b->of);
+    const bool whole = b->n == (left < data_batch_size(b->of) ? left : data_batch_size(b->of));
+    if (whole) *done = b->index * data_batch_size(b->of);
+    if (whole || !b->row) ag_copy(ag_slice(all, 0, *done, *done + b->n), pred);
+    for (int64_t i = 0; !whole && b->row && i < b->n; i++)
+        ag_copy(ag_slice(all, 0, b->row[i], b->row[i] + 1), ag_slice(pred, 0, i, i + 1));
+    *done += b->n;
+}
+
 ag_tensor *ag_learner_predict_(const char *at, learner *l, data_loader *loader)
 {
     ag_tensor *all = NULL;
-    int64_t row = 0;
+    int64_t done = 0;
     if (!loader) loader = l->valid;
     if (!loader || !data_batches(loader)) ag_fail(at, "learner_predict: the loader has no batches");
     ag_owner *own = ag_owner_new();         /* `all` is made inside a batch and outlives it */
@@ -79,11 +91,51 @@ ag_tensor *ag_learner_predict_(const char *at, learner *l, data_loader *loader)
             ag_shape s = ag_shape_of(pred);
             s.dim[0] = data_samples(loader);
             ag_owner_enter(own);
-            all = ag_empty_(at, pred->dtype, s);
+            all = ag_full_(at, NAN, s);
             ag_owner_leave(own);
         }
-        ag_copy(ag_slice(all, 0, row, row + b.n), pred);
-        row += b.n;
+        copy_rows(all, ag_cast(pred, AG_F32), &b, &done);
     }
+    if (!all) ag_fail(at, "learner_predict: none of the loader's samples can be had");
     return all;
+}
+
+ag_tensor *ag_learner_probabilities_(const char *at, learner *l, data_loader *loader)
+{
+    ag_tensor *pred = ag_learner_predict_(at, l, loader), *part[DATA_MAX_TARGETS];
+    if (!l->targets.n) return ag_softmax(pred, -1);
+    for (int i = 0; i < l->targets.n; i++) {
+        part[i] = ag_learner_target_pred(l, i, pred);
+        if (l->targets.target[i].kind == DATA_TARGET_CATEGORY) part[i] = ag_softmax(part[i], -1);
+        if (l->targets.target[i].kind == DATA_TARGET_MULTICATEGORY) part[i] = ag_sigmoid(part[i]);
+    }
+    return l->targets.n == 1 ? part[0] : ag_concat_(at, 1, l->targets.n, part);
+}
+
+ag_tensor *ag_learner_tta_(const char *at, learner *l, data_loader *plain, data_loader *varied, learner_tta_opts o)
+{
+    const int n = o.n > 0 ? o.n : 4;
+    const double beta = o.beta > 0 ? o.beta : 0.25;
+    ag_tensor *some = NULL;
+    for (int i = 0; i < n; i++) {
+        ag_tensor *p = ag_learner_probabilities_(at, l, varied);
+        some = !some ? p : o.use_max ? ag_maximum(some, p) : ag_add(some, p);
+    }
+    ag_tensor *p = ag_learner_probabilities_(at, l, plain);
+    if (o.use_max) return ag_maximum(some, p);
+    return ag_add(ag_scale(some, (1 - beta) / n), ag_scale(p, beta));
+}
+
+ag_tensor *ag_learner_ensemble_(const char *at, int n, ag_tensor *const *probabilities, const double *weights)
+{
+    ag_tensor *sum = NULL;
+    double total = 0;
+    if (n < 1) ag_fail(at, "learner_ensemble: of %d predictions", n);
+    for (int i = 0; i < n; i++) total += weights ? weights[i] : 1;
+    if (!(total > 0)) ag_fail(at, "learner_ensemble: the weights sum to %g", total);
+    for (int i = 0; i < n; i++) {
+        ag_tensor *one = ag_scale(probabilities[i], (weights ? weights[i] : 1) / total);
+        sum = sum ? ag_add(sum, one) : one;
+    }
+    return sum;
 }

@@ -170,9 +170,23 @@ void ag_learner_fine_tune_(const char *at, learner *l, int epochs, double lr);
 /* Loss and metrics over a loader (NULL: the validation set) into l->valid_loss, l->metric. Returns the loss. */
 #define learner_validate(l, loader) ag_learner_validate_(AG_HERE, l, loader)
 double ag_learner_validate_(const char *at, learner *l, data_loader *loader);
-/* Predictions for every sample of a loader, in its order: [N, ...]. */
+/* Predictions for every sample of a loader that does not shuffle, in its order: f32 [N, ...]. Samples that cannot be had: NaN. */
 #define learner_predict(l, loader) ag_learner_predict_(AG_HERE, l, loader)
 ag_tensor *ag_learner_predict_(const char *at, learner *l, data_loader *loader) AG_PURE;
+
+/* The same as probabilities, [N, sum of classes]: softmax of each target's part, sigmoid of a multicategory's. */
+#define learner_probabilities(l, loader) ag_learner_probabilities_(AG_HERE, l, loader)
+ag_tensor *ag_learner_probabilities_(const char *at, learner *l, data_loader *loader) AG_PURE;
+/* Test-time augmentation: (1 - .beta) mean of .n passes over `varied` (the same samples with training's transforms,
+ * data_set_varied) + .beta of one over `plain`, of probabilities. .n 4, .beta 0.25; .use_max: the largest of all instead.
+ * (fastai's Learner.tta) */
+typedef struct { AG_NAMED_OPTIONS; int n; double beta; bool use_max; } learner_tta_opts;
+#define learner_tta(l, plain, ...) \
+    ag_learner_tta_(AG_HERE, l, plain, AG_HEAD(__VA_ARGS__), AG_OPTS(learner_tta_opts, __VA_ARGS__))
+ag_tensor *ag_learner_tta_(const char *at, learner *l, data_loader *plain, data_loader *varied, learner_tta_opts opts) AG_PURE;
+/* The mean of n predictions of one shape, weighted where weights is not NULL. */
+#define learner_ensemble(n, probabilities, weights) ag_learner_ensemble_(AG_HERE, n, probabilities, weights)
+ag_tensor *ag_learner_ensemble_(const char *at, int n, ag_tensor *const *probabilities, const double *weights) AG_PURE;
 
 /* ---- finding a learning rate --------------------------------------------------------------------------- */
 

@@ -32,10 +32,17 @@ void ag_learner_show_batch(learner *l)
     fflush(stdout);
 }
 
-static void print_number(double v)
+static void print_number(double v, int width)
 {
-    if (isnan(v)) printf("%-12s", "-");
-    else printf("%-12.6f", v);
+    if (isnan(v)) printf("%-*s", width, "-");
+    else printf("%-*.6f", width, v);
+}
+
+/* The losses of single targets stand in the log alone: a terminal is 80 columns wide. */
+static int width_of(const learner_metric *m)
+{
+    const int n = (int)strlen(m->name) + 2;
+    return !m->add ? 0 : n < 12 ? 12 : n;
 }
 
 void ag_learner_show_epoch(learner *l)
@@ -44,14 +51,16 @@ void ag_learner_show_epoch(learner *l)
     ag_learner_clear_line(l);
     if (!l->in->header_done) {
         printf("%-8s%-12s%-12s", "epoch", "train_loss", "valid_loss");
-        for (int i = 0; i < l->n_metrics; i++) printf("%-12s", l->metrics[i].name);
+        for (int i = 0; i < l->n_metrics; i++)
+            if (width_of(&l->metrics[i])) printf("%-*s", width_of(&l->metrics[i]), l->metrics[i].name);
         printf("time\n");
         l->in->header_done = true;
     }
     printf("%-8d", l->epoch);
-    print_number(l->train_loss);
-    print_number(l->valid_loss);
-    for (int i = 0; i < l->n_metrics; i++) print_number(l->metric[i]);
+    print_number(l->train_loss, 12);
+    print_number(l->valid_loss, 12);
+    for (int i = 0; i < l->n_metrics; i++)
+        if (width_of(&l->metrics[i])) print_number(l->metric[i], width_of(&l->metrics[i]));
     if (l->seconds < 10) printf("%.2f s", l->seconds);
     else print_time(l->seconds);
     printf("\n");

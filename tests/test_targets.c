@@ -84,6 +84,37 @@ static void test_columns_of_the_log(void **state)
     unlink(path);
 }
 
+static double softmax(const real *x, int n, int c)
+{
+    double sum = 0;
+    for (int i = 0; i < n; i++) sum += exp((double)x[i]);
+    return exp((double)x[c]) / sum;
+}
+
+/* The samples once as they are and once doubled stand for the plain and the varied ones. */
+static void test_test_time_augmentation(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    real twice[N * CLASSES];
+    for (int i = 0; i < N * CLASSES; i++) twice[i] = 2 * logits[i];
+    learner *l = make(0, NULL);
+    ag_tensor *y = ag_from(AG_I64, classes, N, 2);
+    data_loader *varied = data_loader_new(data_from_tensors(ag_from(AG_F32, twice, N, CLASSES), y), 4);
+    const ag_tensor *mean = learner_tta(l, l->valid, varied, .n = 3), *most = learner_tta(l, l->valid, varied, .use_max = true);
+    const ag_tensor *own = learner_tta(l, l->valid, varied, .beta = 0.5);
+    for (int i = 0; i < N; i++)
+        for (int c = 0; c < CLASSES; c++) {
+            const int first = c < 2 ? 0 : 2, n = c < 2 ? 2 : 3;
+            const double plain = softmax(logits + i * CLASSES + first, n, c - first);
+            const double other = softmax(twice + i * CLASSES + first, n, c - first);
+            const int64_t k = i * CLASSES + c;
+            assert_true(fabs((double)((const real *)mean->data)[k] - (0.75 * other + 0.25 * plain)) < 1e-6);
+            assert_true(fabs((double)((const real *)own->data)[k] - (0.5 * other + 0.5 * plain)) < 1e-6);
+            assert_true(fabs((double)((const real *)most->data)[k] - fmax(other, plain)) < 1e-6);
+        }
+}
+
 static void three_outputs(void *unused)
 {
     (void)unused;
@@ -103,7 +134,8 @@ static void test_refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_losses_and_metrics), cmocka_unit_test(test_columns_of_the_log), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_losses_and_metrics), cmocka_unit_test(test_columns_of_the_log),
+        cmocka_unit_test(test_test_time_augmentation), cmocka_unit_test(test_refusals),
     };
     ag_init(.seed = 1);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,77 @@
+#!/bin/sh
+# The program of rice leaves as its users meet it, on painted leaves: each command, and bad input, which must end in status 2
+# with one clear error. $1: the program.
+p=${1:-build/paddy}
+dir=$(mktemp -d)
+trap 'chmod -R u+w "$dir"; rm -rf "$dir"' EXIT
+bad=0 count=0
+
+fails() { echo "paddy.sh: $1"; bad=1; }
+# ends STATUS TEXT COMMAND...: with this status and TEXT in what it prints
+ends() {
+    status=$1 want=$2; shift 2; count=$((count + 1))
+    got=$("$@" 2>&1)
+    [ $? = "$status" ] || fails "not status $status of: $*
+$got"
+    case $got in *"$want"*) ;; *) fails "no '$want' in the output of: $*
+$got" ;; esac
+}
+says() { ends 0 "$@"; }
+refuses() {
+    ends 2 "$@"
+    [ "$(printf '%s\n' "$got" | wc -l)" -le 10 ] || fails "a long error of: $*"
+}
+data="--size 32 --resize 40,squish --batch 8"
+few="$data --precision f32"
+
+# ---- leaves ---------------------------------------------------------------------------------------------------------
+says 'paddy help COMMAND' "$p" help
+says '40 leaves of 2 diseases and 2 varieties' "$p" paint "$dir/leaves" --n 40 --size 48 --diseases 2 --varieties 2
+[ "$(head -1 "$dir/leaves/train.csv")" = image_id,label,variety,age ] || fails 'the table is not as Kaggle'"'"'s'
+says '40 files: 40 ok, 0 bad' "$p" check "$dir/leaves"
+says 'drawn in' "$p" show "$dir/leaves" --out "$dir/show.png" $data
+says 'drawn in' "$p" show "$dir/leaves" --augmented --out "$dir/show.png" $data
+says 'convnext_tiny' "$p" sizes convnext_tiny --size 64 --batch 8
+
+# ---- learning and using ---------------------------------------------------------------------------------------------
+says 'saved in' "$p" train "$dir/leaves" $few --epochs 2 --save "$dir/a.safetensors" --log "$dir/a.csv" --tta
+says 'epoch,train_loss,valid_loss,disease_error,variety_error,disease_loss,variety_loss,seconds' cat "$dir/a.csv"
+says 'saved in' "$p" train "$dir/leaves" $few --epochs 2 --workers 3 --save "$dir/b.safetensors" --log "$dir/b.csv"
+[ "$(cut -d, -f1-2 "$dir/a.csv")" = "$(cut -d, -f1-2 "$dir/b.csv")" ] || fails 'workers change the numbers'
+says 'saved in' "$p" train "$dir/leaves/train_images" $few --epochs 1 --save "$dir/one.safetensors"
+says 'valley' "$p" lr-find "$dir/leaves" $few --out "$dir/lr.png"
+leaf=$(ls "$dir"/leaves/train_images/bacterial_leaf_blight/*.jpg | head -1)
+says 'disease bacterial' "$p" predict "$dir/a.safetensors" "$leaf"
+says '40 photographs' "$p" predict "$dir/a.safetensors" "$dir/b.safetensors" "$dir/leaves" --csv "$dir/out.csv" --tta
+[ "$(head -1 "$dir/out.csv")" = image_id,label,label_prob,variety,variety_prob ] || fails 'other columns in the table of predictions'
+[ "$(wc -l <"$dir/out.csv")" = 41 ] || fails 'not a row for each picture'
+ends 1 '1 of 2 files could not be read' "$p" predict "$dir/a.safetensors" "$leaf" "$dir/none.jpg"
+
+# ---- what cannot be --------------------------------------------------------------------------------------------------
+refuses 'no folder' "$p" train "$dir/none"
+mkdir "$dir/empty"
+refuses 'no pictures below' "$p" train "$dir/empty"
+refuses 'no pictures below' "$p" predict "$dir/a.safetensors" "$dir/empty"
+mkdir -p "$dir/odd/a b
+c/"
+cp "$leaf" "$dir/odd/a b
+c/1.jpg"
+refuses 'one' "$p" train "$dir/odd" $few
+{ cat "$dir/leaves/train.csv"; echo 'absent.jpg,blast,ADT45,50'; } >"$dir/more.csv"
+refuses '1 of the 41 rows' "$p" train "$dir/leaves" --table "$dir/more.csv" $few
+{ cat "$dir/leaves/train.csv"; tail -1 "$dir/leaves/train.csv"; } >"$dir/twice.csv"
+refuses 'more than one row' "$p" train "$dir/leaves" --table "$dir/twice.csv" $few
+refuses 'variety' "$p" train "$dir/leaves" --targets label,varity $few
+refuses 'the nearest are resnet10t' "$p" train "$dir/leaves" --arch resnet10 $few
+refuses '--resize takes' "$p" train "$dir/leaves" --resize 40
+refuses 'takes images of 224' "$p" train "$dir/leaves" --arch swin_tiny_patch4_window7_224 $few
+refuses 'it is a folder' "$p" train "$dir/leaves" --save "$dir/leaves" $few
+refuses 'cannot write' "$p" train "$dir/leaves" --save "$dir/none/a.safetensors" $few
+[ -e "$dir/none" ] && fails 'something was written'
+refuses 'is no model' "$p" predict tests/fixtures/add.safetensors "$leaf"
+refuses 'other classes' "$p" predict "$dir/a.safetensors" "$dir/one.safetensors" "$leaf"
+for f in "$dir"/leaves/train_images/*/*[05].jpg; do head -c 300 "$f" >"$dir/part" && cp "$dir/part" "$f"; done
+refuses 'pictures are bad' "$p" train "$dir/leaves" $few
+ends 1 '8 bad' "$p" check "$dir/leaves"
+[ $bad = 0 ] && echo "paddy.sh: $count commands as expected"
+exit $bad
