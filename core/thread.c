@@ -1,6 +1,8 @@
 /* core/thread.c - a team of threads that sleep when there is no work.
  *
- * T1  One job at a time: who finds the team busy, or is part of it, does the work alone.
+ * T1  One job at a time: who finds the team busy, or asleep over too little work, does all parts of it alone. A result may
+ *     depend on the cut, so the cut depends on the job and the number of threads, never on what the team does just then.
+ *     A job inside a part is not cut.
  * T2  A thread without work looks for some for PATIENCE, then sleeps; so does the caller that waits for the last of them.
  *     The jobs of a training step follow each other within that time and cost no wake-up; where other processes want the
  *     cores little is lost, while a team that spins for long (OpenMP's default) waits for time slices at every join.
@@ -126,9 +128,16 @@ static void run_together(job j)
     inside = false;
 }
 
-static double worth_it(void)
+static bool is_awake(void)
 {
-    return team.workers && !atomic_load_explicit(&team.asleep, memory_order_relaxed) ? WORTH_SHARING : WORTH_WAKING;
+    return team.workers && !atomic_load_explicit(&team.asleep, memory_order_relaxed);
+}
+
+static void run_alone(const job *j)
+{
+    inside = true;
+    for (int64_t k = 0; k < j->team; k++) run_part(j, k);
+    inside = false;
 }
 
 int ag_thread_id(void)
@@ -141,8 +150,13 @@ void ag_parallel(int64_t n, int64_t grain, double cost, piece_fn body, void *arg
     if (n <= 0) return;
     job j = { body, arg, n, grain, (n + grain - 1) / grain, ag_threads() };
     if (j.team > j.pieces) j.team = j.pieces;
-    if (j.team < 2 || (double)n * cost < worth_it() || inside || pthread_mutex_trylock(&team.busy)) {
+    const double work = (double)n * cost;
+    if (j.team < 2 || inside || work < WORTH_SHARING) {
         body(0, n, arg);
+        return;
+    }
+    if ((work < WORTH_WAKING && !is_awake()) || pthread_mutex_trylock(&team.busy)) {
+        run_alone(&j);
         return;
     }
     j.team = start_workers(j.team - 1) + 1;

@@ -37,9 +37,9 @@ says 'drawn in' "$p" show "$dir/leaves" --augmented --out "$dir/show.png" $data
 says 'convnext_tiny' "$p" sizes convnext_tiny --size 64 --batch 8
 
 # ---- learning and using ---------------------------------------------------------------------------------------------
-says 'saved in' "$p" train "$dir/leaves" $few --threads 1 --epochs 2 --save "$dir/a.safetensors" --log "$dir/a.csv" --tta
+says 'saved in' "$p" train "$dir/leaves" $few --epochs 2 --save "$dir/a.safetensors" --log "$dir/a.csv" --tta
 says 'epoch,train_loss,valid_loss,disease_error,variety_error,disease_loss,variety_loss,seconds' cat "$dir/a.csv"
-says 'saved in' "$p" train "$dir/leaves" $few --threads 1 --epochs 2 --workers 3 --save "$dir/b.safetensors" --log "$dir/b.csv"
+says 'saved in' "$p" train "$dir/leaves" $few --epochs 2 --workers 3 --save "$dir/b.safetensors" --log "$dir/b.csv"
 [ "$(cut -d, -f1-7 "$dir/a.csv")" = "$(cut -d, -f1-7 "$dir/b.csv")" ] || fails 'workers change the numbers'
 says 'saved in' "$p" train "$dir/leaves/train_images" $few --epochs 1 --save "$dir/one.safetensors"
 says 'valley' "$p" lr-find "$dir/leaves" $few --out "$dir/lr.png"

@@ -8,9 +8,11 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "agrad.h"
 #include "core/random.h"
 #include "core/op.h"
+#include "core/thread.h"
 
 /* ---- one thread and three ------------------------------------------------------------------------------ */
 
@@ -113,6 +115,29 @@ static void test_any_number_of_threads_gives_the_same_bits(void **state)
                 forget(&one), forget(&many);
             }
     ag_init(.threads = 2);
+}
+
+typedef struct { int64_t end[64]; } cuts;
+
+static void take_down(int64_t begin, int64_t end, void *arg)
+{
+    ((cuts *)arg)->end[begin] = end;
+}
+
+/* Work that is worth sharing with a team awake and not worth waking it for is cut alike: results may depend on the cut. */
+static void test_a_job_is_cut_alike_whatever_the_team_does(void **state)
+{
+    (void)state;
+    ag_init(.threads = 2, .seed = 5);
+    for (int i = 0; i < 20; i++) {
+        cuts first = { { 0 } }, asleep = { { 0 } }, awake = { { 0 } };
+        ag_parallel(64, 1, 1e6, take_down, &first);
+        ag_parallel(64, 1, 1e3, take_down, &awake);
+        usleep(2000);
+        ag_parallel(64, 1, 1e3, take_down, &asleep);
+        assert_memory_equal(&first, &awake, sizeof first);
+        assert_memory_equal(&first, &asleep, sizeof first);
+    }
 }
 
 /* ---- against loops in double --------------------------------------------------------------------------- */
@@ -242,6 +267,7 @@ int main(void)
     ag_init(.threads = 2, .seed = 1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_any_number_of_threads_gives_the_same_bits),
+        cmocka_unit_test(test_a_job_is_cut_alike_whatever_the_team_does),
         cmocka_unit_test(test_batch_statistics_are_exact),
         cmocka_unit_test(test_gradients_of_broadcast_operands),
         cmocka_unit_test(test_copies_of_any_order_of_axes),
