@@ -274,30 +274,33 @@ data_loaders ag_data_block_loaders_(const char *at, const data_block *b, const c
     return d;
 }
 
+/* Pictures without labels; size 0: what the transforms make of the first. */
+static data_loader *loose(const char *at, const data_block *b, const char *const *paths, int64_t n, bool varied,
+                          int64_t height, int64_t width, const data_loaders_opts *o)
+{
+    if (n < 1) ag_fail(at, "no pictures are named");
+    data_images *m = new_images(at, b, n);
+    for (int64_t i = 0; i < n; i++) m->path[i] = ag_strdup(paths[i]);
+    m->most_bad = n;
+    m->height = height, m->width = width, m->resized = height > 0;
+    if (!m->resized) ag_data_images_measure(m);
+    return ag_data_loader_new_(at, ag_data_images_set(at, m, varied, false), o->batch ? o->batch : 64,
+                               (data_loader_opts){ .workers = o->workers, .prefetch = o->prefetch });
+}
+
 data_loader *ag_data_test_loader_(const char *at, const data_loaders *dls, const char *const *paths, int64_t n)
 {
     const data_images *like = dls->images;
-    if (n < 1) ag_fail(at, "data_test_loader: no files");
     if (like->inputs > 1) ag_fail(at, "data_test_loader: the items have %d inputs; it takes one file each", like->inputs);
     data_block b = { .batch_tfms = like->augment, .normalize = like->stats };
     memcpy(b.item_tfms, like->tfms, sizeof b.item_tfms);
-    data_images *m = new_images(at, &b, n);
-    for (int64_t i = 0; i < n; i++) m->path[i] = ag_strdup(paths[i]);
-    m->width = like->width, m->height = like->height;
-    m->most_bad = n;
-    return ag_data_loader_new_(at, ag_data_images_set(at, m, false, false), ag_data_batch_size(dls->valid),
-                               (data_loader_opts){ 0 });
+    return loose(at, &b, paths, n, false, like->resized ? like->height : 0, like->width, &(data_loaders_opts){
+        .batch = ag_data_batch_size(dls->valid), .workers = ag_data_loader_workers(dls->valid) });
 }
 
 data_loader *ag_data_pictures_(const char *at, const char *const *paths, int64_t n, bool varied, data_folder_opts o)
 {
-    if (n < 1) ag_fail(at, "data_pictures: no files");
     data_block b = { .batch_tfms = o.batch_tfms, .normalize = o.normalize };
     memcpy(b.item_tfms, o.item_tfms, sizeof b.item_tfms);
-    data_images *m = new_images(at, &b, n);
-    for (int64_t i = 0; i < n; i++) m->path[i] = ag_strdup(paths[i]);
-    m->most_bad = n;
-    ag_data_images_measure(m);
-    return ag_data_loader_new_(at, ag_data_images_set(at, m, varied, false), o.loaders.batch ? o.loaders.batch : 64,
-                               (data_loader_opts){ .workers = o.loaders.workers });
+    return loose(at, &b, paths, n, varied, 0, 0, &o.loaders);
 }

@@ -149,8 +149,9 @@ typedef struct {
 /* Class folders: dir/blast/1.jpg; or dir/train/blast/1.jpg and dir/valid/blast/2.jpg. */
 #define data_image_folder(...) ag_data_image_folder_(AG_HERE, AG_HEAD(__VA_ARGS__), AG_OPTS(data_folder_opts, __VA_ARGS__))
 data_loaders ag_data_image_folder_(const char *at, const char *dir, data_folder_opts opts);
-/* The rows of a table: a file is found by its name anywhere below dir. Rows without a file are an error; files without a row
- * are left out. csv: a path. */
+/* The rows of a table. A file is named by its path below dir, by an absolute one, or by its name, with or without the ending,
+ * anywhere below dir; of several of one name the one in the folder of the row's label, then the one in train_images. Rows
+ * without a file, or with several, are an error; files without a row are left out and named on stderr. csv: a path. */
 #define data_from_csv(dir, ...) \
     ag_data_from_csv_(AG_HERE, dir, AG_HEAD(__VA_ARGS__), AG_OPTS(data_folder_opts, __VA_ARGS__))
 data_loaders ag_data_from_csv_(const char *at, const char *dir, const char *csv, data_folder_opts opts);
@@ -166,7 +167,7 @@ const char *ag_data_item_path(const data_set *set, int64_t row);
 /* The same samples with (on) or without the random part of training's transforms. */
 #define data_set_varied(set, on) ag_data_set_varied_(AG_HERE, set, on)
 data_set *ag_data_set_varied_(const char *at, const data_set *set, bool on) AG_PURE;
-/* Size of the results from the next epoch on, of all sets of these loaders; between epochs. (progressive sizes) */
+/* Size of the results from the next epoch of each loader on, of all sets of these pictures. (progressive sizes) */
 #define data_image_size(dls, height, width) ag_data_image_size_(AG_HERE, dls, height, width)
 void ag_data_image_size_(const char *at, const data_loaders *dls, int64_t height, int64_t width);
 /* Files as validation sees them, without targets, in the order given. (fastai's test_dl) */

@@ -23,7 +23,8 @@ struct data_images {
     int n_tfms, fixed;                  /* how many of the first ones draw nothing */
     data_augment augment;
     data_stats stats;
-    int64_t width, height;              /* of the results */
+    int64_t width, height;              /* of the results, from the next epoch on */
+    atomic_bool resized;                /* these are not what item transforms and augmentation make by themselves */
     data_view view[2];                  /* validation, training */
     data_kept *kept;                    /* [n, inputs], or NULL */
     int64_t most_kept;
@@ -49,6 +50,7 @@ const char *ag_data_label(const char *at, const data_getter *g, const char *path
 /* 1 validation, 0 training, 2 left out, of each of n names; in the innermost scope. */
 unsigned char *ag_data_divide(const char *at, const data_splitter *s, const char *const *name, int64_t n);
 const char *ag_data_base_name(const char *path);
+int ag_data_by_text(const void *a, const void *b);     /* of const char *, by bytes, for qsort and bsearch */
 /* "a, b, c, d, e and 7 more" of those i with mark[i] == value; in the innermost scope. */
 const char *ag_data_first_names(const char *const *name, const unsigned char *mark, int value, int64_t n);
 #endif

@@ -167,6 +167,7 @@ typedef struct {
     int64_t row;            /* 0 .. n-1 */
     uint64_t key;           /* of this sample in this epoch, for ag_rng: the same for any number of workers */
     void *x, *y;
+    ag_shape x_shape;       /* of x */
     bool bad;               /* set it where the sample cannot be had: it is left out of its batch */
 } data_sample;
 typedef void (*data_get_fn)(data_sample *s);
@@ -262,9 +263,11 @@ int64_t ag_data_batches(const data_loader *loader);         /* per epoch */
 int64_t ag_data_samples(const data_loader *loader);         /* seen per epoch */
 int64_t ag_data_batch_size(const data_loader *loader);
 #define data_batch_shape ag_data_batch_shape
-ag_shape ag_data_batch_shape(const data_loader *loader);     /* of b.x, when no sample is missing */
+ag_shape ag_data_batch_shape(const data_loader *loader);     /* of b.x in the next epoch, when no sample is missing */
 #define data_loader_seed ag_data_loader_seed
 uint64_t ag_data_loader_seed(const data_loader *loader);
+#define data_loader_workers ag_data_loader_workers
+int ag_data_loader_workers(const data_loader *loader);
 data_set *ag_data_loader_set(const data_loader *loader);
 
 /* Where the loader stands: the batch that comes next. Saved with a checkpoint; seek makes the next DATA_EACH

@@ -6,7 +6,7 @@
 #include <strings.h>
 #include <sys/stat.h>
 #include "core/memory.h"
-#include "data/block.h"
+#include "data/block_inside.h"
 
 typedef struct { dev_t device; ino_t inode; } place;
 typedef struct {
@@ -49,7 +49,7 @@ static void add(listing *l, char *name)
     l->name[l->n++] = name;
 }
 
-static int by_bytes(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+int ag_data_by_text(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
 
 /* Folders are read in the order of their names, so that it does not depend on the file system which of two ways into one
  * folder comes first. */
@@ -70,7 +70,7 @@ static bool find(listing *l, const char *below)
     }
     if (dir) closedir(dir);
     ag_free(here);
-    if (folders.n) qsort(folders.name, (size_t)folders.n, sizeof *folders.name, by_bytes);
+    if (folders.n) qsort(folders.name, (size_t)folders.n, sizeof *folders.name, ag_data_by_text);
     for (int64_t i = 0; i < folders.n; i++) {
         struct stat st;
         char *path = ag_sprintf("%s/%s", l->root, folders.name[i]);
@@ -91,6 +91,6 @@ data_files ag_data_image_files_(const char *at, const char *dir)
     if (stat(dir, &st)) ag_fail(at, "cannot read %s: %s", dir, errno == ENOENT ? "no such folder" : strerror(errno));
     first_visit(l, &st);
     if (!find(l, "")) ag_fail(at, "cannot read %s: %s", dir, S_ISDIR(st.st_mode) ? strerror(errno) : "it is no folder");
-    if (l->n) qsort(l->name, (size_t)l->n, sizeof *l->name, by_bytes);
+    if (l->n) qsort(l->name, (size_t)l->n, sizeof *l->name, ag_data_by_text);
     return (data_files){ l->n, (const char *const *)l->name };
 }

@@ -117,7 +117,7 @@ static int64_t call_function(const data_set *s, int64_t *index, int64_t n, uint6
         const int64_t row = s->indirect ? ((const int64_t *)s->rows->data)[index[i]] : index[i];
         const ag_philox4 r = ag_philox(key, 1, (uint64_t)row);
         data_sample sample = { s->arg, row, (uint64_t)r.v[0] << 32 | r.v[1], x + good * size_x,
-                               y ? y + good * size_y : NULL, false };
+                               y ? y + good * size_y : NULL, s->x.shape, false };
         s->get(&sample);
         if (!sample.bad) {
             index[good++] = index[i];

@@ -114,14 +114,14 @@ static void note_bad(data_images *m, int64_t i, const char *why)
 
 /* ---- one sample --------------------------------------------------------------------------------------------- */
 
-static void check_size(const data_images *m, int64_t i, const data_image *item)
+static void check_size(const data_images *m, int64_t i, const data_augment *a, const data_image *item, int64_t height,
+                       int64_t width)
 {
     int64_t w = item->width, h = item->height;
-    ag_data_augment_size(&m->augment, &w, &h);
-    if (w == m->width && h == m->height) return;
+    ag_data_augment_size(a, &w, &h);
+    if (w == width && h == height) return;
     ag_fail(m->at, "%s is %" PRId64 " x %" PRId64 " after the item transforms, others are %" PRId64 " x %" PRId64
-            "; pictures of one batch have one size: begin .item_tfms with data_resize(...)",
-            m->path[i], w, h, m->width, m->height);
+            "; pictures of one batch have one size: begin .item_tfms with data_resize(...)", m->path[i], w, h, width, height);
 }
 
 static void put_targets(const data_images *m, int64_t row, void *y)
@@ -135,7 +135,9 @@ static void get(data_sample *s)
     const data_view *v = s->arg;
     data_images *m = v->of;
     char why[DATA_WHY];
-    const int64_t pixels = 3 * m->width * m->height;
+    const int64_t *side = s->x_shape.dim + s->x_shape.ndim - 3, pixels = 3 * side[0] * side[1];
+    data_augment a = m->augment;
+    if (m->resized) a.size = side[0], a.width = side[1];
 #ifdef AG_F64
     float *x = ag_alloc(pixels * m->inputs, sizeof *x);
 #else
@@ -151,9 +153,9 @@ static void get(data_sample *s)
         }
         AG_SCOPE;
         ag_defer(ag_free, item.pixels);
-        check_size(m, i, &item);
+        check_size(m, i, &a, &item, side[0], side[1]);
         data_random r = chance_of(s->key, k, DATA_MAX_TRANSFORMS, v->train);
-        ag_data_augment_sample(&m->augment, &item, &m->stats, &r, x + k * pixels);
+        ag_data_augment_sample(&a, &item, &m->stats, &r, x + k * pixels);
     }
 #ifdef AG_F64
     for (int64_t i = 0; i < pixels * m->inputs; i++) ((real *)s->x)[i] = x[i];
@@ -244,13 +246,7 @@ void ag_data_image_size_(const char *at, const data_loaders *dls, int64_t height
     data_images *m = dls->images;
     if (height < 1 || width < 1 || height > DATA_MAX_SIDE || width > DATA_MAX_SIDE)
         ag_fail(at, "data_image_size: %" PRId64 " x %" PRId64 "; sides of 1 to %d are possible", height, width, DATA_MAX_SIDE);
-    for (int k = 0; k < 2; k++) {
-        data_loader *l = k ? dls->valid : dls->train;
-        if (l) ag_data_loader_rest(at, l);
-    }
-    if (!m->augment.on) m->augment = data_aug_transforms(.no_flip = true, .p_affine = -1, .p_lighting = -1);
-    m->augment.size = m->height = height;
-    m->augment.width = m->width = width;
+    m->height = height, m->width = width, m->resized = true;
 }
 
 /* ---- before the first epoch --------------------------------------------------------------------------------- */
@@ -292,28 +288,66 @@ void ag_data_images_keep(data_images *m, const char *where)
 
 /* ---- a walk through the steps ------------------------------------------------------------------------------- */
 
+static void print_labels(const data_images *m, int64_t i)
+{
+    for (int k = 0; k < m->targets.n; k++) {
+        const data_target *t = &m->targets.target[k];
+        printf("  %-20s", t->name);
+        for (int64_t c = 0; c < t->columns; c++) {
+            const int64_t at = i * m->columns + t->column + c;
+            const double v = m->numbers ? (double)((const real *)m->y)[at] : (double)((const int64_t *)m->y)[at];
+            if (t->kind == DATA_TARGET_CATEGORY) printf(" %s (%g of %" PRId64 ")", data_vocab_text(t->vocab, (int64_t)v), v,
+                                                        t->classes);
+            else printf(" %g", v);
+        }
+        putchar('\n');
+    }
+}
+
+static void print_image(const char *step, const data_image *image)
+{
+    printf("  %-20s u8 [%" PRId64 ", %" PRId64 ", 3]\n", step, image->height, image->width);
+}
+
+/* The first picture that can be read, step by step. */
+static bool walk(data_images *m, int64_t i)
+{
+    char why[DATA_WHY];
+    data_image image;
+    if (!ag_data_image_try(m->path[i * m->inputs], &image, why, (data_image_opts){ 0 })) {
+        printf("%s: %s\n", m->path[i * m->inputs], why);
+        return false;
+    }
+    printf("%s\n", m->path[i * m->inputs]);
+    print_image("read", &image);
+    for (int k = 0; k < m->n_tfms; k++) {
+        data_random r = chance_of(0, 0, k, true);
+        m->tfms[k].apply(&m->tfms[k], &image, &r);
+        print_image(m->tfms[k].name, &image);
+    }
+    data_image_free(&image);
+    return true;
+}
+
 void ag_data_summary_(const char *at, const data_loaders *dls)
 {
     data_images *m = dls->images;
-    const int64_t batch = data_batch_size(dls->train);
-    char why[DATA_WHY];
-    data_image image;
+    int64_t i = 0;
     printf("%" PRId64 " items: %" PRId64 " to learn from, %" PRId64 " for validation\n", m->n,
            data_size(data_loader_set(dls->train)), data_size(data_loader_set(dls->valid)));
-    for (int k = 0; k < m->targets.n; k++) {
-        const data_target *t = &m->targets.target[k];
-        printf("  %-20s %" PRId64 " %s\n", t->name, t->classes, t->kind == DATA_TARGET_REGRESSION ? "numbers" : "classes");
-    }
-    printf("one of them: %s\n", m->path[0]);
-    if (!ag_data_image_try(m->path[0], &image, why, (data_image_opts){ 0 })) ag_fail(at, "%s: %s", m->path[0], why);
-    printf("  %-20s u8 [%" PRId64 ", %" PRId64 ", 3]\n", "read", image.height, image.width);
-    for (int k = 0; k < m->n_tfms; k++) {
-        data_random r = ag_data_random_of(0, k, true);
-        m->tfms[k].apply(&m->tfms[k], &image, &r);
-        printf("  %-20s u8 [%" PRId64 ", %" PRId64 ", 3]\n", m->tfms[k].name, image.height, image.width);
-    }
-    data_image_free(&image);
-    printf("  %-20s f32 [%" PRId64 ", %" PRId64 ", 3]\n", "augment, normalise", m->height, m->width);
-    printf("a batch: f32 [%" PRId64 ", %" PRId64 ", %" PRId64 ", 3], labels [%" PRId64 ", %" PRId64 "]\n", batch, m->height,
-           m->width, batch, m->columns);
+    while (i < m->n && !walk(m, i)) i++;
+    if (i == m->n) ag_fail(at, "none of the %" PRId64 " pictures can be read", m->n);
+    AG_SCOPE;
+    data_set *s = ag_data_images_set(at, m, true, false);
+    real *x = ag_alloc(s->x.count, sizeof *x), low = INFINITY, high = -INFINITY;
+    ag_defer(ag_free, x);
+    data_sample sample = { s->arg, i, 0, x, NULL, s->x.shape, false };
+    get(&sample);
+    for (int64_t k = 0; k < s->x.count; k++) low = fmin(low, x[k]), high = fmax(high, x[k]);
+    printf("  %-20s f32 [%" PRId64 ", %" PRId64 ", 3], %.3f to %.3f\n", "augment, normalise", m->height, m->width, (double)low,
+           (double)high);
+    print_labels(m, i);
+    const ag_shape b = data_batch_shape(dls->train);
+    printf("a batch: f32 [%" PRId64 ", %" PRId64 ", %" PRId64 ", 3], labels [%" PRId64 ", %" PRId64 "]\n", b.dim[0], m->height,
+           m->width, b.dim[0], m->columns);
 }

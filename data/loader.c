@@ -19,6 +19,7 @@ typedef struct {
 
 struct data_loader {
     data_set *set;
+    data_set drawn;                 /* the set as this epoch has it: samples may change their size between epochs */
     int64_t batch, batches, samples;
     data_loader_opts opts;
     data_position position;         /* of the next batch */
@@ -35,7 +36,6 @@ struct data_loader {
     int64_t issued, consumed;       /* batches given to workers, taken by the consumer */
     bool running, stop;
     atomic_bool cancel;             /* what is in work is not wanted any more */
-    int64_t x_bytes;                /* of a sample, for which the slots were made */
 };
 
 /* ---- one batch ----------------------------------------------------------------------------------------- */
@@ -58,14 +58,14 @@ static int64_t fill(const data_loader *l, int64_t batch, int64_t *index, void *x
     const int64_t n = batch_samples(l, batch), first = batch * l->batch;
     if (l->opts.shuffle) ag_data_permute(&l->order, first, n, index);
     else for (int64_t i = 0; i < n; i++) index[i] = first + i;
-    return ag_data_gather(l->set, index, n, l->set->get ? epoch_key(l) : 0, l->thread ? &l->cancel : NULL, x, y);
+    return ag_data_gather(&l->drawn, index, n, l->drawn.get ? epoch_key(l) : 0, l->thread ? &l->cancel : NULL, x, y);
 }
 
 static loader_slot new_slot(const data_loader *l, bool buffers)
 {
     loader_slot s = { .batch = -1, .index = ag_alloc(l->batch, sizeof(int64_t)) };
-    if (buffers) s.x = ag_alloc(l->batch, (size_t)ag_data_field_bytes(&l->set->x));
-    if (buffers && l->set->has_y) s.y = ag_alloc(l->batch, (size_t)ag_data_field_bytes(&l->set->y));
+    if (buffers) s.x = ag_alloc(l->batch, (size_t)ag_data_field_bytes(&l->drawn.x));
+    if (buffers && l->drawn.has_y) s.y = ag_alloc(l->batch, (size_t)ag_data_field_bytes(&l->drawn.y));
     return s;
 }
 
@@ -195,12 +195,11 @@ data_loader *ag_data_loader_new_(const char *at, data_set *set, int64_t batch, d
     pthread_cond_init(&l->work, NULL);
     pthread_cond_init(&l->ready, NULL);
     ag_defer(free_loader, l);
-    l->set = set;
+    l->set = set, l->drawn = *set;
     l->batch = batch < set->n ? batch : set->n;
     l->batches = set->n / l->batch + (!opts.drop_last && set->n % l->batch != 0);
     l->samples = opts.drop_last ? l->batches * l->batch : set->n;
     l->opts = opts;
-    l->x_bytes = ag_data_field_bytes(&set->x);
     l->own = new_slot(l, !opts.workers && ag_default_device() != AG_CPU);
     if (opts.workers) start_workers(at, l);
     return l;
@@ -210,6 +209,7 @@ int64_t ag_data_batches(const data_loader *l) { return l->batches; }
 int64_t ag_data_samples(const data_loader *l) { return l->samples; }
 int64_t ag_data_batch_size(const data_loader *l) { return l->batch; }
 uint64_t ag_data_loader_seed(const data_loader *l) { return l->opts.seed; }
+int ag_data_loader_workers(const data_loader *l) { return l->opts.workers; }
 data_set *ag_data_loader_set(const data_loader *l) { return l->set; }
 data_position ag_data_loader_tell(const data_loader *l) { return l->position; }
 int64_t ag_data_loader_epoch(const data_loader *l) { return l->position.epoch; }
@@ -236,12 +236,17 @@ static ag_shape batch_shape(const data_field *f, int64_t n)
     return s;
 }
 
-ag_shape ag_data_batch_shape(const data_loader *l) { return batch_shape(&l->set->x, l->batch); }
+ag_shape ag_data_batch_shape(const data_loader *l)
+{
+    data_set next = *l->set;
+    if (next.refresh) next.refresh(&next);
+    return batch_shape(&next.x, l->batch);
+}
 
 static void prepare_now(data_batch *b)
 {
     data_loader *l = b->of;
-    const data_set *s = l->set;
+    const data_set *s = &l->drawn;
     if (!l->own.x && ag_default_device() == AG_CPU) {
         b->x = ag_empty_(b->at, s->x.dtype, batch_shape(&s->x, b->n));
         b->y = s->has_y ? ag_empty_(b->at, s->y.dtype, batch_shape(&s->y, b->n)) : NULL;
@@ -272,8 +277,9 @@ static void take_prepared(data_batch *b)
     pthread_mutex_unlock(&l->lock);
     if (slot->error) ag_fail(NULL, "%s", slot->error);
     b->n = slot->n;
-    if (b->n) b->x = ag_from_(b->at, l->set->x.dtype, slot->x, batch_shape(&l->set->x, b->n));
-    if (b->n && l->set->has_y) b->y = ag_from_(b->at, l->set->y.dtype, slot->y, batch_shape(&l->set->y, b->n));
+    const data_set *s = &l->drawn;
+    if (b->n) b->x = ag_from_(b->at, s->x.dtype, slot->x, batch_shape(&s->x, b->n));
+    if (b->n && s->has_y) b->y = ag_from_(b->at, s->y.dtype, slot->y, batch_shape(&s->y, b->n));
     memcpy(l->own.index, slot->index, (size_t)b->n * sizeof *slot->index);
     pthread_mutex_lock(&l->lock);
     slot->batch = -1;
@@ -305,12 +311,11 @@ static void draw(data_batch *b)
     }
 }
 
-/* Samples may have another size since the last epoch. */
 static void adopt_size(data_loader *l)
 {
-    if (l->set->refresh) l->set->refresh(l->set);
-    if (ag_data_field_bytes(&l->set->x) == l->x_bytes) return;
-    l->x_bytes = ag_data_field_bytes(&l->set->x);
+    const int64_t before = ag_data_field_bytes(&l->drawn.x);
+    if (l->drawn.refresh) l->drawn.refresh(&l->drawn);
+    if (ag_data_field_bytes(&l->drawn.x) == before) return;
     for (int i = 0; i < l->n_slots; i++) {
         free_slot(&l->slot[i]);
         l->slot[i] = new_slot(l, true);
@@ -318,12 +323,6 @@ static void adopt_size(data_loader *l)
     const bool buffers = l->own.x != NULL;
     free_slot(&l->own);
     l->own = new_slot(l, buffers);
-}
-
-void ag_data_loader_rest(const char *at, data_loader *l)
-{
-    if (l->inside) ag_data_loader_seek_(at, l, (data_position){ l->position.epoch + 1, 0 });
-    else if (l->thread) pause_workers(l);
 }
 
 data_batch ag_data_batch_begin_(const char *at, data_loader *l)

@@ -25,7 +25,7 @@ struct data_set {
     ag_tensor *tensor[2];
     data_get_fn get;
     void *arg;
-    void (*refresh)(data_set *s);       /* called before an epoch: x may have another size now; NULL: never */
+    void (*refresh)(data_set *s);       /* a loader's copy before an epoch: x may have another size now; NULL: never */
 };
 
 void ag_data_set_drop(void *set);                /* for ag_defer */
@@ -35,8 +35,6 @@ int64_t ag_data_field_bytes(const data_field *f);       /* of one sample outside
 /* Writes the samples index[0 .. n-1] to x and y; bad ones are left out, of index as well. Returns how many there are. Stops,
  * with what there is, when *stop becomes true (NULL: never). */
 int64_t ag_data_gather(const data_set *s, int64_t *index, int64_t n, uint64_t key, const atomic_bool *stop, void *x, void *y);
-/* No worker reads the set until the next DATA_EACH, which begins an epoch; a DATA_EACH that is running has ended. */
-void ag_data_loader_rest(const char *at, data_loader *l);
 
 /* A bijection of 0 .. n-1 computed element by element: a Feistel network of 8 rounds on the two digits of i
  * in a mixed radix left x right >= n, walked until it lands inside (Black and Rogaway 2002). A function of

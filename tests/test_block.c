@@ -163,6 +163,114 @@ static void test_loose_pictures(void **state)
     }
 }
 
+/* A loader that was left by break still prepares pictures of the size before. */
+static void test_other_sizes_from_the_next_epoch_on(void **state)
+{
+    (void)state;
+    for (int workers = 0; workers < 3; workers += 2) {
+        AG_SCOPE;
+        data_loaders d = data_image_folder(in_folder("leaves"), .batch_tfms = data_aug_transforms(.size = 8),
+                                           .loaders = { .batch = 4, .workers = workers });
+        data_loader *varied = data_loader_new(data_set_varied(data_loader_set(d.train), true), 4, .workers = workers);
+        DATA_EACH(b, varied) break;
+        DATA_EACH(b, d.train) {
+            assert_int_equal(b.x->shape[1], 8);
+            if (b.index == 1) data_image_size(&d, 40, 24);
+        }
+        assert_int_equal(data_batch_shape(d.train).dim[1], 40);
+        data_loader *loaders[] = { d.train, d.valid, varied };
+        for (int k = 0; k < 3; k++) DATA_EACH(b, loaders[k]) assert_true(b.x->shape[1] == 40 && b.x->shape[2] == 24);
+        const char *path = in_folder("leaves/healthy/01.png");
+        DATA_EACH(b, data_test_loader(&d, &path, 1)) assert_true(b.x->shape[1] == 40 && b.x->shape[2] == 24);
+    }
+}
+
+/* ---- which are held out -------------------------------------------------------------------------------- */
+
+static const char *size_class(const char *path, void *unused)
+{
+    (void)unused;
+    return strstr(path, "/0") ? "small" : "large";
+}
+
+static int64_t held_out(data_getter label, data_splitter splitter, const char **class)
+{
+    data_block b = data_block_new(.blocks = { data_image_block(), data_category_block("c") }, .get_y = { label },
+                                  .splitter = splitter);
+    data_loaders d = data_block_loaders(&b, in_folder("leaves"), .batch = 4);
+    *class = data_vocab_text(d.targets.target[0].vocab, (int64_t)data_item_target(data_loader_set(d.valid), 0, 0));
+    return data_size(data_loader_set(d.valid));
+}
+
+static void test_getters_and_splitters(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    const char *class;
+    const int64_t rows[] = { 5, 3 };        /* healthy/07.png (07 is the fourth), healthy/11.png */
+    assert_int_equal(held_out(data_regex_label("^[0-9]([0-9])\\.png$"), data_index_splitter(rows, 2), &class), 2);
+    assert_string_equal(class, "7");
+    write_text(in_folder("held.txt"), "healthy/09.png\n12.png\n14.png\n");
+    assert_int_equal(held_out(data_function_label(size_class, NULL), data_file_splitter(in_folder("held.txt")), &class), 3);
+    assert_string_equal(class, "small");
+    const data_splitter by_folder = data_grandparent_splitter("healthy", "sick leaf");
+    assert_int_equal(held_out(data_function_label(size_class, NULL), by_folder, &class), PICTURES / 2);
+}
+
+typedef struct { const char *folder, *table, *column; } job;
+
+static void open_job(void *arg)
+{
+    const job *j = arg;
+    if (j->table) data_from_csv(j->folder, j->table, .labels = j->column);
+    else data_image_folder(j->folder);
+}
+
+static void refuses(const char *in, const char *table, const char *column, const char *says)
+{
+    AG_SCOPE;
+    job j = { in, table, column };
+    if (!ag_try(open_job, &j)) fail_msg("not refused: %s", says);
+    if (!strstr(ag_error(), says)) fail_msg("'%s' does not say '%s'", ag_error(), says);
+}
+
+/* ---- tables -------------------------------------------------------------------------------------------- */
+
+static bool has_item(const data_loaders *d, const char *end)
+{
+    const data_set *part[] = { data_loader_set(d->train), data_loader_set(d->valid) };
+    for (int k = 0; k < 2; k++)
+        for (int64_t i = 0; i < data_size(part[k]); i++) {
+            const char *path = data_item_path(part[k], i);
+            if (!strcmp(path + strlen(path) - strlen(end), end)) return true;
+        }
+    return false;
+}
+
+/* One name in several folders: the row's label tells which is meant, or train_images does. */
+static void test_one_name_in_several_folders(void **state)
+{
+    static const char *const files[] = { "many/a/000.png", "many/b/000.png", "many/test_images/001.png",
+                                         "many/train_images/001.png", "many/a/002.png", "many/b/003.png", "many/a/004.png" };
+    (void)state;
+    for (int i = 0; i < 7; i++) {
+        uint8_t pixels[12];
+        const data_image image = { 2, 2, pixels };
+        memset(pixels, 10 * i, sizeof pixels);
+        char *path = in_folder(files[i]), *slash = strrchr(path, '/');
+        *slash = 0, ag_make_folder(path), *slash = '/';
+        data_image_write(path, &image);
+    }
+    write_text(in_folder("many.csv"), "image_id,label\n000,b\n001,a\n002,a\n003,b\n004,a\n");
+    AG_SCOPE;
+    data_loaders d = data_from_csv(in_folder("many"), in_folder("many.csv"), .loaders = { .batch = 1 });
+    assert_true(has_item(&d, "b/000.png") && !has_item(&d, "a/000.png"));
+    assert_true(has_item(&d, "train_images/001.png") && !has_item(&d, "test_images/001.png"));
+    write_text(in_folder("unclear.csv"), "image_id,label\n000,c\n002,c\n");
+    refuses(in_folder("many"), in_folder("unclear.csv"), "label", "1 of the 2 rows");
+    refuses(in_folder("many"), in_folder("unclear.csv"), "label", "name more than one file");
+}
+
 /* ---- broken files -------------------------------------------------------------------------------------- */
 
 static int64_t count(data_loader *l)
@@ -201,23 +309,6 @@ static void test_broken_files_are_left_out(void **state)
 }
 
 /* ---- what cannot be ------------------------------------------------------------------------------------ */
-
-typedef struct { const char *folder, *table, *column; } job;
-
-static void open_job(void *arg)
-{
-    const job *j = arg;
-    if (j->table) data_from_csv(j->folder, j->table, .labels = j->column);
-    else data_image_folder(j->folder);
-}
-
-static void refuses(const char *in, const char *table, const char *column, const char *says)
-{
-    AG_SCOPE;
-    job j = { in, table, column };
-    if (!ag_try(open_job, &j)) fail_msg("not refused: %s", says);
-    if (!strstr(ag_error(), says)) fail_msg("'%s' does not say '%s'", ag_error(), says);
-}
 
 static void test_refusals(void **state)
 {
@@ -273,7 +364,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_class_folders),        cmocka_unit_test(test_a_table_of_every_kind),
         cmocka_unit_test(test_workers_and_memory_change_no_bit), cmocka_unit_test(test_varied_is_drawn_anew),
-        cmocka_unit_test(test_loose_pictures),       cmocka_unit_test(test_broken_files_are_left_out),
+        cmocka_unit_test(test_loose_pictures), cmocka_unit_test(test_other_sizes_from_the_next_epoch_on),
+        cmocka_unit_test(test_getters_and_splitters), cmocka_unit_test(test_one_name_in_several_folders),
+              cmocka_unit_test(test_broken_files_are_left_out),
         cmocka_unit_test(test_refusals),             cmocka_unit_test(test_too_few),
     };
 #ifndef AG_HAVE_STB
