@@ -173,6 +173,9 @@ void ag_data_image_size_(const char *at, const data_loaders *dls, int64_t height
 /* Files as validation sees them, without targets, in the order given. (fastai's test_dl) */
 #define data_test_loader(dls, paths, n) ag_data_test_loader_(AG_HERE, dls, paths, n)
 data_loader *ag_data_test_loader_(const char *at, const data_loaders *dls, const char *const *paths, int64_t n) AG_PURE;
+/* Normalises by these from now on, where .normalize was not given. Before the first epoch. */
+#define data_normalize_default ag_data_normalize_default
+void ag_data_normalize_default(const data_loaders *dls, data_stats stats);
 /* The same without loaders to be like: of the options .item_tfms, .batch_tfms (its .size), .normalize and .loaders' .batch
  * and .workers count. varied: with training's transforms. */
 #define data_pictures(paths, n, varied, ...) \

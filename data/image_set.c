@@ -241,6 +241,11 @@ data_set *ag_data_set_varied_(const char *at, const data_set *set, bool on)
     return s;
 }
 
+void ag_data_normalize_default(const data_loaders *dls, data_stats stats)
+{
+    if (dls->images->stats.std[0] == 0) dls->images->stats = stats;
+}
+
 void ag_data_image_size_(const char *at, const data_loaders *dls, int64_t height, int64_t width)
 {
     data_images *m = dls->images;

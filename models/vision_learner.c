@@ -17,15 +17,15 @@ static nn_module *make_net(const char *at, const model_info *info, const data_lo
         .classes = classes_of(&dls->targets), .size = info->fixed_size ? 0 : image.dim[1], .drop_path = o->drop_path,
         .dropout = o->dropout, .recompute = o->recompute });
     if (!o->weights) return net;
-    char *head = ag_sprintf("%s.*", info->head);
-    ag_defer(ag_free, head);
-    ag_model_load_(at, net, o->weights, (nn_load_opts){ .skip = head });
+    char *others = ag_sprintf("%s.* optim.* callback.*", info->head);
+    ag_defer(ag_free, others);
+    ag_model_load_(at, net, o->weights, (nn_load_opts){ .skip = others });
     return net;
 }
 
 static optim *make_optimizer(const char *at, nn_module *net, const vision_learner_opts *o)
 {
-    optim_adam_opts a = { .fastai = true, .weight_decay = o->weight_decay };
+    optim_adam_opts a = { .fastai = true, .weight_decay = o->learner.weight_decay };
     if (o->weights) a.groups = OPTIM_GROUPS({ .params = model_group(net, 0, 2) });
     return ag_optim_adamw_(at, net, 1e-3, a);
 }
@@ -45,6 +45,9 @@ learner *ag_vision_learner_(const char *at, const data_loaders *dls, const char 
     if (info->fixed_size && (batch.dim[1] != info->size || batch.dim[2] != info->size))
         ag_fail(at, "%s takes images of %" PRId64 " x %" PRId64 ", the loaders give %" PRId64 " x %" PRId64, arch, info->size,
                 info->size, batch.dim[1], batch.dim[2]);
+    data_stats stats = { { 0 }, { 0 } };
+    for (int k = 0; k < 3; k++) stats.mean[k] = (float)info->mean[k], stats.std[k] = (float)info->std[k];
+    ag_data_normalize_default(dls, stats);
     nn_module *net = make_net(at, info, dls, &o, batch);
     learner_opts l = o.learner;
     l.targets = dls->targets;

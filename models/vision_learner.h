@@ -11,18 +11,18 @@
 #include "optim/learner.h"
 AG_BEGIN_DECLS
 
-/*   .weights     a file of the whole model (model_load), of which all but the classifier is taken; two parameter groups, body
- *                and head, for learner_fine_tune. Default: from scratch, one group
+/*   .weights     a file of the whole model (model_load), or a learner's checkpoint, of which all but the classifier is taken;
+ *                two parameter groups, body and head, for learner_fine_tune. Default: from scratch, one group
  *   .drop_path .dropout .recompute   as model_create's
- *   .weight_decay 0.01, of fastai's Adam
- *   .learner     options of the learner: .metrics (error rates), .accumulate, .precision, .checkpoint ...; its .targets are
- *                those of the loaders
+ *   .learner     options of the learner: .metrics (error rates), .weight_decay, .accumulate, .precision, .checkpoint ...; its
+ *                .targets are those of the loaders
+ * Loaders without .normalize get the model's mean and standard deviation.
  * Prints the memory a step will need, by plan, unless .learner.quiet. Fails on pictures of a size that the model does not
  * take, and on weights of another model. */
 typedef struct {
     AG_NAMED_OPTIONS;
     const char *weights;
-    double drop_path, dropout, weight_decay;
+    double drop_path, dropout;
     bool recompute;
     learner_opts learner;
 } vision_learner_opts;

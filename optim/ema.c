@@ -1,6 +1,7 @@
 /* optim/ema.c - averaged weights: one pass over all of them, and the callback that trains with them. */
 #include <math.h>
 #include "nn/nn.h"
+#include "ops/ops.h"
 #include "optim/learner_inside.h"
 #include "optim/state.h"
 
@@ -93,18 +94,27 @@ void ag_optim_ema_update_(const char *at, optim_ema *e)
     update_on(e, AG_CUDA);
 }
 
+/* Piece by piece: there may be no memory for a whole tensor more. */
+static void exchange(ag_tensor *a, ag_tensor *b)
+{
+    enum { PIECE = 1 << 16 };
+    const int64_t n = ag_numel(a);
+    for (int64_t begin = 0; begin < n; begin += PIECE) {
+        AG_SCOPE;
+        AG_NO_GRAD;
+        const int64_t end = begin + PIECE < n ? begin + PIECE : n;
+        ag_tensor *p = ag_slice(ag_reshape(a, -1), 0, begin, end), *q = ag_slice(ag_reshape(b, -1), 0, begin, end);
+        ag_tensor *kept = ag_to(ag_empty(a->dtype, end - begin), a->device);
+        ag_copy(kept, p);
+        ag_copy(p, q);
+        ag_copy(q, kept);
+    }
+}
+
 void ag_optim_ema_swap(optim_ema *e)
 {
     e->swapped = !e->swapped;
-    for (int64_t i = 0; i < e->n; i++) {
-        AG_SCOPE;
-        AG_NO_GRAD;
-        ag_tensor *value = e->pair[i].value, *average = e->pair[i].average;
-        ag_tensor *kept = ag_to(ag_empty_(AG_HERE, value->dtype, ag_shape_of(value)), value->device);
-        ag_copy(kept, value);
-        ag_copy(value, average);
-        ag_copy(average, kept);
-    }
+    for (int64_t i = 0; i < e->n; i++) exchange(e->pair[i].value, e->pair[i].average);
 }
 
 int64_t ag_optim_ema_named(const optim_ema *e, ag_named *out)

@@ -56,8 +56,8 @@ double ag_learner_validate_(const char *at, learner *l, data_loader *loader)
     for (int i = 0; i < l->n_metrics; i++)
         if (!l->metrics[i].add) s->column[i] = ag_alloc(1, sizeof(double));
     NN_EVAL(l->net);
-    DATA_EACH(b, loader)
-        if (b.n) add_batch(l, s, &b);
+    DATA_EACH(b, loader) add_batch(l, s, &b);
+    if (!(s->n > 0)) ag_fail(at, "learner_validate: none of the loader's %" PRId64 " samples can be had", data_samples(loader));
     for (int i = 0; i < l->n_metrics; i++) l->metric[i] = value_of(l, s, i);
     return l->valid_loss = s->loss / s->n;
 }
@@ -115,7 +115,7 @@ ag_tensor *ag_learner_probabilities_(const char *at, learner *l, data_loader *lo
 ag_tensor *ag_learner_tta_(const char *at, learner *l, data_loader *plain, data_loader *varied, learner_tta_opts o)
 {
     const int n = o.n > 0 ? o.n : 4;
-    const double beta = o.beta > 0 ? o.beta : 0.25;
+    const double beta = o.beta == 0 ? 0.25 : o.beta < 0 ? 0 : o.beta;
     ag_tensor *some = NULL;
     for (int i = 0; i < n; i++) {
         ag_tensor *p = ag_learner_probabilities_(at, l, varied);

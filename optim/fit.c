@@ -4,6 +4,7 @@
 #include <string.h>
 #include "core/memory.h"
 #include "core/random.h"
+#include "data/plot.h"
 #include "optim/learner_inside.h"
 
 static double or_default(double v, double otherwise)
@@ -219,4 +220,12 @@ void ag_learner_suggest(learner_rates *r)
     r->steep = lr[steep];
     r->valley = valley(lr, loss, n);
     r->slide = slide(lr, loss, n);
+}
+
+void ag_learner_rates_plot_(const char *at, const learner_rates *r, const char *path)
+{
+    const data_plot_mark marks[] = { { r->valley, "valley" }, { r->slide, "slide" } };
+    ag_data_plot_curve_(at, path, r->n, r->lr, r->loss, (data_plot_opts){
+        .title = "learning rate finder", .x = "learning rate", .y = "loss (smoothed)", .log_x = true, .marks = marks,
+        .n_marks = 2 });
 }

@@ -344,8 +344,8 @@ void ag_learner_run(const char *at, learner *l, int epochs)
         ag_defer(end_signals, NULL);
     }
     nn_train(l->net, true);
-    ag_learner_memory_begin(l);
     learner_flow f = tell(l, LEARNER_BEFORE_FIT);
+    ag_learner_memory_begin(l);             /* what callbacks hold (averages of weights) is there already */
     while (f == LEARNER_GO && l->epoch < epochs) {
         f = one_epoch(l);
         if (l->interrupted) break;

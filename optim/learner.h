@@ -116,7 +116,8 @@ typedef struct {
     /* .targets: the loss, NULL then, is the sum over them of weight x cross entropy (categories), binary cross entropy
      * (multicategories) or mean squared error (numbers); each metric is made for every target that it fits (default: error
      * rate, accuracy_multi, rmse), and of several targets the losses are metrics as well.
-     *   .target_weights 1 each   .label_smoothing of categories, 0   .focal  gamma of the focal loss instead of cross entropy */
+     *   .target_weights  1 each; negative: measured, not learned     .label_smoothing  of categories, 0
+     *   .focal           gamma of the focal loss instead of cross entropy */
     data_targets targets;
     double target_weights[DATA_MAX_TARGETS];
     double label_smoothing, focal;
@@ -170,7 +171,8 @@ void ag_learner_fine_tune_(const char *at, learner *l, int epochs, double lr);
 /* Loss and metrics over a loader (NULL: the validation set) into l->valid_loss, l->metric. Returns the loss. */
 #define learner_validate(l, loader) ag_learner_validate_(AG_HERE, l, loader)
 double ag_learner_validate_(const char *at, learner *l, data_loader *loader);
-/* Predictions for every sample of a loader that does not shuffle, in its order: f32 [N, ...]. Samples that cannot be had: NaN. */
+/* Predictions for every sample of a loader that does not shuffle, in its order: f32 [N, ...]. NaN for samples that cannot be
+ * had. */
 #define learner_predict(l, loader) ag_learner_predict_(AG_HERE, l, loader)
 ag_tensor *ag_learner_predict_(const char *at, learner *l, data_loader *loader) AG_PURE;
 
@@ -178,8 +180,8 @@ ag_tensor *ag_learner_predict_(const char *at, learner *l, data_loader *loader) 
 #define learner_probabilities(l, loader) ag_learner_probabilities_(AG_HERE, l, loader)
 ag_tensor *ag_learner_probabilities_(const char *at, learner *l, data_loader *loader) AG_PURE;
 /* Test-time augmentation: (1 - .beta) mean of .n passes over `varied` (the same samples with training's transforms,
- * data_set_varied) + .beta of one over `plain`, of probabilities. .n 4, .beta 0.25; .use_max: the largest of all instead.
- * (fastai's Learner.tta) */
+ * data_set_varied) + .beta of one over `plain`, of probabilities. .n 4, .beta 0.25, negative: 0; .use_max: the largest of
+ * all instead. (fastai's Learner.tta) */
 typedef struct { AG_NAMED_OPTIONS; int n; double beta; bool use_max; } learner_tta_opts;
 #define learner_tta(l, plain, ...) \
     ag_learner_tta_(AG_HERE, l, plain, AG_HEAD(__VA_ARGS__), AG_OPTS(learner_tta_opts, __VA_ARGS__))
@@ -201,6 +203,9 @@ typedef struct {
  * one to use) */
 #define learner_lr_find(...) ag_learner_lr_find_(AG_HERE, AG_HEAD(__VA_ARGS__), AG_OPTS(learner_lr_find_opts, __VA_ARGS__))
 learner_rates ag_learner_lr_find_(const char *at, learner *l, learner_lr_find_opts opts);
+/* The curve, with the suggestions valley and slide, as a PNG. */
+#define learner_rates_plot(rates, path) ag_learner_rates_plot_(AG_HERE, rates, path)
+void ag_learner_rates_plot_(const char *at, const learner_rates *rates, const char *path);
 /* The suggestions for given curves, without their first steps / 10 and last 5 points. */
 void ag_learner_suggest(learner_rates *r);
 

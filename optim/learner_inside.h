@@ -74,10 +74,9 @@ int64_t ag_learner_classes(const learner *l);                   /* outputs of al
 /* One element; `each`: the targets' own losses, or NULL. _arg: the same for a plan, arg the learner. */
 ag_tensor *ag_learner_loss(const learner *l, ag_tensor *pred, ag_tensor *y, double *each);
 ag_tensor *ag_learner_loss_arg(void *arg, ag_tensor *pred, ag_tensor *y);
-/* A target's part of the output, [N, classes], and of y: i64 [N] or f32 [N, columns], mixed ones f32 [N, classes]. */
+/* A target's part of the output, [N, classes], and of y: i64 [N] or f32 [N, columns]. */
 ag_tensor *ag_learner_target_pred(const learner *l, int target, ag_tensor *pred);
 ag_tensor *ag_learner_target_y(const learner *l, int target, ag_tensor *y);
-ag_tensor *ag_learner_soft_y(const learner *l, ag_tensor *y);   /* shares of all classes, f32 [N, classes], to be mixed */
 
 /* progress.c */
 void ag_learner_show_batch(learner *l);
@@ -87,6 +86,7 @@ void ag_learner_clear_line(learner *l);
 /* log.c */
 void ag_learner_log_begin(learner *l);
 void ag_learner_log_epoch(learner *l);
+
 /* signals: Ctrl-C during a fit with a checkpoint */
 void ag_learner_signals_begin(void);
 void ag_learner_signals_end(void);

@@ -30,6 +30,15 @@ static int64_t own(learner *l)
     return sum;
 }
 
+/* What the net keeps once it has been evaluated: weights folded with their norms. */
+static int64_t kept_of_evaluation(const learner *l)
+{
+    ag_shape one = l->in->shape_x;
+    if (!l->valid) return 0;
+    one.dim[0] = 1;
+    return ag_memory_plan_(l->in->at, l->net, one, (ag_plan_opts){ .input_type = l->in->type_x }).packed;
+}
+
 /* Samples of this batch that can be trained at once; `needs`: memory of so many, or of all, where not even one fits. */
 static int64_t fitting(const learner *l, int64_t *needs)
 {
@@ -38,7 +47,7 @@ static int64_t fitting(const learner *l, int64_t *needs)
     ag_shape some = l->in->shape_x;
     int64_t others = (int64_t)ag_dtype_size(o.input_type);      /* the whole batch */
     for (int i = 0; i < some.ndim; i++) others *= some.dim[i];
-    others += l->in->others;
+    others += l->in->others + kept_of_evaluation(l);
     const int64_t all = ag_memory_budget(), spare = all / 100 + (1 << 20);      /* others have gaps between them as well */
     const int64_t n = ag_memory_fit_(l->in->at, l->net, some, all - others - spare, o);
     if (n) some.dim[0] = n;

@@ -1,4 +1,5 @@
 /* optim/targets.c - the losses and metrics of several targets, each with its columns of the output and of y. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include "core/memory.h"
@@ -19,13 +20,6 @@ static int64_t columns_of(const learner *l)
     return n;
 }
 
-/* Mixed targets (mixup) are shares of all classes, f32 [N, classes]. */
-static bool is_mixed(const learner *l, const ag_tensor *y)
-{
-    const int64_t classes = ag_learner_classes(l);
-    return y->dtype == AG_F32 && y->ndim == 2 && y->shape[1] == classes && classes != columns_of(l);
-}
-
 static void check_shapes(const learner *l, const ag_tensor *pred, const ag_tensor *y)
 {
     const int64_t classes = ag_learner_classes(l), columns = columns_of(l);
@@ -34,7 +28,7 @@ static void check_shapes(const learner *l, const ag_tensor *pred, const ag_tenso
         ag_fail(l->in->at, "the targets take an output [N, %" PRId64 "], the net's is %s", classes,
                 ag_describe(pred, text, sizeof text));
     if (!y) ag_fail(l->in->at, "there are targets (%s ...), but the loader's batches have no y", l->targets.target[0].name);
-    if (is_mixed(l, y) || (y->ndim == 2 && y->shape[1] == columns) || (y->ndim == 1 && columns == 1)) return;
+    if ((y->ndim == 2 && y->shape[1] == columns) || (y->ndim == 1 && columns == 1)) return;
     ag_fail(l->in->at, "the targets take y [N, %" PRId64 "], the loader's is %s", columns, ag_describe(y, text, sizeof text));
 }
 
@@ -54,21 +48,8 @@ ag_tensor *ag_learner_target_pred(const learner *l, int target, ag_tensor *pred)
 ag_tensor *ag_learner_target_y(const learner *l, int target, ag_tensor *y)
 {
     const data_target *t = &l->targets.target[target];
-    const int64_t first = first_class(l, target);
-    if (is_mixed(l, y)) return ag_slice(y, 1, first, first + t->classes);
     if (t->kind == DATA_TARGET_CATEGORY) return ag_cast(y->ndim == 1 ? y : ag_select(y, 1, t->column), AG_I64);
     return ag_cast(y->ndim == 1 ? ag_reshape(y, -1, 1) : ag_slice(y, 1, t->column, t->column + t->columns), AG_F32);
-}
-
-ag_tensor *ag_learner_soft_y(const learner *l, ag_tensor *y)
-{
-    ag_tensor *part[DATA_MAX_TARGETS];
-    for (int i = 0; i < l->targets.n; i++) {
-        const data_target *t = &l->targets.target[i];
-        part[i] = ag_learner_target_y(l, i, y);
-        if (t->kind == DATA_TARGET_CATEGORY && !is_mixed(l, y)) part[i] = ag_one_hot(part[i], t->classes);
-    }
-    return ag_concat_(l->in->at, 1, l->targets.n, part);
 }
 
 /* ---- losses -------------------------------------------------------------------------------------------- */
@@ -100,6 +81,7 @@ ag_tensor *ag_learner_loss(const learner *l, ag_tensor *pred, ag_tensor *y, doub
     for (int i = 0; i < l->targets.n; i++) {
         ag_tensor *one = loss_of_target(l, i, pred, y, AG_MEAN);
         if (each) each[i] = ag_item(one);
+        if (l->in->weight[i] == 0) continue;
         if (l->in->weight[i] != 1) one = ag_scale(one, l->in->weight[i]);
         sum = sum ? ag_add(sum, one) : one;
     }
@@ -157,7 +139,14 @@ void ag_learner_set_targets(const char *at, learner *l, const learner_opts *o)
         ag_fail(at, "learner_new: .label_smoothing = %g, .focal = %g; from 0, smoothing below 1", o->label_smoothing, o->focal);
     l->targets = o->targets;
     l->in->label_smoothing = o->label_smoothing, l->in->focal = o->focal;
-    for (int i = 0; i < l->targets.n; i++) l->in->weight[i] = o->target_weights[i] > 0 ? o->target_weights[i] : 1;
+    bool learns = !l->targets.n;
+    for (int i = 0; i < l->targets.n; i++) {
+        const double w = o->target_weights[i];
+        if (!isfinite(w)) ag_fail(at, "learner_new: .target_weights[%d] = %g", i, w);
+        l->in->weight[i] = w == 0 ? 1 : w < 0 ? 0 : w;
+        learns |= l->in->weight[i] > 0;
+    }
+    if (!learns) ag_fail(at, "learner_new: all .target_weights are negative, so that no target is learned");
     for (int i = 0; i < LEARNER_MAX_METRICS && o->metrics[i].name; i++) {
         if (l->targets.n) add_metric(at, l, &o->metrics[i]);
         else l->metrics[l->n_metrics++] = o->metrics[i];

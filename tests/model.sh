@@ -2,25 +2,7 @@
 # The program of image models as its users meet it: each command once, and bad input, which must end in status 2 with one
 # clear error. $1: the program.
 m=${1:-build/model}
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-bad=0 count=0
-
-fails() { echo "model.sh: $1"; bad=1; }
-# ends STATUS TEXT COMMAND...: with this status and TEXT in what it prints
-ends() {
-    status=$1 want=$2; shift 2; count=$((count + 1))
-    got=$("$@" 2>&1)
-    [ $? = "$status" ] || fails "not status $status of: $*
-$got"
-    case $got in *"$want"*) ;; *) fails "no '$want' in the output of: $*
-$got" ;; esac
-}
-says() { ends 0 "$@"; }
-refuses() {
-    ends 2 "$@"
-    [ "$(printf '%s\n' "$got" | wc -l)" -le 8 ] || fails "a long error of: $*"
-}
+. tests/program.sh
 f=tests/fixtures
 
 # ---- looking -------------------------------------------------------------------------------------------------------
@@ -66,5 +48,4 @@ refuses 'not both' "$m" bench resnet18 --train --infer
 refuses 'K, M, G or T' "$m" plan resnet18 --limit 8X
 refuses 'multiple' "$m" plan vit_tiny_patch16_224 --size 100
 refuses "has no tensor 'x'" "$m" forward resnet18 --weights "$dir/n.safetensors" --input "$dir/n.safetensors" --output "$dir/y"
-[ $bad = 0 ] && echo "model.sh: $count commands as expected"
-exit $bad
+done_with

@@ -2,32 +2,7 @@
 # The recommender as its users meet it: figures that must come out exactly, a whole session on made-up ratings, and bad
 # input, each of which must end in status 2 with one clear error and leave files as they were. $1: the program.
 m=${1:-build/movielens}
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-# The font library keeps its cache until the process ends, which the leak sanitizer takes for a leak.
-echo leak:libfontconfig >"$dir/leaks"
-export LSAN_OPTIONS="suppressions=$dir/leaks:print_suppressions=0"
-bad=0 count=0
-
-fails() { echo "movielens.sh: $1"; bad=1; }
-# says TEXT COMMAND...: status 0 and TEXT in the output
-says() {
-    want=$1; shift; count=$((count + 1))
-    got=$("$@" 2>&1) || fails "status $? of: $* ($got)"
-    case $got in *"$want"*) ;; *) fails "no '$want' in the output of: $*
-$got" ;; esac
-}
-# refuses TEXT COMMAND...: status 2, TEXT in the error, at most a few lines
-refuses() {
-    want=$1; shift; count=$((count + 1))
-    got=$("$@" 2>&1 >/dev/null)
-    status=$?
-    [ $status = 2 ] || fails "status $status, not 2, of: $*
-$got"
-    case $got in *"$want"*) ;; *) fails "no '$want' in the error of: $*
-$got" ;; esac
-    [ "$(printf '%s\n' "$got" | wc -l)" -le 8 ] || fails "a long error of: $*"
-}
+. tests/program.sh
 ratings() { printf "$1" >"$dir/r.csv"; }
 
 # ---- the spreadsheet -----------------------------------------------------------------------------------------------
@@ -166,5 +141,4 @@ grep -q 'cannot write .*the old file' full.txt || fails "where there is no room 
 cmp -s "$f" before.safetensors || fails "the old model file did not survive a full disk"
 ls | grep -q 'tmp-' && fails "a temporary file stays behind"
 
-[ $bad = 0 ] && echo "movielens.sh: $count commands, all as they should be"
-exit $bad
+done_with

@@ -2,28 +2,7 @@
 # The program of rice leaves as its users meet it, on painted leaves: each command, and bad input, which must end in status 2
 # with one clear error. $1: the program.
 p=${1:-build/paddy}
-dir=$(mktemp -d)
-trap 'chmod -R u+w "$dir"; rm -rf "$dir"' EXIT
-# The font library keeps its cache until the process ends, which the leak sanitizer takes for a leak.
-echo leak:libfontconfig >"$dir/leaks"
-export LSAN_OPTIONS="suppressions=$dir/leaks:print_suppressions=0"
-bad=0 count=0
-
-fails() { echo "paddy.sh: $1"; bad=1; }
-# ends STATUS TEXT COMMAND...: with this status and TEXT in what it prints
-ends() {
-    status=$1 want=$2; shift 2; count=$((count + 1))
-    got=$("$@" 2>&1)
-    [ $? = "$status" ] || fails "not status $status of: $*
-$got"
-    case $got in *"$want"*) ;; *) fails "no '$want' in the output of: $*
-$got" ;; esac
-}
-says() { ends 0 "$@"; }
-refuses() {
-    ends 2 "$@"
-    [ "$(printf '%s\n' "$got" | wc -l)" -le 10 ] || fails "a long error of: $*"
-}
+. tests/program.sh
 data="--size 32 --resize 40,squish --batch 8"
 few="$data --precision f32"
 
@@ -48,6 +27,11 @@ says 'disease bacterial' "$p" predict "$dir/a.safetensors" "$leaf"
 says '40 photographs' "$p" predict "$dir/a.safetensors" "$dir/b.safetensors" "$dir/leaves" --csv "$dir/out.csv" --tta
 [ "$(head -1 "$dir/out.csv")" = image_id,label,label_prob,variety,variety_prob ] || fails 'other columns in the table of predictions'
 [ "$(wc -l <"$dir/out.csv")" = 41 ] || fails 'not a row for each picture'
+cp "$leaf" "$dir/a,b.jpg"
+says '1 photographs' "$p" predict "$dir/a.safetensors" "$dir/a,b.jpg" --csv "$dir/comma.csv"
+[ "$(tail -1 "$dir/comma.csv" | cut -c1-10)" = '"a,b.jpg",' ] || fails 'a name with a comma is not quoted'
+says 'disease_error' "$p" train "$dir/leaves" $few --epochs 1 --weights "$dir/a.safetensors"
+says 'in parts of up to' "$p" train "$dir/leaves" $few --epochs 2 --batch 32 --memory 140M
 ends 1 '1 of 2 files could not be read' "$p" predict "$dir/a.safetensors" "$leaf" "$dir/none.jpg"
 
 # ---- what cannot be --------------------------------------------------------------------------------------------------
@@ -64,17 +48,20 @@ refuses 'one' "$p" train "$dir/odd" $few
 refuses '1 of the 41 rows' "$p" train "$dir/leaves" --table "$dir/more.csv" $few
 { cat "$dir/leaves/train.csv"; tail -1 "$dir/leaves/train.csv"; } >"$dir/twice.csv"
 refuses 'more than one row' "$p" train "$dir/leaves" --table "$dir/twice.csv" $few
+head -20 "$dir/leaves/train.csv" >"$dir/some.csv"
+says '21 of 40 pictures' "$p" train "$dir/leaves" --table "$dir/some.csv" $few --epochs 1
 refuses 'variety' "$p" train "$dir/leaves" --targets label,varity $few
 refuses 'the nearest are resnet10t' "$p" train "$dir/leaves" --arch resnet10 $few
 refuses '--resize takes' "$p" train "$dir/leaves" --resize 40
 refuses 'takes images of 224' "$p" train "$dir/leaves" --arch swin_tiny_patch4_window7_224 $few
 refuses 'it is a folder' "$p" train "$dir/leaves" --save "$dir/leaves" $few
+refuses 'cannot write' "$p" lr-find "$dir/leaves" --out "$dir/none/lr.png" $few
+refuses 'cannot write' "$p" predict "$dir/a.safetensors" "$leaf" --csv "$dir/none/out.csv"
 refuses 'cannot write' "$p" train "$dir/leaves" --save "$dir/none/a.safetensors" $few
 [ -e "$dir/none" ] && fails 'something was written'
 refuses 'is no model' "$p" predict tests/fixtures/add.safetensors "$leaf"
 refuses 'other classes' "$p" predict "$dir/a.safetensors" "$dir/one.safetensors" "$leaf"
 for f in "$dir"/leaves/train_images/*/*[05].jpg; do head -c 300 "$f" >"$dir/part" && cp "$dir/part" "$f"; done
-refuses 'pictures are bad' "$p" train "$dir/leaves" $few
+ends 2 'pictures are bad' "$p" train "$dir/leaves" $few
 ends 1 '8 bad' "$p" check "$dir/leaves"
-[ $bad = 0 ] && echo "paddy.sh: $count commands as expected"
-exit $bad
+done_with

@@ -115,6 +115,73 @@ static void test_test_time_augmentation(void **state)
         }
 }
 
+/* 0 is the default, 1; a negative weight measures without learning. */
+static void test_weights_of_targets(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    const double weights[3][2] = { { 1, 0 }, { 1, -1 }, { 3, 0.5 } }, counts[3][2] = { { 1, 1 }, { 1, 0 }, { 3, 0.5 } };
+    learner *same = make(0, NULL);
+    for (int k = 0; k < 3; k++) {
+        learner *l = learner_new(same->train, same->valid, same->net, NULL, .targets = two,
+                                 .target_weights = { weights[k][0], weights[k][1] }, .quiet = true);
+        const double loss = learner_validate(l, NULL);
+        assert_true(fabs(loss - counts[k][0] * l->metric[2] - counts[k][1] * l->metric[3]) < 1e-5);
+        assert_true(l->metric[3] > 0.1);
+    }
+}
+
+static void nothing_to_learn(void *unused)
+{
+    (void)unused;
+    learner *same = make(0, NULL);
+    assert_non_null(learner_new(same->train, NULL, same->net, NULL, .targets = two, .target_weights = { -1, -1 }));
+}
+
+static void get_none(data_sample *s) { s->bad = true; }
+
+static void validate_none(void *unused)
+{
+    (void)unused;
+    learner *same = make(0, NULL);
+    data_set *none = data_from_function(8, get_none, .x = AG_SHAPE(CLASSES), .has_y = true, .y_dtype = AG_I64, .y = AG_SHAPE(2));
+    learner_validate(same, data_loader_new(none, 4));
+}
+
+/* Sample 2 of each batch of 4 cannot be had, nor can the whole second batch. */
+static void get_some(data_sample *s)
+{
+    s->bad = s->row == 2 || s->row / 4 == 1;
+    for (int i = 0; i < CLASSES; i++) ((real *)s->x)[i] = (real)(s->row + i);
+}
+
+static void test_samples_that_cannot_be_had(void **state)
+{
+    (void)state;
+    assert_int_equal(ag_try(validate_none, NULL), 1);
+    assert_non_null(strstr(ag_error(), "none of the loader's 8 samples can be had"));
+    for (int workers = 0; workers < 3; workers++) {
+        AG_SCOPE;
+        learner *l = make(0, NULL);
+        data_set *some = data_from_function(10, get_some, .x = AG_SHAPE(CLASSES));
+        const ag_tensor *p = learner_predict(l, data_loader_new(some, 4, .workers = workers));
+        for (int i = 0; i < 10; i++) {
+            const real v = ((const real *)p->data)[i * CLASSES + 1];
+            if (i == 2 || i / 4 == 1) assert_true(isnan(v));
+            else assert_true(v == (real)(i + 1));
+        }
+    }
+}
+
+static void test_ensemble(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    ag_tensor *p[] = { ag_full(0.25, 3, 2), ag_full(0.75, 3, 2) };
+    assert_true(fabs((double)((const real *)learner_ensemble(2, p, NULL)->data)[0] - 0.5) < 1e-6);
+    assert_true(fabs((double)((const real *)learner_ensemble(2, p, ((double[]){ 3, 1 }))->data)[5] - 0.375) < 1e-6);
+}
+
 static void three_outputs(void *unused)
 {
     (void)unused;
@@ -129,13 +196,16 @@ static void test_refusals(void **state)
     (void)state;
     assert_int_equal(ag_try(three_outputs, NULL), 1);
     assert_non_null(strstr(ag_error(), "the targets take an output [N, 5], the net's is f32[6, 3]"));
+    assert_int_equal(ag_try(nothing_to_learn, NULL), 1);
+    assert_non_null(strstr(ag_error(), "no target is learned"));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_losses_and_metrics), cmocka_unit_test(test_columns_of_the_log),
-        cmocka_unit_test(test_test_time_augmentation), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_test_time_augmentation), cmocka_unit_test(test_weights_of_targets),
+        cmocka_unit_test(test_samples_that_cannot_be_had), cmocka_unit_test(test_ensemble), cmocka_unit_test(test_refusals),
     };
     ag_init(.seed = 1);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include "core/io.h"
 #include "core/memory.h"
 #include "core/nearest.h"
 
@@ -206,6 +207,13 @@ command_line options_parse(const program *p, int argc, char **argv, options *o)
     }
     check(&line, o);
     return line;
+}
+
+void options_require_writable(const command_line *line, const char *path)
+{
+    AG_SCOPE;
+    if (path && ag_is_folder(path)) ag_fail(NULL, "%s: cannot write %s: it is a folder; name a file", line->program->name, path);
+    if (path) ag_file_create_(NULL, path);          /* goes with the scope */
 }
 
 /* Adds a word as a shell reads it. */

@@ -69,6 +69,8 @@ command_line options_parse(const program *p, int argc, char **argv, options *o);
 int options_help(const command_line *line);
 /* A number at the beginning of text, in the option's range; *end: behind it. For .read. */
 double options_number(const program *p, const option *k, const char *text, char **end);
+/* Fails where a file of this name cannot be written: said before a long run, not after it. NULL: nothing is to be written. */
+void options_require_writable(const command_line *line, const char *path);
 /* The command line with `--resume save` instead of its own --resume; free with ag_free. */
 char *options_resume_command(const command_line *line, const char *save);
 

@@ -2,7 +2,6 @@
 #include <stdio.h>
 #include <string.h>
 #include "core/io.h"
-#include "data/plot.h"
 #include "movielens.h"
 
 nn_module *make_model(const options *o, int64_t users, int64_t items)
@@ -20,17 +19,9 @@ optim *make_optimizer(const options *o, nn_module *net)
     return optim_adamw(net, o->lr, .beta2 = 0.99, .eps = 1e-5, .weight_decay = o->wd);
 }
 
-/* Said before the training, not after its first epoch. */
-static void check_writable(const char *path)
-{
-    AG_SCOPE;
-    if (ag_is_folder(path)) ag_fail(NULL, "movielens: cannot save in %s: it is a folder; name a file", path);
-    ag_file_create_(NULL, path);            /* goes with the scope */
-}
-
 int train(const options *o)
 {
-    if (o->save) check_writable(o->save);
+    options_require_writable(&o->line, o->save);
     const ratings data = ratings_read(o->ratings, o->by, false);
     const batches b = ratings_batches(&data, o);
     nn_module *net = make_model(o, b.n_users, b.n_items);
@@ -48,6 +39,7 @@ int train(const options *o)
 
 int lr_find(const options *o)
 {
+    options_require_writable(&o->line, o->out);
     const ratings data = ratings_read(o->ratings, o->by, false);
     const batches b = ratings_batches(&data, o);
     nn_module *net = make_model(o, b.n_users, b.n_items);
@@ -55,9 +47,7 @@ int lr_find(const options *o)
     const learner_rates r = learner_lr_find(l);
     printf("valley %.2g   slide %.2g   steep %.2g   minimum/10 %.2g\n", r.valley, r.slide, r.steep, r.minimum);
     if (!o->out) return 0;
-    const data_plot_mark marks[] = { { r.valley, "valley" }, { r.slide, "slide" } };
-    data_plot_curve(o->out, r.n, r.lr, r.loss, .title = "learning rate finder", .x = "learning rate", .y = "loss (smoothed)",
-                    .log_x = true, .marks = marks, .n_marks = 2);
+    learner_rates_plot(&r, o->out);
     printf("drawn in %s\n", o->out);
     return 0;
 }

@@ -22,7 +22,8 @@ leaves leaves_find(const options *o)
     if (own || take(&l, getenv("AGRAD_DATA"), "paddy-small") || take(&l, "../shared/data", "paddy-small")) {
         printf("photographs: %s\n", l.dir);
     } else {
-        printf("leaves are painted, there are no photographs in $AGRAD_DATA/paddy-small: %s\n", painted);
+        printf("leaves are painted, in %s: there are no photographs in $AGRAD_DATA/paddy-small or ../shared/data/paddy-small\n",
+               painted);
         if (!take(&l, painted, "train_images")) leaves_paint(painted, 600, 192, 10, 10, 1);
         take(&l, painted, "");
     }
@@ -46,13 +47,11 @@ data_transform leaves_resize(const char *text)
 
 data_loaders leaves_loaders(const options *o, const leaves *where)
 {
-    const model_info *info = model_find(o->arch);
     data_folder_opts d = {
         .item_tfms = { leaves_resize(o->resize) }, .valid_pct = o->valid, .split_seed = (uint64_t)o->seed,
         .batch_tfms = data_aug_transforms(.size = o->size, .min_scale = o->weights ? 0.75 : 0.35),
         .loaders = { .batch = o->batch, .seed = (uint64_t)o->seed, .workers = (int)o->workers, .cache = "ram" },
         .labels = o->targets ? o->targets : where->has_table ? "label,variety" : "label" };
-    for (int k = 0; k < 3; k++) d.normalize.mean[k] = (float)info->mean[k], d.normalize.std[k] = (float)info->std[k];
     if (o->memory) ag_memory_limit(o->memory);
     data_loaders dls = where->has_table ? ag_data_from_csv_(NULL, where->dir, where->table, d)
                                         : ag_data_image_folder_(NULL, where->dir, d);
@@ -74,44 +73,67 @@ static void subject(const canvas *c, int64_t i, int *disease, int *variety)
     if (r.v[0] % 3 == 0) *variety = 0;
 }
 
+enum { AT_ONCE = 64 };
+typedef struct { const canvas *c; int64_t first; data_image image[AT_ONCE]; } easel;
+
 static void paint_some(int64_t begin, int64_t end, void *arg)
 {
-    const canvas *c = arg;
-    for (int64_t i = begin; i < end; i++) {
-        AG_SCOPE;
+    easel *e = arg;
+    for (int64_t k = begin; k < end; k++) {
         int disease, variety;
-        subject(c, i, &disease, &variety);
-        data_image image = { c->size * 3 / 4, c->size, ag_alloc(c->size * (c->size * 3 / 4), 3) };
-        ag_defer(ag_free, image.pixels);
-        const ag_philox4 r = ag_philox(c->seed, 78, (uint64_t)i);
-        leaf_paint(&image, disease, variety, (uint64_t)r.v[0] << 32 | r.v[1]);
-        char *path = ag_sprintf("%s/train_images/%s/%06d.jpg", c->dir, leaf_disease[disease], (int)(100000 + i));
-        ag_defer(ag_free, path);
-        data_image_write(path, &image);
+        subject(e->c, e->first + k, &disease, &variety);
+        const ag_philox4 r = ag_philox(e->c->seed, 78, (uint64_t)(e->first + k));
+        leaf_paint(&e->image[k], disease, variety, (uint64_t)r.v[0] << 32 | r.v[1]);
     }
 }
 
-void leaves_paint(const char *dir, int64_t n, int64_t size, int64_t diseases, int64_t varieties, uint64_t seed)
+/* Painted by all threads, written by one, so that a full disk is an error like any other. */
+static void paint_and_write(easel *e, int64_t n)
 {
-    AG_SCOPE;
-    canvas c = { dir, size, diseases, varieties, seed };
-    for (int64_t k = 0; k < diseases; k++) {
-        char *folder = ag_sprintf("%s/train_images/%s", dir, leaf_disease[k]);
-        ag_make_folder(folder);
-        ag_free(folder);
+    ag_parallel(n, 1, 1e6, paint_some, e);
+    for (int64_t k = 0; k < n; k++) {
+        AG_SCOPE;
+        int disease, variety;
+        subject(e->c, e->first + k, &disease, &variety);
+        char *path = ag_sprintf("%s/train_images/%s/%06d.jpg", e->c->dir, leaf_disease[disease], (int)(100000 + e->first + k));
+        ag_defer(ag_free, path);
+        data_image_write(path, &e->image[k]);
     }
-    ag_parallel(n, 1, 1e6, paint_some, &c);
-    char *path = ag_sprintf("%s/train.csv", dir);
+}
+
+static void write_table(const canvas *c, int64_t n)
+{
+    char *path = ag_sprintf("%s/train.csv", c->dir);
     ag_defer(ag_free, path);
     ag_file *table = ag_file_create(path);
     ag_file_printf(table, "image_id,label,variety,age\n");
     for (int64_t i = 0; i < n; i++) {
         int disease, variety;
-        subject(&c, i, &disease, &variety);
+        subject(c, i, &disease, &variety);
         ag_file_printf(table, "%06d.jpg,%s,%s,%d\n", (int)(100000 + i), leaf_disease[disease], leaf_variety[variety],
-                       45 + (int)(ag_philox(seed, 79, (uint64_t)i).v[0] % 38));
+                       45 + (int)(ag_philox(c->seed, 79, (uint64_t)i).v[0] % 38));
     }
     ag_file_commit(table);
+}
+
+void leaves_paint(const char *dir, int64_t n, int64_t size, int64_t diseases, int64_t varieties, uint64_t seed)
+{
+    AG_SCOPE;
+    const canvas c = { dir, size, diseases, varieties, seed };
+    easel *e = ag_alloc(1, sizeof *e);
+    ag_defer(ag_free, e);
+    e->c = &c;
+    for (int64_t k = 0; k < diseases; k++) {
+        char *folder = ag_sprintf("%s/train_images/%s", dir, leaf_disease[k]);
+        ag_defer(ag_free, folder);
+        ag_make_folder(folder);
+    }
+    for (int k = 0; k < AT_ONCE; k++) {
+        e->image[k] = (data_image){ size * 3 / 4, size, ag_alloc(size * (size * 3 / 4), 3) };
+        ag_defer(ag_free, e->image[k].pixels);
+    }
+    for (; e->first < n; e->first += AT_ONCE) paint_and_write(e, n - e->first < AT_ONCE ? n - e->first : AT_ONCE);
+    write_table(&c, n);
 }
 
 int paint(const options *o)

@@ -8,24 +8,20 @@
 
 /* ---- show ---------------------------------------------------------------------------------------------- */
 
-/* Back from normalised numbers. */
-static data_image picture_of(const real *x, int64_t side, const model_info *info)
+static data_image picture_of(const real *x, int64_t side)
 {
     data_image image = { side, side, ag_alloc(side * side, 3) };
     ag_defer(ag_free, image.pixels);
-    for (int64_t i = 0; i < 3 * side * side; i++) {
-        const double v = 255 * ((double)x[i] * info->std[i % 3] + info->mean[i % 3]);
-        image.pixels[i] = (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v + 0.5);
-    }
+    for (int64_t i = 0; i < 3 * side * side; i++) image.pixels[i] = (uint8_t)(255 * (double)x[i] + 0.5);
     return image;
 }
 
 int show(const options *o)
 {
     enum { SHOWN = 16 };
+    options_require_writable(&o->line, o->out);
     const leaves where = leaves_find(o);
     data_loaders dls = leaves_loaders(o, &where);
-    const model_info *info = model_find(o->arch);
     data_loader *from = o->augmented ? dls.train : data_loader_new(data_set_varied(data_loader_set(dls.train), false), SHOWN,
                                                                    .shuffle = true, .seed = (uint64_t)o->seed);
     data_plot_picture shown[SHOWN];
@@ -42,7 +38,7 @@ int show(const options *o)
             }
             char *caption = ag_strdup(text);
             ag_defer(ag_free, caption);
-            image[i] = picture_of((const real *)b.x->data + i * side * side * 3, side, info);
+            image[i] = picture_of((const real *)b.x->data + i * side * side * 3, side);
             shown[i] = (data_plot_picture){ &image[i], caption, false };
         }
         data_plot_grid(o->out, n, shown, .title = o->augmented ? "as they are learned from" : "photographs");

@@ -75,15 +75,27 @@ static void write_header(ag_file *f, const data_targets *t)
     ag_file_printf(f, "\n");
 }
 
+/* A cell, in quotes where it needs them (RFC 4180). */
+static void write_cell(ag_file *f, const char *text)
+{
+    if (!strpbrk(text, ",\"\r\n")) {
+        ag_file_printf(f, "%s", text);
+        return;
+    }
+    ag_file_printf(f, "\"");
+    for (; *text; text++) ag_file_printf(f, *text == '"' ? "\"\"" : "%c", *text);
+    ag_file_printf(f, "\"");
+}
+
 static void tell(ag_file *f, const data_targets *t, const char *path, const real *row)
 {
-    if (f) ag_file_printf(f, "%s", base_name(path));
+    if (f) write_cell(f, base_name(path));
     else printf("%s", path);
     for (int k = 0; k < t->n; row += t->target[k++].classes) {
         int64_t best = 0;
         for (int64_t c = 1; c < t->target[k].classes; c++) if (row[c] > row[best]) best = c;
         const char *name = data_vocab_text(t->target[k].vocab, best);
-        if (f) ag_file_printf(f, ",%s,%.4f", name, (double)row[best]);
+        if (f) ag_file_printf(f, ","), write_cell(f, name), ag_file_printf(f, ",%.4f", (double)row[best]);
         else printf("  %s %s (%.1f %%)", t->target[k].name, name, 100 * (double)row[best]);
     }
     if (f) ag_file_printf(f, "\n");
@@ -96,6 +108,7 @@ int predict(const options *o)
     while (models < o->line.arguments && is_model(o->line.argument[models])) models++;
     if (!models) ag_fail(NULL, "paddy: predict takes a model that `train --save F.safetensors` wrote, then photographs");
     if (models > MAX_MODELS) ag_fail(NULL, "paddy: %d models; %d are the most", models, MAX_MODELS);
+    options_require_writable(&o->line, o->csv);
     const pictures p = pictures_of(o, models);
     model m[MAX_MODELS];
     ag_tensor *each[MAX_MODELS];

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include "core/io.h"
-#include "data/plot.h"
 #include "paddy.h"
 
 /* bf16 where the processor multiplies it itself. */
@@ -16,17 +15,10 @@ static const char *precision_of(const options *o)
     return fast ? "bf16" : "f32";
 }
 
-static void check_writable(const char *path)
-{
-    AG_SCOPE;
-    if (ag_is_folder(path)) ag_fail(NULL, "paddy: cannot save in %s: it is a folder; name a file", path);
-    ag_file_create_(NULL, path);            /* goes with the scope */
-}
-
 static learner *make_learner(const options *o, const data_loaders *dls, const char *hint)
 {
-    return vision_learner(dls, o->arch, .weights = o->weights, .weight_decay = o->wd,
-                          .learner = { .metrics = { learner_error_rate }, .accumulate = (int)o->accumulate,
+    return vision_learner(dls, o->arch, .weights = o->weights,
+                          .learner = { .metrics = { learner_error_rate }, .weight_decay = o->wd, .accumulate = (int)o->accumulate,
                                        .precision = precision_of(o), .fit_memory = o->memory > 0, .checkpoint = o->save,
                                        .resume_hint = hint, .log = o->log });
 }
@@ -54,7 +46,7 @@ static void print_errors(const char *what, const learner *l, const ag_tensor *p)
 
 int train(const options *o)
 {
-    if (o->save) check_writable(o->save);
+    options_require_writable(&o->line, o->save);
     const leaves where = leaves_find(o);
     data_loaders dls = leaves_loaders(o, &where);
     char *hint = o->save ? options_resume_command(&o->line, o->save) : NULL;
@@ -79,15 +71,14 @@ int train(const options *o)
 
 int lr_find(const options *o)
 {
+    options_require_writable(&o->line, o->out);
     const leaves where = leaves_find(o);
     data_loaders dls = leaves_loaders(o, &where);
     learner *l = make_learner(o, &dls, NULL);
     const learner_rates r = learner_lr_find(l);
     printf("valley %.2g   slide %.2g   steep %.2g   minimum/10 %.2g\n", r.valley, r.slide, r.steep, r.minimum);
     if (!o->out) return 0;
-    const data_plot_mark marks[] = { { r.valley, "valley" }, { r.slide, "slide" } };
-    data_plot_curve(o->out, r.n, r.lr, r.loss, .title = "learning rate finder", .x = "learning rate", .y = "loss (smoothed)",
-                    .log_x = true, .marks = marks, .n_marks = 2);
+    learner_rates_plot(&r, o->out);
     printf("drawn in %s\n", o->out);
     return 0;
 }
