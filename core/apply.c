@@ -143,7 +143,7 @@ static void run_forward(ag_node *n)
     if (ag_profiling) ag_profile_add(n, false, ag_profile_now() - start);
 }
 
-/* The kernels of cuda/ are f32's and may read whatever they like; what the device table does (copies) is as on the CPU. */
+/* The kernels of cuda/ may read whatever they like; what the device table does (copies) is as on the CPU. */
 static bool of_cuda(const ag_op *op, ag_device device)
 {
     return device == AG_CUDA && op->forward[AG_CUDA] != op->forward[AG_CPU];
@@ -151,7 +151,7 @@ static bool of_cuda(const ag_op *op, ag_device device)
 
 static bool takes_bf16(const ag_op *op, int k, ag_device device)
 {
-    return op->view || (k < 32 && op->bf16 >> k & 1 && !of_cuda(op, device));
+    return op->view || (k < 32 && (of_cuda(op, device) ? op->bf16_cuda : op->bf16) >> k & 1);
 }
 
 /* Whether an input that may be bf16 is f32: then all are widened. */

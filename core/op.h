@@ -56,6 +56,7 @@ struct ag_op {
     uint32_t unread;
     bool unread_out;
     uint32_t bf16;                      /* bit k: in[k] may be bf16 as well as f32; others are widened before */
+    uint32_t bf16_cuda;                 /* the same of its kernels in cuda/, where they differ from the CPU's */
     /* For plans of memory, where kernels do not run: the bytes of ag_workspace that forward (backward) holds at most at one
      * time; and it calls ag_packed, which only counts then, for the forms that the kernel will ask for. NULL: none. */
     int64_t (*workspace)(const ag_node *n, bool backward);

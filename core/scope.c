@@ -173,10 +173,11 @@ ag_scope ag_autocast_begin(const char *at, const char *precision)
     static atomic_flag said = ATOMIC_FLAG_INIT;
     const bool wanted = !strcmp(precision, "bf16");
     if (!wanted && strcmp(precision, "f32")) ag_fail(at, "precision \"%s\" is unknown; it is \"f32\" or \"bf16\"", precision);
-    if (wanted && !ag_bf16_fast() && !atomic_flag_test_and_set(&said))
+    const bool fast = ag_bf16_fast() || ag_default_device() == AG_CUDA;
+    if (wanted && !fast && !atomic_flag_test_and_set(&said))
         fprintf(stderr, "computing in f32: this processor has no bf16 instructions\n");
     modes now = mode;
-    now.autocast = wanted && ag_bf16_fast() ? AG_BF16 : AG_F32;
+    now.autocast = wanted && fast ? AG_BF16 : AG_F32;
     return mode_begin(now);
 }
 
