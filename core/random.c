@@ -1,23 +1,10 @@
-#include "core/random.h"
+#include "core/philox.h"
 #include <math.h>
 #include "core/thread.h"
 
-/* Philox4x32-10: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011. */
-static inline ag_philox4 philox(uint32_t k0, uint32_t k1, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3)
-{
-    for (int round = 0; round < 10; round++) {
-        const uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
-        const uint32_t n0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0, n2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-        c1 = (uint32_t)p1, c3 = (uint32_t)p0, c0 = n0, c2 = n2;
-        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
-    }
-    return (ag_philox4){ { c0, c1, c2, c3 } };
-}
-
 ag_philox4 ag_philox(uint64_t key, uint64_t counter_hi, uint64_t counter_lo)
 {
-    return philox((uint32_t)key, (uint32_t)(key >> 32), (uint32_t)counter_lo, (uint32_t)(counter_lo >> 32),
-                  (uint32_t)counter_hi, (uint32_t)(counter_hi >> 32));
+    return ag_philox_block(key, counter_hi, counter_lo);
 }
 
 enum { LANES = 64 };
