@@ -8,7 +8,6 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
-#include <math.h>
 #include "tests/cuda_cases.h"
 #ifdef AG_HAVE_CUDA
 #include "cuda/blas.h"
@@ -16,63 +15,6 @@
 #ifdef AG_EMULATE
 #include "tests/cuda_planted.h"
 #endif
-
-/* ---- the same function on both devices ----------------------------------------------------------------- */
-
-typedef ag_tensor *(*function)(ag_tensor **in);
-/* On the device; strided: as the odd elements of a wider tensor. */
-static ag_tensor *moved(ag_tensor *t, ag_device device, bool strided)
-{
-    ag_tensor *c = ag_to(ag_detach(t), device);
-    if (strided) {
-        ag_shape s = ag_shape_of(t);
-        s.dim[s.ndim++] = 2;
-        ag_tensor *wide = ag_to(ag_empty_(AG_HERE, t->dtype, s), device);
-        ag_fill(wide, -7);
-        ag_copy(ag_select(wide, -1, 1), c);
-        c = wide;
-    }
-    return t->requires_grad ? ag_param(c) : c;
-}
-
-/* The output, then the gradients of a weighted sum of it, then those of a second backward added to the first. */
-static void run(function fn, int n, ag_tensor **cpu, ag_device device, bool strided, values *out)
-{
-    AG_SCOPE;
-    ag_tensor *leaf[MAX_INPUTS], *in[MAX_INPUTS];
-    out->n = 0;
-    for (int i = 0; i < n; i++) leaf[i] = moved(cpu[i], device, strided);
-    for (int round = 0; round < 2; round++) {
-        for (int i = 0; i < n; i++) in[i] = strided ? ag_select(leaf[i], -1, 1) : leaf[i];
-        ag_tensor *y = fn(in), *w = ag_empty_(AG_HERE, AG_F32, ag_shape_of(y));
-        if (!round) take(out, y);
-        if (!y->requires_grad) return;
-        ag_fill_uniform(ag_real(w), ag_numel(w), 5);
-        ag_backward(y, .grad = ag_to(w, device));
-        for (int i = 0; i < n; i++)
-            if (leaf[i]->grad) take(out, strided ? ag_select(leaf[i]->grad, -1, 1) : leaf[i]->grad);
-    }
-}
-
-static void compare(const char *what, int k, function fn, int n, ag_tensor **in, bool strided, double tol)
-{
-    static values want, first, got;
-    run(fn, n, in, AG_CPU, false, &want);
-    for (int order = 0; order < ROUNDS; order++) {
-        ag_emulate_order(order);
-        run(fn, n, in, AG_CUDA, strided, order ? &got : &first);
-        const values *g = order ? &got : &first;
-        assert_int_equal(g->n, want.n);
-        for (int64_t i = 0; i < g->n; i++)
-            if (!(fabs(g->v[i] - want.v[i]) <= tol * fmax(1, fabs(want.v[i]))))
-                fail_msg("%s %d, order %d, value %lld: got %.9g, the CPU has %.9g", what, k, order, (long long)i,
-                         g->v[i], want.v[i]);
-        for (int64_t i = 0; i < g->n; i++)
-            if (memcmp(&g->v[i], &first.v[i], sizeof(double)))
-                fail_msg("%s %d, value %lld: %.9g in thread order %d, %.9g in the first", what, k, (long long)i,
-                         g->v[i], order, first.v[i]);
-    }
-}
 
 static int for_each_case(bool strided)
 {
@@ -142,7 +84,7 @@ static ag_tensor *loss(ag_tensor **in) { return ag_mse_loss(in[0], in[1]); }
 static void test_other_sizes_agree(void **state)
 {
     (void)state;
-    static const struct { const char *what, *inputs; function fn; } cases[] = {
+    static const cuda_case cases[] = {
         { "sum of long rows, in parts", "x[3,6000]", last_sum },
         { "sum of long columns, in parts", "x[4500,3]", first_sum },
         { "sum of columns", "x[70,67]", first_sum }, { "max of a middle axis", "x[3,33,40]", middle_max },
@@ -158,14 +100,7 @@ static void test_other_sizes_agree(void **state)
         { "linear, no features", "x[3,0] w[2,0] b[2]", layer },
         { "bf16 and back", "x[4,70]", half }, { "mse of many", "x[5000] t[5000]", loss },
     };
-    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
-        AG_SCOPE;
-        input spec[MAX_INPUTS];
-        ag_tensor *in[MAX_INPUTS];
-        const ag_check c = { cases[k].inputs, cases[k].fn };
-        const int n = make_all(&c, spec, in);
-        compare(cases[k].what, (int)k, cases[k].fn, n, in, false, 5e-6);
-    }
+    compare_cases(cases, sizeof cases / sizeof *cases, 5e-6);
 }
 
 static void test_nan_and_ties_as_on_the_cpu(void **state)
