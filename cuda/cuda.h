@@ -14,6 +14,8 @@
     kernel<<<grid, block, shared, ag_cuda_stream()>>>(__VA_ARGS__)
 #define AG_SHARED(type, name, count) __shared__ type name[count]
 #define AG_DYNAMIC_SHARED(type, name) extern __shared__ type name[]
+#define AG_UNROLL(n) _Pragma(AG_QUOTE(unroll n))
+#define AG_QUOTE(text) #text
 #endif
 #include "core/op.h"
 #include "ops/ops.h"

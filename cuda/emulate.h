@@ -92,6 +92,7 @@ template <class F> static inline void ag_emulate_run(const char *name, dim3 grid
     ag_emulate_run(#kernel, grid, block, shared, [&] { kernel(__VA_ARGS__); })
 #define AG_SHARED(type, name, count) \
     type *const name = (type *)ag_emulate_shared(__FILE__, __LINE__, (count) * sizeof(type))
+#define AG_UNROLL(n)
 #define AG_DYNAMIC_SHARED(type, name) type *const name = (type *)ag_emulate_dynamic_shared()
 
 /* ---- the runtime: a device whose memory is the host's -------------------------------------------------- */

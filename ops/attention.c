@@ -73,6 +73,11 @@ static ag_attention_job backward_job_of(const ag_node *n)
     return j;
 }
 
+ag_attention_job ag_attention_job_of(const ag_node *n, bool backward)
+{
+    return backward ? backward_job_of(n) : job_of(n);
+}
+
 static void forward(ag_node *n)
 {
     const ag_attention_job j = job_of(n);
@@ -87,7 +92,7 @@ static void backward(ag_node *n)
 
 static int64_t workspace(const ag_node *n, bool back)
 {
-    const ag_attention_job j = back ? backward_job_of(n) : job_of(n);
+    const ag_attention_job j = ag_attention_job_of(n, back);
     return ag_attention_workspace(&j, back);
 }
 
@@ -185,8 +190,9 @@ static ag_tensor *cosine_check(ag_tensor **in)
 
 #define OPERANDS "bias mask logit_scale"
 const ag_op ag_op_attention = {
-    .name = "attention", .inputs = "q k v " OPERANDS, .infer = attention_infer, .strided = true, .bf16 = 7,
-    .forward = { forward }, .backward = { backward }, .workspace = workspace, .flops = flops,
+    .name = "attention", .inputs = "q k v " OPERANDS, .infer = attention_infer, .strided = true, .bf16 = 7, .bf16_cuda = 7,
+    .forward = { forward, AG_CUDA_FN(ag_attention_forward_cuda) }, .workspace = workspace,
+    .backward = { backward, AG_CUDA_FN(ag_attention_backward_cuda) }, .flops = flops,
     .check = { { "q[2,3,2,5] k[2,4,2,5] v[2,4,2,5]", plain_check }, { "q[1,1,1,7] k[1,1,1,7] v[1,1,1,7]", plain_check },
                { "q[2,3,2,4] k[2,5,2,4] v[2,5,2,4] bias[1,3,5]", scale_check },
                { "q[4,3,2,3] k[4,3,2,3] v[4,3,2,3] bias[2,3,3] mask[2,1,3,3]:const", mask_check },
@@ -209,8 +215,9 @@ static ag_tensor *shifted_cosine_check(ag_tensor **in)
 }
 
 const ag_op ag_op_attention_qkv = {
-    .name = "attention_qkv", .inputs = "qkv " OPERANDS, .infer = qkv_infer, .bf16 = 1,
-    .forward = { forward }, .backward = { backward }, .workspace = workspace, .flops = flops,
+    .name = "attention_qkv", .inputs = "qkv " OPERANDS, .infer = qkv_infer, .bf16 = 1, .bf16_cuda = 1,
+    .forward = { forward, AG_CUDA_FN(ag_attention_qkv_forward_cuda) }, .workspace = workspace,
+    .backward = { backward, AG_CUDA_FN(ag_attention_qkv_backward_cuda) }, .flops = flops,
     .check = { { "qkv[2,5,3,2,3]", packed_check }, { "qkv[4,3,3,2,4] bias[2,3,3] mask[2,1,3,3]:const", packed_bias_check },
                { "qkv[2,4,3,2,3] bias[1,4,4] logit_scale[2,1,1]:pos", packed_cosine_check },
                { "qkv[1,4,2,3,2,3] bias[2,4,4]", window_check },

@@ -2,6 +2,7 @@
 #ifndef AG_ATTENTION_H
 #define AG_ATTENTION_H
 #include "core/op.h"
+AG_BEGIN_DECLS
 
 /* [N, L, heads, D] somewhere in memory, D dense; strides in elements. */
 typedef struct { void *data; ag_dtype type; int64_t batch, token, head; bool add; } ag_heads;
@@ -21,6 +22,9 @@ typedef struct {
     uint64_t key;
     bool cosine, add_logit_scale;       /* cosine: q and k are scaled to length 1, products multiplied by logit_scale */
 } ag_attention_job;
+
+/* The job of a node, for forward or for backward. */
+ag_attention_job ag_attention_job_of(const ag_node *n, bool backward);
 
 int64_t ag_attention_workspace(const ag_attention_job *j, bool backward);       /* bytes */
 void ag_attention_run(const ag_node *n, const ag_attention_job *j);
@@ -45,4 +49,5 @@ real ag_attention_unit(const ag_attention_job *j, const ag_attention_rows *r, ag
 void ag_attention_unit_grad(const ag_attention_job *j, const ag_attention_rows *r, const ag_heads *d, int64_t at,
                             const real *g, const void *to, real inverse);
 
+AG_END_DECLS
 #endif

@@ -88,7 +88,8 @@ static ag_tensor *bias_check(ag_tensor **in) { return ag_relative_position_bias(
 
 const ag_op ag_op_relative_position_bias = {
     .name = "relative_position_bias", .inputs = "table", .infer = bias_infer, .workspace = bias_workspace,
-    .forward = { bias_forward }, .backward = { bias_backward },
+    .forward = { bias_forward, AG_CUDA_FN(ag_relative_position_bias_forward_cuda) },
+    .backward = { bias_backward, AG_CUDA_FN(ag_relative_position_bias_backward_cuda) },
     .check = { { "table[25,2]", bias_check } },
 };
 

@@ -31,7 +31,6 @@ static int64_t cyclic(int64_t i, int64_t size)
 
 /* ---- windows ------------------------------------------------------------------------------------------- */
 
-typedef struct { int64_t size, shift, h, w; } window_arg;       /* h, w: of the image that is put together */
 typedef struct {
     int64_t size, shift, h, w, channels;
     ag_dtype type;
@@ -62,7 +61,7 @@ static void move_rows(int64_t begin, int64_t end, void *arg)
 
 static void move_windows(ag_node *n, const ag_tensor *image, const ag_tensor *windows, bool cut, bool add)
 {
-    const window_arg *a = n->arg;
+    const ag_window_arg *a = n->arg;
     window_job j = { .size = a->size, .shift = a->shift, .h = image->shape[1], .w = image->shape[2],
                      .channels = image->shape[3], .type = image->dtype, .image = image->data, .windows = windows->data,
                      .cut = cut, .add = add };
@@ -71,7 +70,7 @@ static void move_windows(ag_node *n, const ag_tensor *image, const ag_tensor *wi
 
 static void require_parts(const ag_node *n, int64_t h, int64_t w)
 {
-    const window_arg *a = n->arg;
+    const ag_window_arg *a = n->arg;
     AG_REQUIRE(n, a->size > 0 && h % a->size == 0 && w % a->size == 0, "windows of %" PRId64 " x %" PRId64 " do not cut %"
                PRId64 " x %" PRId64 " pixels evenly; enlarge the image with ag_pad", a->size, a->size, h, w);
 }
@@ -79,7 +78,7 @@ static void require_parts(const ag_node *n, int64_t h, int64_t w)
 static void partition_infer(ag_node *n)
 {
     const ag_tensor *x = n->in[0];
-    const int64_t size = ((const window_arg *)n->arg)->size;
+    const int64_t size = ((const ag_window_arg *)n->arg)->size;
     AG_REQUIRE(n, x->ndim == 4, "needs images [N, H, W, C]");
     require_parts(n, x->shape[1], x->shape[2]);
     ag_node_out(n, x->dtype, AG_SHAPE(x->shape[0] * (x->shape[1] / size) * (x->shape[2] / size), size * size, x->shape[3]));
@@ -97,19 +96,20 @@ static ag_tensor *partition_shifted(ag_tensor **in) { return ag_window_partition
 
 const ag_op ag_op_window_partition = {
     .name = "window_partition", .inputs = "x", .unread = 1, .unread_out = true, .infer = partition_infer, .bf16 = 1,
-    .forward = { partition_forward }, .backward = { partition_backward },
+    .bf16_cuda = 1, .forward = { partition_forward, AG_CUDA_FN(ag_window_partition_forward_cuda) },
+    .backward = { partition_backward, AG_CUDA_FN(ag_window_partition_backward_cuda) },
     .check = { { "x[2,6,3,5]", partition_check }, { "x[1,4,6,3]", partition_shifted } },
 };
 
 ag_tensor *ag_window_partition_(const char *at, ag_tensor *x, int64_t size, int64_t shift)
 {
-    return ag_apply_(at, &ag_op_window_partition, 1, &x, &(window_arg){ size, shift, 0, 0 }, sizeof(window_arg));
+    return ag_apply_(at, &ag_op_window_partition, 1, &x, &(ag_window_arg){ size, shift, 0, 0 }, sizeof(ag_window_arg));
 }
 
 static void reverse_infer(ag_node *n)
 {
     const ag_tensor *x = n->in[0];
-    const window_arg *a = n->arg;
+    const ag_window_arg *a = n->arg;
     AG_REQUIRE(n, x->ndim == 3 && x->shape[1] == a->size * a->size, "needs windows [N, %" PRId64 ", C]", a->size * a->size);
     require_parts(n, a->h, a->w);
     const int64_t parts = (a->h / a->size) * (a->w / a->size);
@@ -130,18 +130,18 @@ static ag_tensor *reverse_shifted(ag_tensor **in) { return ag_window_reverse(in[
 
 const ag_op ag_op_window_reverse = {
     .name = "window_reverse", .inputs = "windows", .unread = 1, .unread_out = true, .infer = reverse_infer, .bf16 = 1,
-    .forward = { reverse_forward }, .backward = { reverse_backward },
+    .bf16_cuda = 1, .forward = { reverse_forward, AG_CUDA_FN(ag_window_reverse_forward_cuda) },
+    .backward = { reverse_backward, AG_CUDA_FN(ag_window_reverse_backward_cuda) },
     .check = { { "windows[4,9,5]", reverse_check }, { "windows[6,4,3]", reverse_shifted } },
 };
 
 ag_tensor *ag_window_reverse_(const char *at, ag_tensor *windows, int64_t size, int64_t shift, int64_t h, int64_t w)
 {
-    return ag_apply_(at, &ag_op_window_reverse, 1, &windows, &(window_arg){ size, shift, h, w }, sizeof(window_arg));
+    return ag_apply_(at, &ag_op_window_reverse, 1, &windows, &(ag_window_arg){ size, shift, h, w }, sizeof(ag_window_arg));
 }
 
 /* ---- roll: x as [outer, size, inner] ------------------------------------------------------------------- */
 
-typedef struct { int axis; int64_t shift; } roll_arg;
 typedef struct { int64_t size, inner, shift; ag_dtype type; const char *from; char *to; bool add; } roll_job;
 
 static void roll_lines(int64_t begin, int64_t end, void *arg)
@@ -159,7 +159,7 @@ static void roll_lines(int64_t begin, int64_t end, void *arg)
 
 static void roll(ag_node *n, const ag_tensor *from, ag_tensor *to, int64_t shift, bool add)
 {
-    const int axis = ((const roll_arg *)n->arg)->axis;
+    const int axis = ((const ag_roll_arg *)n->arg)->axis;
     roll_job j = { .size = from->shape[axis], .inner = 1, .shift = shift, .type = from->dtype, .from = from->data,
                    .to = to->data, .add = add };
     for (int i = axis + 1; i < from->ndim; i++) j.inner *= from->shape[i];
@@ -168,16 +168,16 @@ static void roll(ag_node *n, const ag_tensor *from, ag_tensor *to, int64_t shift
 
 static void roll_infer(ag_node *n)
 {
-    roll_arg *a = n->arg;
+    ag_roll_arg *a = n->arg;
     a->axis = ag_node_axis(n, n->in[0], a->axis);
     ag_node_out_like(n, n->in[0]);
 }
 
-static void roll_forward(ag_node *n) { roll(n, n->in[0], n->out, ((const roll_arg *)n->arg)->shift, false); }
+static void roll_forward(ag_node *n) { roll(n, n->in[0], n->out, ((const ag_roll_arg *)n->arg)->shift, false); }
 
 static void roll_backward(ag_node *n)
 {
-    if (n->din[0]) roll(n, n->out->grad, n->din[0], -((const roll_arg *)n->arg)->shift, n->accumulate[0]);
+    if (n->din[0]) roll(n, n->out->grad, n->din[0], -((const ag_roll_arg *)n->arg)->shift, n->accumulate[0]);
 }
 
 static ag_tensor *roll_check(ag_tensor **in) { return ag_roll(in[0], 1, 2); }
@@ -185,11 +185,12 @@ static ag_tensor *roll_back_check(ag_tensor **in) { return ag_roll(in[0], -1, -6
 
 const ag_op ag_op_roll = {
     .name = "roll", .inputs = "x", .unread = 1, .unread_out = true, .infer = roll_infer, .bf16 = 1,
-    .forward = { roll_forward }, .backward = { roll_backward },
+    .bf16_cuda = 1, .forward = { roll_forward, AG_CUDA_FN(ag_roll_forward_cuda) },
+    .backward = { roll_backward, AG_CUDA_FN(ag_roll_backward_cuda) },
     .check = { { "x[2,5,3]", roll_check }, { "x[3,4]", roll_back_check } },
 };
 
 ag_tensor *ag_roll_(const char *at, ag_tensor *x, int axis, int64_t shift)
 {
-    return ag_apply_(at, &ag_op_roll, 1, &x, &(roll_arg){ axis, shift }, sizeof(roll_arg));
+    return ag_apply_(at, &ag_op_roll, 1, &x, &(ag_roll_arg){ axis, shift }, sizeof(ag_roll_arg));
 }

@@ -1,0 +1,234 @@
+/* cuda/attention_backward.cu - gradients of attention, each sum in one place and order: dq by tiles of queries, dk and dv by
+ * tiles of keys, those of bias and logit_scale by tiles of both over runs of samples.
+ *
+ *     x = q k', w = softmax(scale x + terms), out = (w keep) v
+ *     dv = (w keep)' dout, dx = w (keep (dout v') - delta), delta = sum of out dout, dq = scale dx k, dk = scale dx' q
+ *
+ * Of cosines, u = q / |q|: dq = (g - u (u g)) / |q| with g = scale dx k / |k|, where u g is the sum of scale dx x. */
+#include "cuda/attention.h"
+#include "cuda/reduce.h"
+#include "ops/registry.h"
+
+struct attention_rows { const float *q_inverse, *k_inverse, *delta; };
+
+struct attention_shared { float *a, *b; int64_t *q_pixel, *k_pixel; };
+
+/* Of a tile: products x; w = weights as they entered the product with v; d = dx. All threads of a block together. */
+template <class T>
+static __device__ inline void tile_gradients(const ag_attention_job &j, const ag_attention_tile &at, const float *delta,
+                                             const attention_shared &s, float x[4][4], float w[4][4], float d[4][4])
+{
+    products<T>(j.d, rows_of<const T>(j, j.at.q, at.n, at.h), s.q_pixel, rows_of<const T>(j, j.at.k, at.n, at.h), s.k_pixel,
+                s.a, s.b, x);
+    products<T>(j.d, rows_of<const T>(j, j.at.dout, at.n, at.h), s.q_pixel, rows_of<const T>(j, j.at.v, at.n, at.h), s.k_pixel,
+                s.a, s.b, d);
+    to_unit(j, at, x);
+    logits(j, at, x, w);
+    for (int r = 0; r < 4; r++) {
+        const int64_t i = at.query(r), line = (at.n * j.heads + at.h) * j.l + i;
+        const float lse = i < j.l ? j.lse[line] : INFINITY, mean = i < j.l ? delta[line] : 0;
+        float keep[4] = { 1, 1, 1, 1 };
+        if (j.dropout > 0) keep_of(j, at, r, keep);
+        for (int c = 0; c < 4; c++) {
+            const float e = EXP2(w[r][c] - lse);
+            d[r][c] = e * (keep[c] * d[r][c] - mean);
+            w[r][c] = e * keep[c];
+        }
+    }
+}
+
+/* ---- dq ------------------------------------------------------------------------------------------------ */
+
+template <int C, class T>
+static __global__ void attention_dq(ag_attention_job j, attention_rows rows, int64_t tiles, int64_t parts)
+{
+    AG_SHARED(quad, weights, TILE * PITCH / 4);
+    AG_SHARED(quad, a_piece, PIECE * PITCH / 4);
+    AG_SHARED(quad, b_piece, PIECE * PITCH / 4);
+    AG_SHARED(int64_t, q_pixel, TILE);
+    AG_SHARED(int64_t, k_pixel, TILE);
+    const attention_shared shared = { (float *)a_piece, (float *)b_piece, q_pixel, k_pixel };
+    const int64_t first = blockIdx.x % parts * C * SIDE, row = blockIdx.x / parts / tiles;
+    ag_attention_tile at = { row / j.heads, row % j.heads, blockIdx.x / parts % tiles * TILE, 0, rows.q_inverse, rows.k_inverse };
+    const float scale = scale_of(j, at.h);
+    float dq[4][C] = {}, along[4] = {};
+    find_pixels(j, at.n, at.i0, j.l, q_pixel);
+    for (; at.c0 < j.s; at.c0 += TILE) {
+        float x[4][4], w[4][4], d[4][4];
+        find_pixels(j, at.n, at.c0, j.s, k_pixel);
+        __syncthreads();
+        tile_gradients<T>(j, at, rows.delta, shared, x, w, d);
+        for (int r = 0; r < 4; r++)
+            for (int c = 0; c < 4; c++) {
+                d[r][c] *= scale;
+                along[r] += d[r][c] * x[r][c];
+                if (j.cosine && at.key(c) < j.s) d[r][c] *= rows.k_inverse[row * j.s + at.key(c)];
+            }
+        lay_down(d, true, (float *)weights);
+        add_product<C, T>(j.s - at.c0, (const float *)weights, j.d, first, rows_of<const T>(j, j.at.k, at.n, at.h), k_pixel,
+                          (float *)a_piece, dq);
+    }
+    for (int r = 0; r < 4; r++) along[r] = row_sum(along[r]);
+    const head_rows<const T> q = rows_of<const T>(j, j.at.q, at.n, at.h);
+    store_rows<C>(j.d, first, rows_of<T>(j, j.at.dq, at.n, at.h), j.at.dq.add, q_pixel, dq,
+                  [&](int r, int64_t column, int64_t pixel, float g) {
+                      if (!j.cosine) return g;
+                      const float inverse = rows.q_inverse[row * j.l + at.query(r)];
+                      return inverse * (g - along[r] * inverse * ag_load(q.p[pixel * q.token + column]));
+                  });
+}
+
+/* ---- dk, dv -------------------------------------------------------------------------------------------- */
+
+/* Keys lie along the columns of a tile of products and along the rows of dk and dv. */
+template <int C, class T>
+static __global__ void attention_dkv(ag_attention_job j, attention_rows rows, int64_t tiles, int64_t parts)
+{
+    AG_SHARED(quad, weights, TILE * PITCH / 4);
+    AG_SHARED(quad, a_piece, PIECE * PITCH / 4);
+    AG_SHARED(quad, b_piece, PIECE * PITCH / 4);
+    AG_SHARED(int64_t, q_pixel, TILE);
+    AG_SHARED(int64_t, k_pixel, TILE);
+    AG_SHARED(float, along_key, TILE * SIDE);
+    const attention_shared shared = { (float *)a_piece, (float *)b_piece, q_pixel, k_pixel };
+    const int64_t first = blockIdx.x % parts * C * SIDE, row = blockIdx.x / parts / tiles;
+    ag_attention_tile at = { row / j.heads, row % j.heads, 0, blockIdx.x / parts % tiles * TILE, rows.q_inverse, rows.k_inverse };
+    const float scale = scale_of(j, at.h);
+    float dk[4][C] = {}, dv[4][C] = {}, along[4] = {};
+    find_pixels(j, at.n, at.c0, j.s, k_pixel);
+    for (; at.i0 < j.l; at.i0 += TILE) {
+        float x[4][4], w[4][4], d[4][4];
+        find_pixels(j, at.n, at.i0, j.l, q_pixel);
+        __syncthreads();
+        tile_gradients<T>(j, at, rows.delta, shared, x, w, d);
+        for (int r = 0; r < 4; r++)
+            for (int c = 0; c < 4; c++) {
+                d[r][c] *= scale;
+                along[c] += d[r][c] * x[r][c];
+                if (j.cosine && at.query(r) < j.l) d[r][c] *= rows.q_inverse[row * j.l + at.query(r)];
+            }
+        if (j.at.dv.data) {
+            lay_down(w, false, (float *)weights);
+            add_product<C, T>(j.l - at.i0, (const float *)weights, j.d, first, rows_of<const T>(j, j.at.dout, at.n, at.h),
+                              q_pixel, (float *)a_piece, dv);
+        }
+        if (j.at.dk.data) {
+            lay_down(d, false, (float *)weights);
+            add_product<C, T>(j.l - at.i0, (const float *)weights, j.d, first, rows_of<const T>(j, j.at.q, at.n, at.h),
+                              q_pixel, (float *)a_piece, dk);
+        }
+    }
+    if (j.at.dv.data)
+        store_rows<C>(j.d, first, rows_of<T>(j, j.at.dv, at.n, at.h), j.at.dv.add, k_pixel, dv,
+                      [](int, int64_t, int64_t, float g) { return g; });
+    if (!j.at.dk.data) return;
+    for (int c = 0; c < 4; c++) along_key[(4 * tile_column() + c) * SIDE + tile_row()] = along[c];
+    __syncthreads();
+    const head_rows<const T> k = rows_of<const T>(j, j.at.k, at.n, at.h);
+    store_rows<C>(j.d, first, rows_of<T>(j, j.at.dk, at.n, at.h), j.at.dk.add, k_pixel, dk,
+                  [&](int r, int64_t column, int64_t pixel, float g) {
+                      if (!j.cosine) return g;
+                      const int key = 4 * tile_row() + r;
+                      float dot = 0;
+                      for (int i = 0; i < SIDE; i++) dot += along_key[key * SIDE + i];
+                      const float inverse = rows.k_inverse[row * j.s + at.c0 + key];
+                      return inverse * (g - dot * inverse * ag_load(k.p[pixel * k.token + column]));
+                  });
+}
+
+/* ---- bias, logit_scale --------------------------------------------------------------------------------- */
+
+/* A block per tile, run of samples (of `runs`) and head of the bias, which is one head's or all heads'. It writes dbias of
+ * its run, [runs, heads of the bias, L, S], and of every head the sum of dx x, [runs, tiles, heads]. */
+struct attention_sums { int64_t runs, heads, tiles; float *dbias, *dlogit; bool add; };
+
+template <class T>
+static __global__ void attention_terms(ag_attention_job j, attention_rows rows, attention_sums out)
+{
+    AG_SHARED(quad, a_piece, PIECE * PITCH / 4);
+    AG_SHARED(quad, b_piece, PIECE * PITCH / 4);
+    AG_SHARED(int64_t, q_pixel, TILE);
+    AG_SHARED(int64_t, k_pixel, TILE);
+    AG_SHARED(float, dots, TILE);
+    const attention_shared shared = { (float *)a_piece, (float *)b_piece, q_pixel, k_pixel };
+    const int64_t across = (j.s + TILE - 1) / TILE, tile = blockIdx.x % out.tiles, head = blockIdx.x / out.tiles % out.heads;
+    const int64_t part = blockIdx.x / out.tiles / out.heads, each = j.heads / out.heads;
+    ag_attention_tile at = { 0, 0, tile / across * TILE, tile % across * TILE, rows.q_inverse, rows.k_inverse };
+    float sum[4][4] = {};
+    for (at.h = head * each; at.h < (head + 1) * each; at.h++) {
+        float dot = 0;
+        for (at.n = j.n * part / out.runs; at.n < j.n * (part + 1) / out.runs; at.n++) {
+            float x[4][4], w[4][4], d[4][4];
+            __syncthreads();
+            find_pixels(j, at.n, at.i0, j.l, q_pixel);
+            find_pixels(j, at.n, at.c0, j.s, k_pixel);
+            __syncthreads();
+            tile_gradients<T>(j, at, rows.delta, shared, x, w, d);
+            for (int r = 0; r < 4; r++)
+                for (int c = 0; c < 4; c++) sum[r][c] += d[r][c], dot += d[r][c] * x[r][c];
+        }
+        if (!out.dlogit) continue;
+        dot = row_sum(dot);
+        if (!tile_column()) dots[tile_row()] = dot;
+        __syncthreads();
+        if (threadIdx.x) continue;
+        float all = 0;
+        for (int i = 0; i < SIDE; i++) all += dots[i];
+        out.dlogit[(part * out.tiles + tile) * j.heads + at.h] = all;
+    }
+    for (int r = 0; r < 4 && out.dbias; r++)
+        for (int c = 0; c < 4; c++)
+            if (at.query(r) < j.l && at.key(c) < j.s) {
+                float *p = out.dbias + ((part * out.heads + head) * j.l + at.query(r)) * j.s + at.key(c);
+                *p = out.add ? *p + sum[r][c] : sum[r][c];
+            }
+}
+
+enum { BLOCKS = 512, MOST_BYTES = 64 << 20 };       /* enough to fill a GPU; of partial sums */
+
+static void run_terms(ag_node *n, const ag_attention_job *j, attention_rows rows)
+{
+    attention_sums s = { 1, j->dbias.data ? j->dbias.heads : j->heads, tiles_of(j->l) * tiles_of(j->s), j->dbias.data, nullptr,
+                         j->dbias.add };
+    const int64_t square = s.heads * j->l * j->s, wanted = (BLOCKS + s.heads * s.tiles - 1) / (s.heads * s.tiles);
+    const bool shared = !j->dbias.data || j->dbias.batches == 1;
+    s.runs = !shared || wanted > j->n ? j->n : wanted;
+    const int64_t room = MOST_BYTES / (square * (int64_t)sizeof(float));
+    if (shared && s.runs > room) s.runs = room > 1 ? room : 1;
+    const bool apart = j->dbias.data && shared && s.runs > 1;
+    if (apart) s.dbias = (float *)ag_workspace(n, s.runs * square, sizeof *s.dbias), s.add = false;
+    if (j->dlogit_scale) s.dlogit = (float *)ag_workspace(n, s.runs * s.tiles * j->heads, sizeof *s.dlogit);
+    const unsigned blocks = (unsigned)(s.runs * s.heads * s.tiles);
+    if (j->type == AG_BF16) LAUNCH(attention_terms<ag_bf16>, blocks, AG_BLOCK, 0, *j, rows, s);
+    else LAUNCH(attention_terms<float>, blocks, AG_BLOCK, 0, *j, rows, s);
+    if (apart)
+        LAUNCH((reduce_parts<ag_fold_sum, ag_put_sum>), ag_blocks(square), AG_BLOCK, 0, square, (unsigned)s.runs,
+               ag_put_sum{ j->dbias.data, 1, j->dbias.add }, s.dbias);
+    if (s.dlogit)
+        LAUNCH((reduce_parts<ag_fold_sum, ag_put_sum>), ag_blocks(j->heads), AG_BLOCK, 0, j->heads,
+               (unsigned)(s.runs * s.tiles), ag_put_sum{ j->dlogit_scale, 1, j->add_logit_scale }, s.dlogit);
+}
+
+static void backward(ag_node *n)
+{
+    const ag_attention_job job = ag_attention_job_of(n, true), *j = &job;
+    const int64_t heads = j->n * j->heads, q_tiles = tiles_of(j->l), k_tiles = tiles_of(j->s);
+    attention_rows rows;
+    ag_attention_lengths(n, j, &rows.q_inverse, &rows.k_inverse);
+    float *delta = (float *)ag_workspace(n, heads * j->l, sizeof *delta);
+    ag_attention_dots(n, j, &j->at.out, &j->at.dout, j->l, false, delta);
+    rows.delta = delta;
+#define RUN(kernel, C, T, tiles) \
+    do { \
+        const int64_t parts = (j->d + C * SIDE - 1) / (C * SIDE); \
+        LAUNCH((kernel<C, T>), (unsigned)(heads * tiles * parts), AG_BLOCK, 0, *j, rows, tiles, parts); \
+    } while (0)
+#define DQ(C, T) RUN(attention_dq, C, T, q_tiles)
+#define DKV(C, T) RUN(attention_dkv, C, T, k_tiles)
+    if (j->at.dq.data) BY_TYPE(j, DQ);
+    if (j->at.dk.data || j->at.dv.data) BY_TYPE(j, DKV);
+    if (j->dbias.data || j->dlogit_scale) run_terms(n, j, rows);
+}
+
+void ag_attention_backward_cuda(ag_node *n) { backward(n); }
+void ag_attention_qkv_backward_cuda(ag_node *n) { backward(n); }
