@@ -16,6 +16,14 @@
 #include "tests/cuda_planted.h"
 #endif
 
+/* Strided inputs have an axis more. */
+static bool can_be_strided(int n, ag_tensor **in)
+{
+    for (int i = 0; i < n; i++)
+        if (in[i]->ndim == AG_MAX_DIMS) return false;
+    return true;
+}
+
 static int for_each_case(bool strided)
 {
     int count = 0;
@@ -27,6 +35,7 @@ static int for_each_case(bool strided)
             input spec[MAX_INPUTS];
             ag_tensor *in[MAX_INPUTS];
             const int n = make_all(&op->check[k], spec, in);
+            if (strided && !can_be_strided(n, in)) continue;
             compare(op->name, k, op->check[k].fn, n, in, strided, 5e-6);
         }
     }
