@@ -127,7 +127,7 @@ cover:                  ## line coverage of the tests by file
 	@cd build/cover && find . -path ./tests -prune -o -name '*.gcda' -print | xargs gcov -n -s $(CURDIR) -r 2>/dev/null | \
 	    awk '/^File/ {f = $$2} /^Lines/ {print $$2, f}' | sed "s/executed://; s/'//g" | sort -n
 
-benches := $(patsubst %,build/release/tests/bench/%,bench bench_kernels bench_depthwise bench_transform)
+benches := $(patsubst %,build/release/tests/bench/%,bench bench_kernels bench_depthwise bench_transform bench_loader)
 bench: all              ## times beside PyTorch's, where there is one (PYTHON=path); writes build/bench.tsv
 	@$(MAKE) --no-print-directory $(benches) && tests/bench/run.sh
 

@@ -94,8 +94,9 @@ static void test_every_step_is_fastais(void **state)
     (void)state;
     AG_SCOPE;
     const ag_safetensors *f = ag_safetensors_open_(AG_HERE, "tests/fixtures/fine_tune.safetensors");
-    nn_module *net = nn_sequential(nn_sequential(nn_linear(IN, WIDTH), nn_batch_norm1d(WIDTH), nn_relu()),
-                                   nn_sequential(nn_linear(WIDTH, WIDTH), nn_layer_norm(WIDTH), nn_relu()), nn_linear(WIDTH, OUT));
+    nn_module *first = nn_sequential(nn_linear(IN, WIDTH), nn_batch_norm1d(WIDTH), nn_relu());
+    nn_module *second = nn_sequential(nn_linear(WIDTH, WIDTH), nn_layer_norm(WIDTH), nn_relu());
+    nn_module *net = nn_sequential(first, second, nn_linear(WIDTH, OUT));
     nn_load_from(net, f, "start.", "");
     ag_tensor *x = ag_safetensors_get_(AG_HERE, f, "x"), *y = ag_safetensors_get_(AG_HERE, f, "y");
     data_loader *train = data_loader_new(data_from_tensors(x, y), BATCH);
