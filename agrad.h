@@ -18,6 +18,7 @@
 #include "optim/optim.h"
 #include "optim/schedule.h"
 #include "optim/learner.h"
+#include "optim/interpret.h"
 #include "models/models.h"
 #include "models/vision.h"
 #include "models/vision_learner.h"

@@ -202,11 +202,17 @@ void ag_file_write(ag_file *f, const void *data, int64_t size)
 
 void ag_file_printf(ag_file *f, const char *fmt, ...)
 {
-    va_list args, again;
+    va_list args;
     va_start(args, fmt);
+    ag_file_vprintf(f, fmt, args);
+    va_end(args);
+}
+
+void ag_file_vprintf(ag_file *f, const char *fmt, va_list args)
+{
+    va_list again;
     va_copy(again, args);
     const int n = vsnprintf(NULL, 0, fmt, args);
-    va_end(args);
     char *s = ag_alloc(n + 1, 1);
     vsnprintf(s, (size_t)n + 1, fmt, again);
     va_end(again);

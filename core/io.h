@@ -1,6 +1,7 @@
 /* core/io.h - the one place that opens files. Reads are whole or mapped; writes replace atomically. */
 #ifndef AG_IO_H
 #define AG_IO_H
+#include <stdarg.h>
 #include "core/base.h"
 AG_BEGIN_DECLS
 
@@ -21,6 +22,7 @@ typedef struct ag_file ag_file;
 ag_file *ag_file_create_(const char *at, const char *path);
 void ag_file_write(ag_file *f, const void *data, int64_t size);
 void ag_file_printf(ag_file *f, const char *fmt, ...) AG_PRINTF(2, 3);
+void ag_file_vprintf(ag_file *f, const char *fmt, va_list args) AG_PRINTF(2, 0);
 void ag_file_commit(ag_file *f);
 #define ag_file_create(path) ag_file_create_(AG_HERE, path)
 

@@ -55,7 +55,7 @@ const char *ag_data_grandparent_label(const char *path, void *unused);
 /* ---- splitters ---------------------------------------------------------------------------------------------- */
 
 typedef enum {
-    DATA_SPLIT_RANDOM, DATA_SPLIT_INDEX, DATA_SPLIT_COLUMN, DATA_SPLIT_GRANDPARENT, DATA_SPLIT_FILE
+    DATA_SPLIT_RANDOM, DATA_SPLIT_INDEX, DATA_SPLIT_COLUMN, DATA_SPLIT_GRANDPARENT, DATA_SPLIT_FILE, DATA_SPLIT_LIST
 } data_splitter_kind;
 typedef struct {
     data_splitter_kind kind;
@@ -68,7 +68,7 @@ typedef struct {
 } data_splitter;
 /* Validation is: floor(fraction n) items of a permutation; the items listed; those whose cell of `column` is "1" or "True"
  * in any case; those below a folder `valid` (and training those below `train`; the rest is left out); those whose name, or
- * path, stands on a line of a text file. Default: data_random_splitter(0.2, 0). */
+ * path, stands on a line of a text file, or in a column of a table. Default: data_random_splitter(0.2, 0). */
 #define data_random_splitter(share, seed_) \
     AG_LIT(data_splitter, .kind = DATA_SPLIT_RANDOM, .fraction = share, .seed = seed_)
 #define data_index_splitter(rows_, n_) AG_LIT(data_splitter, .kind = DATA_SPLIT_INDEX, .rows = rows_, .n = n_)
@@ -77,6 +77,7 @@ typedef struct {
 #define data_grandparent_splitter(train_, valid) \
     AG_LIT(data_splitter, .kind = DATA_SPLIT_GRANDPARENT, .text = valid, .train = train_)
 #define data_file_splitter(path) AG_LIT(data_splitter, .kind = DATA_SPLIT_FILE, .text = path)
+#define data_list_splitter(table_, column) AG_LIT(data_splitter, .kind = DATA_SPLIT_LIST, .table = table_, .text = column)
 
 /* ---- the block, and its loaders ----------------------------------------------------------------------------- */
 
@@ -103,7 +104,7 @@ typedef struct {
 #define data_block_new(...) AG_OPTS0(data_block, __VA_ARGS__)
 
 typedef struct data_images data_images;
-typedef struct { data_loader *train, *valid; data_targets targets; data_images *images; } data_loaders;
+typedef struct data_loaders { data_loader *train, *valid; data_targets targets; data_images *images; } data_loaders;
 /*   .batch .valid_batch   64; the same
  *   .workers .prefetch .seed   as data_loader_new's
  *   .cache       "ram": pictures are kept as they are after the item transforms that draw no random numbers, in at most half

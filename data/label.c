@@ -137,17 +137,14 @@ static bool has_folder(const char *path, const char *folder)
     return false;
 }
 
-static void by_file(const char *at, const data_splitter *s, unsigned char *mark, const char *const *name, int64_t n)
+static void by_names(const char *at, const char *file, const char *const *listed, int64_t n_listed, unsigned char *mark,
+                     const char *const *name, int64_t n)
 {
     AG_SCOPE;
-    const data_table *list = ag_data_csv_(at, s->text, (data_csv_opts){ .sep = "\t", .names = "value", .types = "value:text",
-                                                                        .header = DATA_HEADER_NO, .no_quotes = true });
-    const char *const *line = ag_data_texts_(at, list, "value");
-    const int64_t lines = list->rows;
-    data_index *x = ag_data_index_new(lines, NULL, line);
-    unsigned char *found = ag_alloc(lines, 1);
+    data_index *x = ag_data_index_new(n_listed, NULL, listed);
+    unsigned char *found = ag_alloc(n_listed, 1);
     ag_defer(ag_free, found);
-    for (int64_t i = 0; i < lines; i++) found[i] = ag_data_index_put(x, i) >= 0;
+    for (int64_t i = 0; i < n_listed; i++) found[i] = ag_data_index_put(x, i) >= 0;
     for (int64_t i = 0; i < n; i++) {
         int64_t k = ag_data_index_text(x, name[i]);
         if (k < 0) k = ag_data_index_text(x, ag_data_base_name(name[i]));
@@ -155,9 +152,17 @@ static void by_file(const char *at, const data_splitter *s, unsigned char *mark,
         if (k >= 0) found[k] = 1;
     }
     ag_data_index_free(x);
-    for (int64_t i = 0; i < lines; i++)
-        if (!found[i]) ag_fail(at, "data_file_splitter: line %" PRId64 " of %s names no item: %s", i + 1, s->text,
-                               ag_data_first_names(line, found, 0, lines));
+    for (int64_t i = 0; i < n_listed; i++)
+        if (!found[i]) ag_fail(at, "the list of the validation part (%s): row %" PRId64 " names no item; it has %s",
+                               file, i + 1, ag_data_first_names(listed, found, 0, n_listed));
+}
+
+static void by_file(const char *at, const data_splitter *s, unsigned char *mark, const char *const *name, int64_t n)
+{
+    AG_SCOPE;
+    const data_table *list = ag_data_csv_(at, s->text, (data_csv_opts){ .sep = "\t", .names = "value", .types = "value:text",
+                                                                        .header = DATA_HEADER_NO, .no_quotes = true });
+    by_names(at, s->text, ag_data_texts_(at, list, "value"), list->rows, mark, name, n);
 }
 
 static void by_chance(const char *at, double fraction, uint64_t seed, unsigned char *mark, int64_t n)
@@ -179,6 +184,8 @@ unsigned char *ag_data_divide(const char *at, const data_splitter *s, const char
     if (s->kind == DATA_SPLIT_INDEX) by_index(at, s, mark, n);
     else if (s->kind == DATA_SPLIT_COLUMN) by_column(at, s, mark, name, n);
     else if (s->kind == DATA_SPLIT_FILE) by_file(at, s, mark, name, n);
+    else if (s->kind == DATA_SPLIT_LIST)
+        by_names(at, s->text, ag_data_texts_(at, s->table, s->text), s->table->rows, mark, name, n);
     else if (s->kind == DATA_SPLIT_GRANDPARENT)
         for (int64_t i = 0; i < n; i++) mark[i] = has_folder(name[i], s->text) ? 1 : has_folder(name[i], s->train) ? 0 : 2;
     else by_chance(at, s->fraction ? s->fraction : 0.2, s->seed, mark, n);

@@ -135,7 +135,7 @@ double ag_model_drop_path(const model_vision *s, int i, int n)
 
 /* ---- using --------------------------------------------------------------------------------------------- */
 
-static model_vision *vision(const char *at, const nn_module *net)
+model_vision *ag_model_vision(const char *at, const nn_module *net)
 {
     if (net->forward != forward) ag_fail(at, "a %s is no image model made by model_create", net->type);
     return (model_vision *)(uintptr_t)net;
@@ -143,7 +143,7 @@ static model_vision *vision(const char *at, const nn_module *net)
 
 const model_info *ag_model_info_of_(const char *at, const nn_module *net)
 {
-    return vision(at, net)->info;
+    return ag_model_vision(at, net)->info;
 }
 
 static void check_images(const char *at, const model_vision *s, const ag_tensor *x)
@@ -162,26 +162,27 @@ static void check_images(const char *at, const model_vision *s, const ag_tensor 
 
 ag_tensor *ag_model_forward_features_(const char *at, nn_module *net, ag_tensor *x)
 {
-    const model_vision *s = vision(at, net);
+    const model_vision *s = ag_model_vision(at, net);
     check_images(at, s, x);
     return s->features(net, x);
 }
 
 static ag_tensor *features_for_pool(const char *at, nn_module *net, ag_tensor *x)
 {
-    const model_vision *s = vision(at, net);
+    const model_vision *s = ag_model_vision(at, net);
     check_images(at, s, x);
     return (s->for_pool ? s->for_pool : s->features)(net, x);
 }
 
 ag_tensor *ag_model_pool_(const char *at, nn_module *net, ag_tensor *features)
 {
-    return vision(at, net)->pool(net, features);
+    return ag_model_vision(at, net)->pool(net, features);
 }
 
 ag_tensor *ag_model_forward_head_(const char *at, nn_module *net, ag_tensor *features)
 {
-    const model_vision *s = vision(at, net);
+    const model_vision *s = ag_model_vision(at, net);
+    if (s->takes_map) return nn_call(s->classifier, features);
     if (s->classifier && s->logits) return s->logits(net, features);
     ag_tensor *f = ag_model_dropout(s, s->pool(net, features));
     return s->classifier ? nn_call(s->classifier, f) : f;
@@ -190,25 +191,29 @@ ag_tensor *ag_model_forward_head_(const char *at, nn_module *net, ag_tensor *fea
 ag_tensor *ag_model_features_(const char *at, nn_module *net, ag_tensor *x)
 {
     AG_SCOPE;
-    return ag_keep(vision(at, net)->pool(net, features_for_pool(at, net, x)));
+    return ag_keep(ag_model_vision(at, net)->pool(net, features_for_pool(at, net, x)));
+}
+
+void ag_model_set_classifier(const char *at, nn_module *net, nn_module *classifier, int64_t classes)
+{
+    model_vision *s = ag_model_vision(at, net);
+    const char *dot = strrchr(s->info->head, '.'), *name = dot ? dot + 1 : s->info->head;
+    char path[256];
+    snprintf(path, sizeof path, "%.*s", dot ? (int)(dot - s->info->head) : 0, s->info->head);
+    if (classifier) ag_nn_train(classifier, net->training);
+    ag_nn_replace_(at, ag_nn_at(net, path), name, classifier);
+    s->opts.classes = classes, s->classifier = classifier, s->takes_map = false;
+    if (s->reset) s->reset(net);
 }
 
 void ag_nn_reset_classifier_(const char *at, nn_module *net, int64_t classes)
 {
-    model_vision *s = vision(at, net);
-    const char *dot = strrchr(s->info->head, '.'), *name = dot ? dot + 1 : s->info->head;
-    char path[256];
     if (classes < -1 || !classes)
         ag_fail(at, "nn_reset_classifier: %" PRId64 " classes; a positive number, or -1 for none", classes);
-    snprintf(path, sizeof path, "%.*s", dot ? (int)(dot - s->info->head) : 0, s->info->head);
-    nn_module *parent = ag_nn_at(net, path);
     AG_SCOPE;
-    s->opts.classes = classes < 0 ? 0 : classes;
-    nn_module *fc = classes < 0 ? NULL : ag_nn_linear_(at, s->width, classes, (nn_linear_opts){ 0 });
-    if (fc) ag_nn_train(fc, net->training);
-    ag_nn_replace_(at, parent, name, fc);
-    s->classifier = fc;
-    if (s->reset) s->reset(net);
+    const int64_t width = ag_model_vision(at, net)->width;
+    ag_model_set_classifier(at, net, classes < 0 ? NULL : ag_nn_linear_(at, width, classes, (nn_linear_opts){ 0 }),
+                            classes < 0 ? 0 : classes);
 }
 
 /* ---- files --------------------------------------------------------------------------------------------- */
@@ -253,7 +258,7 @@ static ag_tensor *fitted(const char *at, const model_vision *s, const char *name
 void ag_model_load_(const char *at, nn_module *net, const char *path, nn_load_opts opts)
 {
     AG_NO_GRAD;
-    const model_vision *s = vision(at, net);
+    const model_vision *s = ag_model_vision(at, net);
     const ag_weights f = ag_weights_open_(at, path);
     const int64_t n = ag_nn_named_count(net);
     char skip[4096];

@@ -38,6 +38,7 @@ typedef struct {
     void (*reset)(nn_module *net);
     const char *ignored;            /* patterns of tensors in files that the net computes by itself, or NULL */
     nn_module *classifier;          /* the child at info->head, or NULL */
+    bool takes_map;                 /* it pools by itself */
     int64_t width;                  /* of what the classifier takes */
 } model_vision;
 
@@ -49,6 +50,10 @@ model_vision *ag_model_new_(const char *at, size_t size, const model_info *info,
                             ag_tensor *(*pool)(nn_module *, ag_tensor *)) AG_PURE;
 /* s->classifier = a linear layer from width to classes, child `name` of parent; NULL where no classes are wanted. */
 nn_module *ag_model_add_classifier_(const char *at, model_vision *s, nn_module *parent, const char *name, int64_t width);
+/* The net as such; fails where it is no image model. */
+model_vision *ag_model_vision(const char *at, const nn_module *net);
+/* Another child at info->head; NULL: none. */
+void ag_model_set_classifier(const char *at, nn_module *net, nn_module *classifier, int64_t classes);
 /* f with the dropout before the classifier, in training. */
 ag_tensor *ag_model_dropout(const model_vision *s, ag_tensor *f) AG_PURE;
 /* Rate of block i of n. */

@@ -73,6 +73,14 @@ ag_tensor *ag_model_features_(const char *at, nn_module *net, ag_tensor *x) AG_P
 #define nn_reset_classifier(net, classes) ag_nn_reset_classifier_(AG_HERE, net, classes)
 void ag_nn_reset_classifier_(const char *at, nn_module *net, int64_t classes);
 
+/* fastai's head in its place, for fine-tuning: of a map its largest and mean values side by side (of tokens: what the model's own
+ * classifier takes), batch norm, dropout 0.25, linear to 512, ReLU, batch norm, dropout 0.5, linear. Its parameters stand at the
+ * classifier's name: "head.fc.3.weight". Not for models with two classifiers. (create_head, fastai/vision/learner.py) */
+#define model_use_fastai_head(net, classes) ag_model_use_fastai_head_(AG_HERE, net, classes)
+void ag_model_use_fastai_head_(const char *at, nn_module *net, int64_t classes);
+#define model_takes_fastai_head ag_model_takes_fastai_head
+bool ag_model_takes_fastai_head(const nn_module *net);
+
 /* Loads a file like nn_load, and fits to the net what depends on its options: the first convolution
  * (model_adapt_input) and position embeddings of another size (ag_resample_positions). */
 #define model_load(net, ...) ag_model_load_(AG_HERE, net, AG_HEAD(__VA_ARGS__), AG_OPTS(nn_load_opts, __VA_ARGS__))

@@ -1,5 +1,6 @@
 #include "models/vision_learner.h"
 #include <stdio.h>
+#include <string.h>
 #include "core/memory.h"
 #include "nn/plan.h"
 
@@ -16,6 +17,11 @@ static nn_module *make_net(const char *at, const model_info *info, const data_lo
     nn_module *net = ag_model_create_(at, info->name, (model_opts){
         .classes = classes_of(&dls->targets), .size = info->fixed_size ? 0 : image.dim[1], .drop_path = o->drop_path,
         .dropout = o->dropout, .recompute = o->recompute });
+    const bool wanted = o->head && !strcmp(o->head, "fastai");
+    if (o->head && !wanted && strcmp(o->head, "timm"))
+        ag_fail(at, "vision_learner: .head = \"%s\"; it is \"fastai\" or \"timm\"", o->head);
+    if (wanted || (o->weights && !o->head && model_takes_fastai_head(net)))
+        ag_model_use_fastai_head_(at, net, classes_of(&dls->targets));
     if (!o->weights) return net;
     char *others = ag_sprintf("%s.* optim.* callback.*", info->head);
     ag_defer(ag_free, others);

@@ -13,6 +13,7 @@ AG_BEGIN_DECLS
 
 /*   .weights     a file of the whole model (model_load), or a learner's checkpoint, of which all but the classifier is taken;
  *                two parameter groups, body and head, for learner_fine_tune. Default: from scratch, one group
+ *   .head        "fastai" (model_use_fastai_head) or "timm", the model's own; default: fastai's with .weights, where it fits
  *   .drop_path .dropout .recompute   as model_create's
  *   .learner     options of the learner: .metrics (error rates), .weight_decay, .accumulate, .precision, .checkpoint ...; its
  *                .targets are those of the loaders
@@ -21,7 +22,7 @@ AG_BEGIN_DECLS
  * take, and on weights of another model. */
 typedef struct {
     AG_NAMED_OPTIONS;
-    const char *weights;
+    const char *weights, *head;
     double drop_path, dropout;
     bool recompute;
     learner_opts learner;

@@ -150,6 +150,13 @@ typedef struct { AG_NAMED_OPTIONS; ag_reduction reduction; ag_tensor *weight; do
  * (1 - p_t)^.gamma (default 2) x cross-entropy x .weight[t], p by softmax (fastai's; torchvision's is of sigmoids). */
 AG_LOSS(cross_entropy) AG_LOSS(nll_loss) AG_LOSS(mse_loss) AG_LOSS(l1_loss) AG_LOSS(huber_loss) AG_LOSS(bce_with_logits)
 AG_LOSS(focal_loss)
+/* Prints how the cross-entropy of logits [C] and a class, or [N, C] and classes [N], comes about: a line for each class with its
+ * output, exp, softmax, 1 for the target, and -log of the softmax there; the sums; the mean over rows, which it returns.
+ *   .names   of the C classes (their numbers) */
+typedef struct { AG_NAMED_OPTIONS; const char *const *names; } ag_explain_opts;
+double ag_explain_cross_entropy_(const char *at, ag_tensor *logits, ag_tensor *target, ag_explain_opts opts);
+#define ag_explain_cross_entropy(logits, ...) \
+    ag_explain_cross_entropy_(AG_HERE, logits, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_explain_opts, __VA_ARGS__))
 #define ag_cross_entropy(x, ...) ag_cross_entropy_(AG_HERE, x, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_loss_opts, __VA_ARGS__))
 #define ag_nll_loss(x, ...) ag_nll_loss_(AG_HERE, x, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_loss_opts, __VA_ARGS__))
 #define ag_focal_loss(x, ...) ag_focal_loss_(AG_HERE, x, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_loss_opts, __VA_ARGS__))

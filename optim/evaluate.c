@@ -55,6 +55,7 @@ double ag_learner_validate_(const char *at, learner *l, data_loader *loader)
     if (!loader) ag_fail(at, "learner_validate: there is no validation set");
     for (int i = 0; i < l->n_metrics; i++)
         if (!l->metrics[i].add) s->column[i] = ag_alloc(1, sizeof(double));
+    l->in->mixed_y = NULL;
     NN_EVAL(l->net);
     DATA_EACH(b, loader) add_batch(l, s, &b);
     if (!(s->n > 0)) ag_fail(at, "learner_validate: none of the loader's %" PRId64 " samples can be had", data_samples(loader));

@@ -60,8 +60,9 @@ void ag_learner_fit_flat_cos_(const char *at, learner *l, int epochs, double lr,
     run(at, l, epochs, &rate, NULL, o.lr_lo / lr);
 }
 
-void ag_learner_fine_tune_(const char *at, learner *l, int epochs, double lr)
+void ag_learner_fine_tune_(const char *at, learner *l, int epochs, double lr, learner_fine_tune_opts o)
 {
+    const int frozen = o.freeze_epochs ? o.freeze_epochs : 1;
     check_rate(at, "learner_fine_tune", lr);
     if (optim_groups(l->opt) < 2)
         ag_fail(at, "learner_fine_tune: the optimizer has one parameter group; make it with .groups = OPTIM_GROUPS({ .params = "
@@ -70,7 +71,7 @@ void ag_learner_fine_tune_(const char *at, learner *l, int epochs, double lr)
     if (!resumes_second) {
         ag_optim_freeze_to_(at, l->opt, optim_groups(l->opt) - 1);
         if (!l->in->resumed) optim_reset(l->opt);
-        ag_learner_fit_one_cycle_(at, l, 1, lr, (learner_fit_opts){ .pct_start = 0.99, .lr_lo = -1 });
+        ag_learner_fit_one_cycle_(at, l, frozen, lr, (learner_fit_opts){ .pct_start = 0.99, .lr_lo = -1 });
         if (l->interrupted) return;
         optim_reset(l->opt);
     }

@@ -37,6 +37,7 @@ static void drop(void *p)
     ag_free(l->in->checkpoint);
     ag_free(l->in->resume_hint);
     ag_free(l->in->log_path);
+    ag_free(l->in->history);
     for (int i = 0; i < l->n_metrics; i++) ag_free(l->in->owned_name[i]);
     ag_free(l->in->rates);
     ag_free(l->in->losses);
@@ -160,22 +161,23 @@ static learner_flow compute(learner *l, double share, double weight)
 
 static learner_flow compute_parts(learner *l, int64_t part, double weight)
 {
-    ag_tensor *x = l->x, *y = l->y;
+    ag_tensor *x = l->x, *y = l->y, *mixed_y = l->in->mixed_y, *share = l->in->mixed_share;
     const int64_t n = x->shape[0];
     learner_flow f = LEARNER_GO;
     for (int64_t first = 0; first < n && f == LEARNER_GO; first += part) {
         AG_SCOPE;
         const int64_t end = first + part < n ? first + part : n;
         l->x = ag_slice(x, 0, first, end), l->y = y ? ag_slice(y, 0, first, end) : NULL;
+        if (mixed_y) l->in->mixed_y = ag_slice(mixed_y, 0, first, end), l->in->mixed_share = ag_slice(share, 0, first, end);
         f = compute(l, (double)(end - first) / (double)n, weight);
     }
-    l->x = x, l->y = y, l->pred = NULL;
+    l->x = x, l->y = y, l->pred = NULL, l->in->mixed_y = mixed_y, l->in->mixed_share = share;
     return f;
 }
 
 static learner_flow forward_backward(learner *l, data_batch *b, double weight)
 {
-    l->x = b->x, l->y = b->y, l->batch_loss = 0;
+    l->x = b->x, l->y = b->y, l->batch_loss = 0, l->in->mixed_y = NULL;
     TELL(LEARNER_BEFORE_BATCH);
     ag_learner_memory_batch(l, l->x, l->y);
     const int64_t part = ag_learner_part(l);

@@ -162,11 +162,13 @@ void ag_learner_fit_flat_cos_(const char *at, learner *l, int epochs, double lr,
 #define learner_fit_schedule(l, epochs, lr, momentum) ag_learner_fit_schedule_(AG_HERE, l, epochs, lr, momentum)
 void ag_learner_fit_schedule_(const char *at, learner *l, int epochs, const optim_schedule *lr,
                               const optim_schedule *momentum);
-/* fastai's fine_tune: one epoch with all groups but the last frozen (norm layers train on), one cycle with .pct_start
+/* fastai's fine_tune: .freeze_epochs (1) with all groups but the last frozen (norm layers train on), one cycle with .pct_start
  * 0.99 at lr; then all for `epochs` epochs at lr/2, first group at a hundredth of that, .pct_start 0.3, .div 5. Each part
  * begins with an empty optimizer state. The optimizer needs two groups or more (OPTIM_GROUPS). */
-#define learner_fine_tune(l, epochs, lr) ag_learner_fine_tune_(AG_HERE, l, epochs, lr)
-void ag_learner_fine_tune_(const char *at, learner *l, int epochs, double lr);
+typedef struct { AG_NAMED_OPTIONS; int freeze_epochs; } learner_fine_tune_opts;
+#define learner_fine_tune(l, epochs, ...) \
+    ag_learner_fine_tune_(AG_HERE, l, epochs, AG_HEAD(__VA_ARGS__), AG_OPTS(learner_fine_tune_opts, __VA_ARGS__))
+void ag_learner_fine_tune_(const char *at, learner *l, int epochs, double lr, learner_fine_tune_opts opts);
 
 /* Loss and metrics over a loader (NULL: the validation set) into l->valid_loss, l->metric. Returns the loss. */
 #define learner_validate(l, loader) ag_learner_validate_(AG_HERE, l, loader)
@@ -212,7 +214,7 @@ void ag_learner_suggest(learner_rates *r);
 /* ---- files --------------------------------------------------------------------------------------------- */
 
 /* The whole state: model and buffers under their names (PyTorch's), optimizer under "optim.", progress in the metadata,
- * and n_meta entries of the caller's. Written atomically. */
+ * and n_meta entries of the caller's; "history" is the table of all epochs, as in .log. Written atomically. */
 #define learner_save(l, path, n_meta, meta) ag_learner_save_(AG_HERE, l, path, n_meta, meta)
 void ag_learner_save_(const char *at, learner *l, const char *path, int n_meta, const ag_meta *meta);
 /* Entries that go into every checkpoint the fit writes; kept by reference. */
@@ -235,6 +237,22 @@ typedef struct { AG_NAMED_OPTIONS; const char *monitor; double min_delta, factor
 learner_callback ag_learner_early_stopping(learner_tracker_opts opts);
 learner_callback ag_learner_keep_best(learner_tracker_opts opts);
 learner_callback ag_learner_reduce_on_plateau(learner_tracker_opts opts);
+
+/* In training each picture is mixed with another of its batch, and so are the losses of .targets: with mixup lambda x + (1 -
+ * lambda) x', lambda the larger of b and 1 - b, with cutmix a box of x' of area 1 - b in x; b from Beta(.alpha, .alpha) for each
+ * picture. .alpha 0.4, of cutmix 1. (Zhang et al. 2018; Yun et al. 2019; fastai's MixUp, CutMix)  Validation is not mixed. */
+typedef struct { AG_NAMED_OPTIONS; double alpha; } learner_mix_opts;
+#define learner_mixup(...) ag_learner_mixup(AG_OPTS0(learner_mix_opts, __VA_ARGS__))
+#define learner_cutmix(...) ag_learner_cutmix(AG_OPTS0(learner_mix_opts, __VA_ARGS__))
+learner_callback ag_learner_mixup(learner_mix_opts opts);
+learner_callback ag_learner_cutmix(learner_mix_opts opts);
+
+/* Progressive sizes: squares of side .first in the first epoch, growing evenly to .last after .share (0.75) of the epochs;
+ * between them multiples of .multiple (32). dls: &loaders of a block, which outlive the learner. (data_image_size) */
+struct data_loaders;
+typedef struct { AG_NAMED_OPTIONS; int64_t first, last, multiple; double share; } learner_sizes_opts;
+#define learner_sizes(dls, ...) ag_learner_sizes(dls, AG_OPTS0(learner_sizes_opts, __VA_ARGS__))
+learner_callback ag_learner_sizes(const struct data_loaders *dls, learner_sizes_opts opts);
 
 typedef struct { AG_NAMED_OPTIONS; double decay; } learner_ema_opts;
 /* Averages the weights over the steps of a fit (optim_ema, .decay 0.9998), validates with the averages, keeps them in

@@ -65,6 +65,7 @@ static void describe(metadata *m, const learner *l)
     put(m, "valid_loss", "%a", l->valid_loss);
     put(m, "lr_scale", "%a", l->in->lr_scale);
     put(m, "log", "%d", l->in->log_rows);
+    if (l->in->history) m->meta[m->n++] = (ag_meta){ "history", l->in->history };
     const learner_callback *kept[LEARNER_MAX_CALLBACKS];
     const int n = kept_callbacks(l, kept);
     put(m, "callbacks", "%d", n);
@@ -212,6 +213,8 @@ void ag_learner_resume_(const char *at, learner *l, const char *path)
     load_callbacks(at, path, f, l);
     in->smooth = smooth[0], in->smooth_n = (int64_t)smooth[1];
     l->train_loss = ag_learner_smoothed(l), l->valid_loss = loss;
+    ag_free(in->history);
+    in->history = ag_safetensors_meta(f, "history") ? ag_strdup(ag_safetensors_meta(f, "history")) : NULL;
     in->resume_epoch = (int)epoch, in->resume_step = step, in->resume_scale = scale, in->log_rows = (int)rows;
     in->resumed = true;
     ag_rng_set(rng);

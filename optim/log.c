@@ -18,6 +18,19 @@ static char *kept_rows(const char *at, const char *path, int rows)
     return p ? ag_sprintf("%.*s", (int)(p - first), first) : ag_strdup("");
 }
 
+static const char *text_of(char *text)
+{
+    ag_defer(ag_free, text);
+    return text;
+}
+
+static const char *header(const learner *l)
+{
+    const char *text = "epoch,train_loss,valid_loss";
+    for (int i = 0; i < l->n_metrics; i++) text = text_of(ag_sprintf("%s,%s", text, l->metrics[i].name));
+    return text_of(ag_sprintf("%s,seconds\n", text));
+}
+
 void ag_learner_log_begin(learner *l)
 {
     struct learner_inside *in = l->in;
@@ -25,18 +38,27 @@ void ag_learner_log_begin(learner *l)
     char *kept = in->continues ? kept_rows(in->at, in->log_path, in->log_rows) : ag_strdup("");
     ag_defer(ag_free, kept);
     in->log = ag_log_open_(in->at, in->log_path, false);
-    ag_log_printf(in->log, "epoch,train_loss,valid_loss");
-    for (int i = 0; i < l->n_metrics; i++) ag_log_printf(in->log, ",%s", l->metrics[i].name);
-    ag_log_printf(in->log, ",seconds\n%s", kept);
+    ag_log_printf(in->log, "%s%s", header(l), kept);
+}
+
+/* text + more, text freed; the scope's is `more`. */
+static char *append(char *text, const char *more)
+{
+    char *both = ag_sprintf("%s%s", text, more);
+    ag_free(text);
+    return both;
 }
 
 void ag_learner_log_epoch(learner *l)
 {
-    l->in->log_rows++;
-    if (!l->in->log) return;
-    ag_log_printf(l->in->log, "%d,%.6f,%.6f", l->epoch, l->train_loss, l->valid_loss);
-    for (int i = 0; i < l->n_metrics; i++) ag_log_printf(l->in->log, ",%.6f", l->metric[i]);
-    ag_log_printf(l->in->log, ",%.3f\n", l->seconds);
+    AG_SCOPE;
+    struct learner_inside *in = l->in;
+    const char *row = text_of(ag_sprintf("%d,%.6f,%.6f", l->epoch, l->train_loss, l->valid_loss));
+    for (int i = 0; i < l->n_metrics; i++) row = text_of(ag_sprintf("%s,%.6f", row, l->metric[i]));
+    row = text_of(ag_sprintf("%s,%.3f\n", row, l->seconds));
+    in->log_rows++;
+    if (in->log) ag_log_printf(in->log, "%s", row);
+    in->history = append(in->history ? in->history : ag_strdup(header(l)), row);
 }
 
 /* ---- signals ------------------------------------------------------------------------------------------- */

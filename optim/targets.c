@@ -67,6 +67,15 @@ static ag_tensor *loss_of_target(const learner *l, int target, ag_tensor *pred, 
     return ag_cross_entropy(p, t, .reduction = reduction, .label_smoothing = l->in->label_smoothing);
 }
 
+/* mean(share loss(y) + (1 - share) loss(y')), by samples */
+static ag_tensor *mixed_loss_of_target(const learner *l, int target, ag_tensor *pred, ag_tensor *y)
+{
+    ag_tensor *a = loss_of_target(l, target, pred, y, AG_NONE), *b = loss_of_target(l, target, pred, l->in->mixed_y, AG_NONE);
+    ag_tensor *share = l->in->mixed_share;
+    if (a->ndim == 2) share = ag_reshape(share, -1, 1);
+    return ag_mean(ag_add(b, ag_mul(share, ag_sub(a, b))));
+}
+
 ag_tensor *ag_learner_loss_arg(void *arg, ag_tensor *pred, ag_tensor *y)
 {
     const learner *l = arg;
@@ -79,7 +88,7 @@ ag_tensor *ag_learner_loss(const learner *l, ag_tensor *pred, ag_tensor *y, doub
     check_shapes(l, pred, y);
     ag_tensor *sum = NULL;
     for (int i = 0; i < l->targets.n; i++) {
-        ag_tensor *one = loss_of_target(l, i, pred, y, AG_MEAN);
+        ag_tensor *one = l->in->mixed_y ? mixed_loss_of_target(l, i, pred, y) : loss_of_target(l, i, pred, y, AG_MEAN);
         if (each) each[i] = ag_item(one);
         if (l->in->weight[i] == 0) continue;
         if (l->in->weight[i] != 1) one = ag_scale(one, l->in->weight[i]);

@@ -14,10 +14,10 @@ static bool take(leaves *l, const char *dir, const char *below)
     return ag_is_folder(l->dir);
 }
 
-leaves leaves_find(const options *o)
+leaves leaves_find(const options *o, const char *own)
 {
     leaves l = { 0 };
-    const char *own = o->line.argument[0], *painted = "build/painted-leaves";
+    const char *painted = "build/painted-leaves";
     if (own && !take(&l, own, "")) ag_fail(NULL, "paddy: there is no folder %s", own);
     if (own || take(&l, getenv("AGRAD_DATA"), "paddy-small") || take(&l, "../shared/data", "paddy-small")) {
         printf("photographs: %s\n", l.dir);
@@ -45,13 +45,41 @@ data_transform leaves_resize(const char *text)
     ag_fail(NULL, "paddy: --resize takes a side and a method, as 192,squish, 192,crop or 192,pad; got '%s'", text);
 }
 
-data_loaders leaves_loaders(const options *o, const leaves *where)
+/* The columns of a table that a model's targets come from: "label,variety". */
+static const char *columns_of(const data_targets *t)
 {
+    const char *text = "";
+    for (int k = 0; k < t->n; k++) {
+        char *more = ag_sprintf("%s%s%s", text, k ? "," : "", strcmp(t->target[k].name, "disease") ? t->target[k].name : "label");
+        ag_defer(ag_free, more);
+        text = more;
+    }
+    return text;
+}
+
+static void be_like(data_folder_opts *d, const model *m)
+{
+    const model_info *info = model_find(m->arch);
+    d->item_tfms[0] = leaves_resize(m->resize);
+    d->batch_tfms.size = m->size;
+    d->labels = columns_of(&m->targets);
+    for (int k = 0; k < m->targets.n; k++) d->vocab[k] = m->targets.target[k].vocab;
+    for (int k = 0; k < 3; k++) d->normalize.mean[k] = (float)info->mean[k], d->normalize.std[k] = (float)info->std[k];
+}
+
+data_loaders leaves_loaders(const options *o, const leaves *where, const model *like)
+{
+    data_splitter held_out;
     data_folder_opts d = {
         .item_tfms = { leaves_resize(o->resize) }, .valid_pct = o->valid, .split_seed = (uint64_t)o->seed,
         .batch_tfms = data_aug_transforms(.size = o->size, .min_scale = o->weights ? 0.75 : 0.35),
         .loaders = { .batch = o->batch, .seed = (uint64_t)o->seed, .workers = (int)o->workers, .cache = "ram" },
         .labels = o->targets ? o->targets : where->has_table ? "label,variety" : "label" };
+    if (like) be_like(&d, like);
+    if (o->valid_table) {
+        held_out = data_list_splitter(data_csv(o->valid_table, .types = "image_id:text"), "image_id");
+        d.split = &held_out;
+    }
     if (o->memory) ag_memory_limit(o->memory);
     data_loaders dls = where->has_table ? ag_data_from_csv_(NULL, where->dir, where->table, d)
                                         : ag_data_image_folder_(NULL, where->dir, d);

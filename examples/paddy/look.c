@@ -20,8 +20,8 @@ int show(const options *o)
 {
     enum { SHOWN = 16 };
     options_require_writable(&o->line, o->out);
-    const leaves where = leaves_find(o);
-    data_loaders dls = leaves_loaders(o, &where);
+    const leaves where = leaves_find(o, o->line.argument[0]);
+    data_loaders dls = leaves_loaders(o, &where, NULL);
     data_loader *from = o->augmented ? dls.train : data_loader_new(data_set_varied(data_loader_set(dls.train), false), SHOWN,
                                                                    .shuffle = true, .seed = (uint64_t)o->seed);
     data_plot_picture shown[SHOWN];
@@ -71,16 +71,41 @@ int check(const options *o)
 
 /* ---- sizes --------------------------------------------------------------------------------------------- */
 
+/* The most that tensors held in the second of two training steps on zeros; AdamW's moments are there then. */
+static int64_t measured(const char *arch, int64_t n, int64_t side)
+{
+    AG_SCOPE;
+    nn_module *net = model_create(arch, .classes = 20, .size = model_find(arch)->fixed_size ? 0 : side);
+    optim *opt = optim_adamw(net, 1e-3);
+    ag_tensor *x = ag_full(0, n, side, side, 3), *y = ag_cast(ag_full(0, n), AG_I64);
+    for (int step = 0; step < 2; step++) {
+        AG_SCOPE;
+        if (step) ag_memory_reset_peak();
+        ag_backward(ag_cross_entropy(nn_call(net, x), y));
+        optim_step(opt);
+    }
+    return ag_memory(AG_CPU).peak;
+}
+
 static void size_line(const options *o, const char *arch)
 {
     AG_SCOPE;
     const model_info *info = model_find(arch);
     const int64_t side = info->fixed_size ? info->size : o->size;
-    nn_module *net = model_create(arch, .classes = 20, .size = info->fixed_size ? 0 : side);
-    printf("%-32s %4" PRId64, arch, side);
-    for (int64_t parts = 1; parts <= 4; parts *= 2) {
-        const ag_plan p = ag_memory_plan(net, AG_SHAPE((o->batch + parts - 1) / parts, side, side, 3), .train = true);
-        printf("  %9.0f", (double)p.resident / 1e6);
+    ag_plan plan[4];
+    int n = 0;
+    {
+        AG_SCOPE;
+        nn_module *net = model_create(arch, .classes = 20, .size = info->fixed_size ? 0 : side);
+        for (; n < 4 && o->accumulate[n]; n++)
+            plan[n] = ag_memory_plan(net, AG_SHAPE((o->batch + o->accumulate[n] - 1) / o->accumulate[n], side, side, 3),
+                                     .train = true);
+    }
+    printf("%-30s%5" PRId64, arch, side);
+    for (int i = 0; i < n; i++) {
+        printf("%10.0f", (double)(o->measure ? plan[i].peak : plan[i].resident) / 1e6);
+        fflush(stdout);
+        if (o->measure) printf(" /%6.0f", (double)measured(arch, plan[i].batch, side) / 1e6);
     }
     putchar('\n');
 }
@@ -90,7 +115,10 @@ int sizes(const options *o)
     static const char *const usual[] = { "resnet10t", "resnet26d", "convnext_tiny", "convnext_small", "convnext_large",
                                          "vit_large_patch16_224", "swin_large_patch4_window7_224", NULL };
     const char *const *arch = o->line.arguments ? o->line.argument : usual;
-    printf("memory of a step, MB by plan, f32, %" PRId64 " pictures; --accumulate    1          2          4\n", o->batch);
+    printf("MB that a training step takes, f32, AdamW, of %" PRId64 " pictures in --accumulate parts: %s\n%-35s", o->batch,
+           o->measure ? "tensors at the peak, by plan / measured" : "memory of the process, by plan", "");
+    for (int i = 0; i < 4 && o->accumulate[i]; i++) printf(o->measure ? "%18" PRId64 : "%10" PRId64, o->accumulate[i]);
+    putchar('\n');
     for (; *arch; arch++) size_line(o, *arch);
     return 0;
 }

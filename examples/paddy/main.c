@@ -1,14 +1,14 @@
 /* paddy - disease and variety of rice leaves from photographs, learned with Agrad. `paddy help` lists the commands; README.md
  * tours them.
  *
- * Reading order: train.c (the script), leaves.c (data), model.c and predict.c (using what was learned), look.c, leaf.c
- * (painting), options.c. */
+ * Reading order: train.c (the script), leaves.c (data), model.c, predict.c and report.c (using what was learned), page.c, look.c,
+ * leaf.c (painting), options.c. */
 #include "paddy.h"
 
 int main(int argc, char **argv)
 {
     const options o = read_options(argc, argv);
-    ag_init(.seed = (uint64_t)o.seed, .threads = (int)o.threads, .device = o.line.command->device);
+    ag_init(.seed = (uint64_t)o.seed, .threads = (int)o.threads, .device = o.measure ? "cpu" : o.line.command->device);
     AG_SCOPE;
     return o.line.command->run(&o);
 }

@@ -1,4 +1,5 @@
 /* options.c - what this program understands. */
+#include <string.h>
 #include "paddy.h"
 
 static const option known[] = {
@@ -9,12 +10,14 @@ static const option known[] = {
     OPTION("size", COUNT, AT(size), 8, 4096, NULL, "side of the pictures learned from (128)"),
     OPTION("resize", TEXT, AT(resize), 0, 0, NULL, "before: SIDE,squish|crop|pad (192,squish)"),
     OPTION("epochs", COUNT, AT(epochs), 1, 100000, NULL, "passes over the pictures (24; with --weights 5)"),
+    OPTION("freeze-epochs", COUNT, AT(freeze_epochs), 1, 100000, NULL, "with --weights: for the head alone, before (1)"),
     OPTION("batch", COUNT, AT(batch), 1, 1 << 20, NULL, "pictures per batch (32)"),
-    OPTION("accumulate", COUNT, AT(accumulate), 1, 1 << 20, NULL, "batches per step (1)"),
+    OPTION("accumulate", COUNTS, AT(accumulate), 1, 1 << 20, NULL, "batches per step (1); of sizes several (1,2,4)", .room = 4),
     OPTION("lr", NUMBER, AT(lr), 1e-12, 1e3, NULL, "largest learning rate (3e-3; with --weights 0.01)"),
     OPTION("wd", NUMBER, AT(wd), 1e-12, 100, NULL, "weight decay (0.05)"),
     OPTION("precision", TEXT, AT(precision), 0, 0, "auto f32 bf16", "f32, bf16, or bf16 where it is fast (auto)"),
     OPTION("valid", NUMBER, AT(valid), 1e-9, 1 - 1e-9, NULL, "share of pictures held out (0.2)"),
+    OPTION("valid-table", TEXT, AT(valid_table), 0, 0, NULL, "CSV whose image_id are held out instead"),
     OPTION("seed", COUNT, AT(seed), 1, 9e18, NULL, "of weights, split, order, augmentation (42)"),
     OPTION("workers", COUNT, AT(workers), 0, 256, NULL, "threads that prepare pictures ahead (1)"),
     OPTION("threads", COUNT, AT(threads), 1, 4096, NULL, "for the computation (all cores)"),
@@ -23,9 +26,10 @@ static const option known[] = {
     OPTION("log", TEXT, AT(log), 0, 0, NULL, "CSV of the epochs"),
     OPTION("save", TEXT, AT(save), 0, 0, NULL, "model file, written after every epoch"),
     OPTION("resume", TEXT, AT(resume), 0, 0, NULL, "go on with a saved model file"),
-    OPTION("out", TEXT, AT(out), 0, 0, NULL, "picture to write"),
+    OPTION("out", TEXT, AT(out), 0, 0, NULL, "picture, or page, to write"),
     OPTION("augmented", FLAG, AT(augmented), 0, 0, NULL, "as they are learned from"),
     OPTION("csv", TEXT, AT(csv), 0, 0, NULL, "table to write"),
+    OPTION("measure", FLAG, AT(measure), 0, 0, NULL, "run the steps as well"),
     OPTION("n", COUNT, AT(n), 1, 10000000, NULL, "how many to paint (600)"),
     OPTION("diseases", COUNT, AT(diseases), 1, 10, NULL, "to paint (10)"),
     OPTION("varieties", COUNT, AT(varieties), 1, 10, NULL, "to paint (10)"),
@@ -37,15 +41,18 @@ static int show_help(const options *o)
     return options_help(&o->line);
 }
 
-#define DATA "table targets size resize batch valid seed workers threads "
+#define DATA "table targets size resize batch valid valid-table seed workers threads "
 #define MODEL "arch weights accumulate lr wd precision memory "
 static const command commands[] = {
-    { "train", "[DIR]", 0, 1, DATA MODEL "epochs tta log save resume", "", train, "cpu", "learn from photographs" },
+    { "train", "[DIR]", 0, 1, DATA MODEL "epochs freeze-epochs tta log save resume", "", train, "cpu", "learn from photographs" },
     { "lr-find", "[DIR]", 0, 1, DATA MODEL "out", "", lr_find, "cpu", "loss against learning rate" },
     { "show", "[DIR]", 0, 1, DATA "out augmented", "out", show, "cpu", "a batch as a picture" },
     { "predict", "F... IMAGE...|DIR", 2, ANY_NUMBER, "batch threads csv tta", "", predict, "cpu",
       "photographs by one model, or several" },
-    { "sizes", "[ARCH...]", 0, ANY_NUMBER, "batch size", "", sizes, "meta", "memory of a step by accumulation" },
+    { "report", "F... [DIR]", 1, ANY_NUMBER, "out table valid-table batch workers threads tta", "out", report, "cpu",
+      "errors of saved models, as a page" },
+    { "sizes", "[ARCH...]", 0, ANY_NUMBER, "batch size accumulate measure threads", "", sizes, "meta",
+      "memory of a step by accumulation" },
     { "check", "DIR", 1, 1, "", "", check, "cpu", "each file: ok, or bad and why" },
     { "paint", "DIR", 1, 1, "n size diseases varieties seed", "", paint, "cpu", "makes leaves, and a table of them" },
     { "help", "[COMMAND]", 0, 1, "", "", show_help, "cpu", "this, or the options of a command" },
@@ -60,9 +67,12 @@ static const program paddy = {
 
 options read_options(int argc, char **argv)
 {
-    options o = { .arch = "resnet10t", .resize = "192,squish", .size = 128, .batch = 32, .accumulate = 1, .precision = "auto",
+    options o = { .arch = "resnet10t", .resize = "192,squish", .size = 128, .batch = 32, .precision = "auto",
                   .valid = 0.2, .seed = 42, .workers = 1, .wd = 0.05, .n = 600, .diseases = 10, .varieties = 10 };
     o.line = options_parse(&paddy, argc, argv, &o);
+    const bool many = o.line.command->run == sizes;
+    if (!o.accumulate[0]) memcpy(o.accumulate, (int64_t[]){ 1, many ? 2 : 0, many ? 4 : 0, 0 }, sizeof o.accumulate);
+    if (o.accumulate[1] && !many) ag_fail(NULL, "paddy: --accumulate takes one number here");
     if (!o.epochs) o.epochs = o.weights ? 5 : 24;
     if (!(o.lr > 0)) o.lr = o.weights ? 0.01 : 3e-3;
     return o;

@@ -7,12 +7,6 @@
 
 typedef struct { const char *const *path; int64_t n; } pictures;
 
-static bool is_model(const char *path)
-{
-    const char *dot = strrchr(path, '.');
-    return dot && !strcmp(dot, ".safetensors");
-}
-
 /* The pictures named, or those of a folder. */
 static pictures pictures_of(const options *o, int first)
 {
@@ -30,17 +24,6 @@ static pictures pictures_of(const options *o, int first)
         path[i] = full;
     }
     return (pictures){ path, f.n };
-}
-
-static void require_same_classes(const model *a, const model *b, const char *path)
-{
-    bool same = a->targets.n == b->targets.n;
-    for (int k = 0; same && k < a->targets.n; k++) {
-        const data_vocab *v = a->targets.target[k].vocab, *w = b->targets.target[k].vocab;
-        same = data_vocab_size(v) == data_vocab_size(w);
-        for (int64_t c = 0; same && c < data_vocab_size(v); c++) same = !strcmp(data_vocab_text(v, c), data_vocab_text(w, c));
-    }
-    if (!same) ag_fail(NULL, "%s knows other classes than the first model; models of one ensemble know the same", path);
 }
 
 /* Probabilities [N, classes] of one model. */
@@ -102,31 +85,36 @@ static void tell(ag_file *f, const data_targets *t, const char *path, const real
     else putchar('\n');
 }
 
+/* Every file has its row: a table with fewer is refused by those who wait for it. */
+static void tell_unread(ag_file *f, const data_targets *t, const char *path)
+{
+    if (!f) {
+        printf("%s  could not be read\n", path);
+        return;
+    }
+    write_cell(f, base_name(path));
+    for (int k = 0; k < t->n; k++) ag_file_printf(f, ",,");
+    ag_file_printf(f, "\n");
+}
+
 int predict(const options *o)
 {
-    int models = 0;
-    while (models < o->line.arguments && is_model(o->line.argument[models])) models++;
-    if (!models) ag_fail(NULL, "paddy: predict takes a model that `train --save F.safetensors` wrote, then photographs");
-    if (models > MAX_MODELS) ag_fail(NULL, "paddy: %d models; %d are the most", models, MAX_MODELS);
-    options_require_writable(&o->line, o->csv);
-    const pictures p = pictures_of(o, models);
     model m[MAX_MODELS];
     ag_tensor *each[MAX_MODELS];
-    for (int i = 0; i < models; i++) {
-        m[i] = model_open(o->line.argument[i]);
-        require_same_classes(&m[0], &m[i], o->line.argument[i]);
-        each[i] = probabilities(o, &m[i], &p);
-    }
+    const int models = models_open(o, m);
+    options_require_writable(&o->line, o->csv);
+    const pictures p = pictures_of(o, models);
+    for (int i = 0; i < models; i++) each[i] = probabilities(o, &m[i], &p);
     const ag_tensor *all = learner_ensemble(models, each, NULL);
     int64_t unread = 0;
     ag_file *f = o->csv ? ag_file_create_(NULL, o->csv) : NULL;
     if (f) write_header(f, &m[0].targets);
     for (int64_t i = 0; i < p.n; i++) {
         const real *row = (const real *)all->data + i * all->shape[1];
-        if (isnan(row[0])) unread++;
+        if (isnan(row[0])) unread++, tell_unread(f, &m[0].targets, p.path[i]);
         else tell(f, &m[0].targets, p.path[i], row);
     }
-    if (f) ag_file_commit(f), printf("%s: %" PRId64 " photographs\n", o->csv, p.n - unread);
+    if (f) ag_file_commit(f), printf("%s: %" PRId64 " photographs\n", o->csv, p.n);
     if (unread) fprintf(stderr, "%" PRId64 " of %" PRId64 " files could not be read\n", unread, p.n);
     return unread ? 1 : 0;
 }

@@ -18,46 +18,35 @@ static const char *precision_of(const options *o)
 static learner *make_learner(const options *o, const data_loaders *dls, const char *hint)
 {
     return vision_learner(dls, o->arch, .weights = o->weights,
-                          .learner = { .metrics = { learner_error_rate }, .weight_decay = o->wd, .accumulate = (int)o->accumulate,
-                                       .precision = precision_of(o), .fit_memory = o->memory > 0, .checkpoint = o->save,
-                                       .resume_hint = hint, .log = o->log });
+                          .learner = { .metrics = { learner_error_rate }, .weight_decay = o->wd,
+                                       .accumulate = (int)o->accumulate[0], .precision = precision_of(o),
+                                       .fit_memory = o->memory > 0, .checkpoint = o->save, .resume_hint = hint,
+                                       .log = o->log });
 }
 
 /* Errors of every target from probabilities of the validation pictures. */
 static void print_errors(const char *what, const learner *l, const ag_tensor *p)
 {
-    const data_set *valid = data_loader_set(l->valid);
+    const learner_interpretation i = learner_interpret_probabilities(&l->targets, l->valid, p);
     printf("%s:", what);
-    for (int k = 0, first = 0; k < l->targets.n; first += (int)l->targets.target[k++].classes) {
-        const data_target *t = &l->targets.target[k];
-        int64_t wrong = 0, seen = 0;
-        for (int64_t i = 0; i < p->shape[0]; i++) {
-            const real *row = (const real *)p->data + i * p->shape[1] + first;
-            int64_t best = 0;
-            if (isnan(row[0])) continue;
-            for (int64_t c = 1; c < t->classes; c++) if (row[c] > row[best]) best = c;
-            wrong += best != (int64_t)data_item_target(valid, i, k);
-            seen++;
-        }
-        printf("  %s_error %.4f", t->name, (double)wrong / (double)seen);
-    }
+    for (int k = 0; k < i.targets.n; k++) printf("  %s_error %.4f", i.targets.target[k].name, learner_error(&i, k));
     putchar('\n');
 }
 
 int train(const options *o)
 {
     options_require_writable(&o->line, o->save);
-    const leaves where = leaves_find(o);
-    data_loaders dls = leaves_loaders(o, &where);
+    const leaves where = leaves_find(o, o->line.argument[0]);
+    data_loaders dls = leaves_loaders(o, &where, NULL);
     char *hint = o->save ? options_resume_command(&o->line, o->save) : NULL;
     learner *l = make_learner(o, &dls, hint);
     ag_meta meta[MODEL_META];
     learner_set_meta(l, model_meta(o, &dls.targets, meta), meta);
-    const double steps = (double)(o->epochs * data_batches(dls.train)) / (double)o->accumulate;
+    const double steps = (double)(o->epochs * data_batches(dls.train)) / (double)o->accumulate[0];
     const double decay = fmax(0.5, fmin(0.99, 1 - 10 / steps));             /* an average of the last tenth at most */
     if (!o->weights) learner_add(l, learner_ema(.decay = decay));
     if (o->resume) learner_resume(l, o->resume);
-    if (o->weights) learner_fine_tune(l, (int)o->epochs, o->lr);
+    if (o->weights) learner_fine_tune(l, (int)o->epochs, o->lr, .freeze_epochs = (int)o->freeze_epochs);
     else learner_fit_one_cycle(l, (int)o->epochs, o->lr);
     ag_free(hint);
     if (l->interrupted) return 130;
@@ -72,8 +61,8 @@ int train(const options *o)
 int lr_find(const options *o)
 {
     options_require_writable(&o->line, o->out);
-    const leaves where = leaves_find(o);
-    data_loaders dls = leaves_loaders(o, &where);
+    const leaves where = leaves_find(o, o->line.argument[0]);
+    data_loaders dls = leaves_loaders(o, &where, NULL);
     learner *l = make_learner(o, &dls, NULL);
     const learner_rates r = learner_lr_find(l);
     printf("valley %.2g   slide %.2g   steep %.2g   minimum/10 %.2g\n", r.valley, r.slide, r.steep, r.minimum);
