@@ -13,7 +13,7 @@ struct page { ag_file *file; };
 
 static const char *const style =
     "body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}"
-    "h1,h2{line-height:1.2;font-weight:600}h2{margin-top:2.5rem;text-transform:capitalize}"
+    "h1,h2{line-height:1.2;font-weight:600}h2{margin-top:2.5rem}h2::first-letter{text-transform:uppercase}"
     "table{border-collapse:collapse;margin:1rem 0;font-size:.9rem}th,td{padding:.25rem .6rem;text-align:right;font-weight:400}"
     "th:first-child{text-align:left}tr:first-child th{border-bottom:1px solid #999;font-weight:600}"
     "caption{caption-side:bottom;text-align:left;color:#666;padding-top:.4rem}"

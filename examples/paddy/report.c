@@ -114,8 +114,8 @@ static void most_confused(page *p, const learner_interpretation *i, int k)
     }
     page_print(p, "<ul>\n");
     for (int n = 0; n < SHOWN_CONFUSED && c->count; n++, c++) {
-        page_print(p, "<li>%" PRId64 " times ", c->count), page_text(p, class_text(t, c->actual));
-        page_print(p, " was taken for "), page_text(p, class_text(t, c->predicted)), page_print(p, "</li>\n");
+        page_print(p, "<li>%" PRId64 " &times; ", c->count), page_text(p, class_text(t, c->actual));
+        page_print(p, " taken for "), page_text(p, class_text(t, c->predicted)), page_print(p, "</li>\n");
     }
     page_print(p, "</ul>\n");
 }
