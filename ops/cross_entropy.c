@@ -198,17 +198,19 @@ static ag_tensor *nll(ag_tensor **in) { return ag_nll_loss(in[0], in[1], .weight
 static ag_tensor *nll_sum(ag_tensor **in) { return ag_nll_loss(in[0], in[1], .reduction = AG_SUM); }
 
 const ag_op ag_op_cross_entropy = {
-    .name = "cross_entropy", .inputs = "x target weight", .infer = entropy_infer, .bf16 = 1 << X, .unread_out = true,
-    .workspace = entropy_workspace,
-    .forward = { entropy_forward }, .backward = { entropy_backward },
+    .name = "cross_entropy", .inputs = "x target weight", .infer = entropy_infer, .bf16 = 1 << X, .bf16_cuda = 1 << X,
+    .unread_out = true, .workspace = entropy_workspace,
+    .forward = { entropy_forward, AG_CUDA_FN(ag_cross_entropy_forward_cuda) },
+    .backward = { entropy_backward, AG_CUDA_FN(ag_cross_entropy_backward_cuda) },
     .check = { { "x[6,5] target[6]:i64<5", hard }, { "x[6,5] target[6]:i64<5", hard_none },
                { "x[6,5] target[6]:i64<5 weight[5]:cpos", smooth }, { "x[6,5] target[6,5]:const", soft },
                { "x[3,20] target[3,20]:u01 weight[20]:cpos", soft_sum } },
 };
 const ag_op ag_op_nll_loss = {
-    .name = "nll_loss", .inputs = "x target weight", .infer = entropy_infer, .bf16 = 1 << X, .unread_out = true,
-    .workspace = entropy_workspace,
-    .forward = { entropy_forward }, .backward = { entropy_backward },
+    .name = "nll_loss", .inputs = "x target weight", .infer = entropy_infer, .bf16 = 1 << X, .bf16_cuda = 1 << X,
+    .unread_out = true, .workspace = entropy_workspace,
+    .forward = { entropy_forward, AG_CUDA_FN(ag_nll_loss_forward_cuda) },
+    .backward = { entropy_backward, AG_CUDA_FN(ag_nll_loss_backward_cuda) },
     .check = { { "x[6,5] target[6]:i64<5 weight[5]:cpos", nll }, { "x[6,5] target[6]:i64<5", nll_sum } },
 };
 

@@ -114,8 +114,9 @@ static ag_tensor *check_weighted(ag_tensor **in)
 static ag_tensor *check_sum(ag_tensor **in) { return ag_focal_loss(in[0], in[1], .gamma = 3, .reduction = AG_SUM); }
 
 const ag_op ag_op_focal_loss = {
-    .name = "focal_loss", .inputs = "x target weight", .infer = infer, .forward = { forward }, .backward = { backward },
-    .workspace = workspace,
+    .name = "focal_loss", .inputs = "x target weight", .infer = infer, .workspace = workspace,
+    .forward = { forward, AG_CUDA_FN(ag_focal_loss_forward_cuda) },
+    .backward = { backward, AG_CUDA_FN(ag_focal_loss_backward_cuda) },
     .check = { { "x[6,5] target[6]:i64<5", check_mean }, { "x[6,5] target[6]:i64<5 weight[5]:cpos", check_weighted },
                { "x[3,20]:far target[3]:i64<20", check_sum } },
 };

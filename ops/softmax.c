@@ -186,13 +186,17 @@ static ag_tensor *log_softmax_last(ag_tensor **in) { return ag_log_softmax(in[0]
 static ag_tensor *log_softmax_middle(ag_tensor **in) { return ag_log_softmax(in[0], 1); }
 
 const ag_op ag_op_softmax = {
-    .name = "softmax", .inputs = "x", .infer = softmax_infer, .bf16 = 1, .unread = 1, .workspace = softmax_workspace,
-    .forward = { softmax_forward }, .backward = { softmax_backward },
+    .name = "softmax", .inputs = "x", .infer = softmax_infer, .bf16 = 1, .bf16_cuda = 1, .unread = 1,
+    .workspace = softmax_workspace,
+    .forward = { softmax_forward, AG_CUDA_FN(ag_softmax_forward_cuda) },
+    .backward = { softmax_backward, AG_CUDA_FN(ag_softmax_backward_cuda) },
     .check = { { "x[3,7]", softmax_last }, { "x[3,2,5]", softmax_first } },
 };
 const ag_op ag_op_log_softmax = {
-    .name = "log_softmax", .inputs = "x", .infer = softmax_infer, .bf16 = 1, .unread = 1, .workspace = softmax_workspace,
-    .forward = { log_softmax_forward }, .backward = { log_softmax_backward },
+    .name = "log_softmax", .inputs = "x", .infer = softmax_infer, .bf16 = 1, .bf16_cuda = 1, .unread = 1,
+    .workspace = softmax_workspace,
+    .forward = { log_softmax_forward, AG_CUDA_FN(ag_log_softmax_forward_cuda) },
+    .backward = { log_softmax_backward, AG_CUDA_FN(ag_log_softmax_backward_cuda) },
     .check = { { "x[3,7]", log_softmax_last }, { "x[3,4,5]", log_softmax_middle } },
 };
 
