@@ -16,7 +16,7 @@ template <bool WIDE> struct ag_row_team {
         return WIDE ? blockIdx.x : blockIdx.x * (int64_t)(AG_BLOCK / AG_WARP) + threadIdx.x / AG_WARP;
     }
     __device__ inline int first() const { return (int)(WIDE ? threadIdx.x : threadIdx.x % AG_WARP); }
-    __device__ inline int step() const { return WIDE ? AG_BLOCK : AG_WARP; }
+    __device__ inline int step() const { return (int)(WIDE ? AG_BLOCK : AG_WARP); }
     __device__ inline float sum(float v) const { return WIDE ? ag_block_fold<false>(v, shared) : ag_lanes_sum(v, AG_WARP); }
     __device__ inline float max(float v) const { return WIDE ? ag_block_fold<true>(v, shared) : ag_lanes_max(v, AG_WARP); }
     template <class T> __device__ inline float log_sum_exp(const T *x, int64_t n) const

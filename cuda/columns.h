@@ -143,4 +143,16 @@ template <int K> struct ag_put_column {
 
 static inline float *ag_real_or_null(const ag_tensor *t) { return t ? ag_real(t) : nullptr; }
 
+/* d weight from the first sum, d bias from the second; each where it is wanted */
+struct ag_put_parameters {
+    ag_put_column<0> w;
+    ag_put_column<1> b;
+    __device__ inline void operator()(int64_t, int64_t c, const double *s) const { w(c, s), b(c, s); }
+};
+
+static inline ag_put_parameters ag_put_parameters_of(const ag_node *n, int w, int b)
+{
+    return { { ag_real_or_null(n->din[w]), n->accumulate[w] }, { ag_real_or_null(n->din[b]), n->accumulate[b] } };
+}
+
 #endif

@@ -3,10 +3,10 @@
  *     loss = sum_c (kept_c q_c + spread_c) (lse - x_c),   d x_c = p_c total - (kept_c q_c + spread_c),
  * total = sum_c of what is in the parentheses; nll_loss has lse = 0 and no p. */
 #include "cuda/class_loss.h"
+#include "ops/args.h"
 #include "ops/registry.h"
 
 enum { X, TARGET, WEIGHT };
-typedef struct { ag_reduction reduction; double smoothing; bool logits; } entropy_arg;     /* as in ops/cross_entropy.c */
 
 template <class T> struct entropy {
     const T *x;
@@ -31,7 +31,7 @@ template <class T> struct entropy {
 
 template <class T> static entropy<T> job_of(const ag_node *n)
 {
-    const entropy_arg *arg = (const entropy_arg *)n->arg;
+    const ag_entropy_arg *arg = (const ag_entropy_arg *)n->arg;
     const ag_tensor *x = n->in[X], *t = n->in[TARGET], *w = n->in[WEIGHT];
     entropy<T> j;
     memset(&j, 0, sizeof j);
@@ -101,7 +101,7 @@ template <class T> static void forward(ag_node *n)
     j.loss = j.each ? ag_real(n->out) : (float *)ag_workspace(n, j.rows, sizeof *j.loss);
     if (wide) LAUNCH((entropy_forward<true, T>), ag_team_blocks(j.rows, true), AG_BLOCK, 0, j);
     else LAUNCH((entropy_forward<false, T>), ag_team_blocks(j.rows, false), AG_BLOCK, 0, j);
-    if (!j.each) fold_rows(n, j, put_mean{ ag_real(n->out), ((const entropy_arg *)n->arg)->reduction == AG_MEAN });
+    if (!j.each) fold_rows(n, j, put_mean{ ag_real(n->out), ((const ag_entropy_arg *)n->arg)->reduction == AG_MEAN });
 }
 
 /* ---- backward ------------------------------------------------------------------------------------------ */
@@ -133,7 +133,7 @@ template <class T> static void backward(ag_node *n)
     entropy<T> j = job_of<T>(n);
     if (!n->din[X] || !j.rows) return;
     j.g = ag_real(n->out->grad), j.d = (T *)n->din[X]->data, j.add = n->accumulate[X];
-    if (((const entropy_arg *)n->arg)->reduction == AG_MEAN && j.weight && j.hard) {
+    if (((const ag_entropy_arg *)n->arg)->reduction == AG_MEAN && j.weight && j.hard) {
         float *divisor = (float *)ag_workspace(n, 1, sizeof *divisor);
         fold_rows(n, j, put_weight{ divisor });
         j.divisor = divisor;

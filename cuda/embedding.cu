@@ -36,3 +36,22 @@ void ag_embedding_backward_cuda(ag_node *n)
     const int64_t width = n->in[0]->shape[1];
     ag_rows_add(ids_of(n), width, output_row{ ag_real(n->out->grad), width }, n->din[0], n->accumulate[0]);
 }
+
+/* ---- one_hot ------------------------------------------------------------------------------------------- */
+
+static __global__ void one_hot(ag_ids ids, float *y, ag_cuda_trap *trap, const char *at)
+{
+    AG_EACH (i, ids.n * ids.rows) {
+        const int64_t p = i / ids.rows, c = i - p * ids.rows;
+        y[i] = ids.at(p) == c;
+        if (!c && !ids.valid(p)) ag_trap(trap, at, "ag_one_hot", p, ids.at(p), ids.rows);
+    }
+}
+
+void ag_one_hot_forward_cuda(ag_node *n)
+{
+    const int64_t size = ag_numel(n->out), classes = *(const int64_t *)n->arg;
+    const ag_ids ids = { (const int64_t *)n->in[0]->data, ag_numel(n->in[0]), 1, classes };
+    if (size)
+        LAUNCH(one_hot, ag_blocks(size), AG_BLOCK, 0, ids, ag_real(n->out), ag_cuda_trap_device(), n->at);
+}

@@ -1,9 +1,9 @@
 /* cuda/focal.cu - ops/focal.c: loss = -w_t (1 - p_t)^gamma log p_t. */
 #include "cuda/class_loss.h"
+#include "ops/args.h"
 #include "ops/registry.h"
 
 enum { X, TARGET, WEIGHT };
-typedef struct { ag_reduction reduction; double gamma; } focal_arg;        /* as in ops/focal.c */
 
 struct focal {
     const float *x, *weight, *g;
@@ -18,7 +18,7 @@ struct focal {
 
 static focal job_of(const ag_node *n)
 {
-    const focal_arg *arg = (const focal_arg *)n->arg;
+    const ag_focal_arg *arg = (const ag_focal_arg *)n->arg;
     focal j;
     memset(&j, 0, sizeof j);
     j.x = ag_real(n->in[X]), j.target = (const int64_t *)n->in[TARGET]->data, j.lse = ag_real(n->saved[0]);

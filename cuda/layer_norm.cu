@@ -202,18 +202,6 @@ template <class T> struct parameter_sums {
     };
 };
 
-struct put_parameters {
-    ag_put_column<0> w;
-    ag_put_column<1> b;
-    __device__ inline void operator()(int64_t, int64_t c, const double *s) const { w(c, s), b(c, s); }
-};
-
-static put_parameters put_of(const ag_node *n)
-{
-    return { { ag_real_or_null(n->din[WEIGHT]), n->accumulate[WEIGHT] },
-             { ag_real_or_null(n->din[BIAS]), n->accumulate[BIAS] } };
-}
-
 template <class T> struct run_backward {
     layer_args<T> a;
     const ag_node *n;
@@ -224,7 +212,7 @@ template <class T> struct run_backward {
         float *parts = sums ? (float *)ag_workspace(n, 2 * blocks * a.width, sizeof *parts) : nullptr;
         LAUNCH((layer_backward<T, V, K>), blocks, AG_BLOCK, sums ? AG_BLOCK / lanes * a.width * sizeof(float) : 0, a, lanes,
                parts);
-        if (sums) ag_columns_fold<2>(1, a.width, blocks, parts, put_of(n));
+        if (sums) ag_columns_fold<2>(1, a.width, blocks, parts, ag_put_parameters_of(n, WEIGHT, BIAS));
     }
 };
 
@@ -236,7 +224,8 @@ template <class T> static void backward(ag_node *n)
     if (a.rows && ag_row_shape<T>(a.width, aligned(a), run_backward<T>{ a, n })) return;
     if (a.rows && a.out) LAUNCH(layer_backward_wide<T>, (unsigned)a.rows, AG_BLOCK, 0, a);
     if (n->din[WEIGHT] || n->din[BIAS])
-        ag_columns_sum<2, T>(n, ag_columns_of<T>(1, a.rows, a.width, aligned(a)), parameter_sums<T>{ a }, put_of(n));
+        ag_columns_sum<2, T>(n, ag_columns_of<T>(1, a.rows, a.width, aligned(a)), parameter_sums<T>{ a },
+                             ag_put_parameters_of(n, WEIGHT, BIAS));
 }
 
 void ag_layer_norm_forward_cuda(ag_node *n)

@@ -44,23 +44,23 @@ template <class A> static __device__ inline A ag_lanes_sum(A v, int lanes)
     return v;
 }
 
-static __device__ inline float ag_lanes_max(float v, int lanes)
+template <class A> static __device__ inline A ag_lanes_max(A v, int lanes)
 {
     for (int o = lanes / 2; o > 0; o /= 2) {
-        const float w = __shfl_xor_sync(0xffffffffu, v, o);
+        const A w = __shfl_xor_sync(0xffffffffu, v, o);
         v = w > v ? w : v;
     }
     return v;
 }
 
 /* Over a block of AG_BLOCK threads; every thread gets the result. `shared` has AG_BLOCK / AG_WARP elements. */
-template <bool MAX> static __device__ inline float ag_block_fold(float v, float *shared)
+template <bool MAX, class A> static __device__ inline A ag_block_fold(A v, A *shared)
 {
     v = MAX ? ag_lanes_max(v, AG_WARP) : ag_lanes_sum(v, AG_WARP);
     __syncthreads();
     if (threadIdx.x % AG_WARP == 0) shared[threadIdx.x / AG_WARP] = v;
     __syncthreads();
-    float a = shared[0];
+    A a = shared[0];
     for (int w = 1; w < AG_BLOCK / AG_WARP; w++) a = MAX ? (shared[w] > a ? shared[w] : a) : a + shared[w];
     return a;
 }

@@ -1,6 +1,5 @@
 #include "ops/activation.h"
 #include <string.h>
-#include "ops/formulas.h"
 
 #define ROWS(id, value, derivative)                                                                              \
     static void id##_row(int64_t n, real *y)                                                                     \
@@ -18,21 +17,14 @@
         _Pragma("omp simd")                                                                                      \
         for (int64_t i = 0; i < n; i++) { const real z = zs[i]; d[i] = g[i] * (derivative); y[i] = (value); }    \
     }
-ROWS(gelu, GELU(z), GELU_GRAD(z))
-ROWS(relu, z > 0 ? z : 0, z > 0 ? R(1) : 0)
-ROWS(relu6, RELU6(z), z > 0 && z < 6 ? R(1) : 0)
-ROWS(hardswish, HARDSWISH(z), HARDSWISH_GRAD(z))
-ROWS(silu, SILU(z), SILU_GRAD(z))
+AG_ACTIVATION_FORMULAS(ROWS)
 
 typedef struct {
     void (*row)(int64_t n, real *y), (*grad)(int64_t n, const real *z, const real *g, real *d);
     void (*both)(int64_t n, const real *z, const real *g, real *y, real *d);
 } loops;
-#define LOOPS(id) { id##_row, id##_grad_row, id##_both_row }
-static const loops table[AG_ACTIVATIONS] = {
-    [AG_LINEAR_GELU] = LOOPS(gelu), [AG_LINEAR_RELU] = LOOPS(relu), [AG_LINEAR_RELU6] = LOOPS(relu6),
-    [AG_LINEAR_HARDSWISH] = LOOPS(hardswish), [AG_LINEAR_SILU] = LOOPS(silu),
-};
+#define LOOPS(id, value, derivative) [AG_LINEAR_##id] = { id##_row, id##_grad_row, id##_both_row },
+static const loops table[AG_ACTIVATIONS] = { AG_ACTIVATION_FORMULAS(LOOPS) };
 
 void ag_activate(ag_activation activation, int64_t n, real *y)
 {

@@ -2,7 +2,17 @@
 #ifndef AG_ACTIVATION_H
 #define AG_ACTIVATION_H
 #include "core/op.h"
+#include "ops/formulas.h"
 #include "ops/ops.h"
+AG_BEGIN_DECLS
+
+/* F(name, value, derivative) of z, for rows here and for kernels in cuda/. */
+#define AG_ACTIVATION_FORMULAS(F)                                                                                \
+    F(GELU, GELU(z), GELU_GRAD(z))                                                                               \
+    F(RELU, z > 0 ? z : R(0), z > 0 ? R(1) : R(0))                                                               \
+    F(RELU6, RELU6(z), z > 0 && z < 6 ? R(1) : R(0))                                                             \
+    F(HARDSWISH, HARDSWISH(z), HARDSWISH_GRAD(z))                                                                \
+    F(SILU, SILU(z), SILU_GRAD(z))
 
 /* y[i] = activation(y[i]) */
 void ag_activate(ag_activation activation, int64_t n, real *y);
@@ -15,4 +25,5 @@ bool ag_activation_by_output(ag_activation activation);
 /* For infer. */
 void ag_node_require_activation(const ag_node *n, ag_activation activation);
 
+AG_END_DECLS
 #endif

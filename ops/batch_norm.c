@@ -6,16 +6,16 @@
 #include <math.h>
 #include "core/thread.h"
 #include "ops/activation.h"
+#include "ops/args.h"
 #include "ops/channels.h"
 #include "ops/registry.h"
 #include "ops/tiles.h"
 
 enum { X, WEIGHT, BIAS, RUNNING_MEAN, RUNNING_VAR, RESIDUAL, INPUTS };
-typedef struct { double momentum, eps; bool training; ag_activation activation; } batch_arg;
 
 static void batch_infer(ag_node *n)
 {
-    const batch_arg *a = n->arg;
+    const ag_batch_arg *a = n->arg;
     const ag_tensor *x = n->in[X], *residual = n->in[RESIDUAL];
     ag_node_require_real(n, x, "x");
     AG_REQUIRE(n, x->ndim >= 2, "needs x [..., C] with at least two axes");
@@ -59,7 +59,7 @@ static batch_job job_of(const ag_node *n, int columns)
 {
     const ag_tensor *x = n->in[X], *residual = n->in[RESIDUAL];
     batch_job j = { .x = x->data, .residual = residual ? residual->data : NULL, .dtype = x->dtype,
-                    .activation = ((const batch_arg *)n->arg)->activation, .channels = x->shape[x->ndim - 1],
+                    .activation = ((const ag_batch_arg *)n->arg)->activation, .channels = x->shape[x->ndim - 1],
                     .width = tiles_of(n, NULL, NULL, 0).width, .lo = -INFINITY, .hi = INFINITY };
     if (ag_activation_by_output(j.activation)) {
         if (j.activation) j.lo = 0;
@@ -125,7 +125,7 @@ static void guess_mean(const batch_job *j, int64_t rows)
 
 static void batch_statistics(const ag_node *n, const batch_job *j, real *rstd)
 {
-    const batch_arg *a = n->arg;
+    const ag_batch_arg *a = n->arg;
     const double rows = (double)(ag_numel(n->in[X]) / j->channels);
     real *running_mean = ag_real(n->in[RUNNING_MEAN]), *running_var = ag_real(n->in[RUNNING_VAR]);
     guess_mean(j, ag_numel(n->in[X]) / j->channels);
@@ -143,7 +143,7 @@ static void batch_statistics(const ag_node *n, const batch_job *j, real *rstd)
 
 static void running_statistics(const ag_node *n, const batch_job *j, real *rstd)
 {
-    const double eps = ((const batch_arg *)n->arg)->eps;
+    const double eps = ((const ag_batch_arg *)n->arg)->eps;
     for (int64_t c = 0; c < j->channels; c++) {
         j->mean[c] = ag_real(n->in[RUNNING_MEAN])[c];
         rstd[c] = (real)(1 / sqrt((double)ag_real(n->in[RUNNING_VAR])[c] + eps));
@@ -202,7 +202,7 @@ static void batch_forward(ag_node *n)
 {
     batch_job j = job_of(n, 3);
     real *rstd = n->saved[1] ? ag_real(n->saved[1]) : ag_workspace(n, j.channels, sizeof *rstd);
-    if (((const batch_arg *)n->arg)->training) batch_statistics(n, &j, rstd);
+    if (((const ag_batch_arg *)n->arg)->training) batch_statistics(n, &j, rstd);
     else running_statistics(n, &j, rstd);
     set_columns(n, &j, rstd);
     if (n->saved[0]) memcpy(n->saved[0]->data, j.mean, (size_t)j.channels * sizeof *j.mean);
@@ -302,7 +302,7 @@ static void grad_tile(ag_tile t, real *sums, const void *arg)
  * statistics are constants and the means absent. */
 static void gradient_sums(ag_node *n, const batch_job *j, const real *rstd)
 {
-    const double share = ((const batch_arg *)n->arg)->training ? (double)j->channels / (double)ag_numel(n->out) : 0;
+    const double share = ((const ag_batch_arg *)n->arg)->training ? (double)j->channels / (double)ag_numel(n->out) : 0;
     const ag_tiles t = tiles_of(n, j, grad_sums_tile, 2);
     double *sums = ag_tiles_run(n, &t), *dots = sums + j->width;
     for (int64_t c = 0; c < j->channels; c++) {
@@ -334,7 +334,7 @@ static void batch_backward(ag_node *n)
 static int64_t batch_workspace(const ag_node *n, bool backward)
 {
     const ag_tiles t = tiles_of(n, NULL, NULL, 2);
-    const bool sums = backward || ((const batch_arg *)n->arg)->training;
+    const bool sums = backward || ((const ag_batch_arg *)n->arg)->training;
     const int64_t rstd = n->saved[1] ? 0 : n->in[X]->shape[n->in[X]->ndim - 1];
     return ((backward ? 6 : 3) * t.width + rstd) * (int64_t)sizeof(real) + (sums ? ag_tiles_workspace(&t) : 0);
 }
@@ -371,8 +371,9 @@ static ag_tensor *running_check(ag_tensor **in)       /* what training does to t
 
 const ag_op ag_op_batch_norm = {
     .name = "batch_norm", .inputs = "x weight bias running_mean running_var residual", .infer = batch_infer,
-    .unread_out = true, .bf16 = 1 << X | 1 << RESIDUAL, .workspace = batch_workspace,
-    .forward = { batch_forward }, .backward = { batch_backward },
+    .unread_out = true, .bf16 = 1 << X | 1 << RESIDUAL, .bf16_cuda = 1 << X | 1 << RESIDUAL, .workspace = batch_workspace,
+    .forward = { batch_forward, AG_CUDA_FN(ag_batch_norm_forward_cuda) },
+    .backward = { batch_backward, AG_CUDA_FN(ag_batch_norm_backward_cuda) },
     .check = { { "x[4,5] weight[5] bias[5]", train_check }, { "x[2,3,5] weight[5] bias[5]", train_hardswish_check },
                { "x[4,5] weight[5] bias[5] m[5]:const v[5]:cpos", eval_check }, { "x[7,3]:const", running_check },
                { "x[2,3,3] weight[3] bias[3] residual[2,3,3]", train_relu_check },
@@ -383,7 +384,7 @@ const ag_op ag_op_batch_norm = {
 ag_tensor *ag_batch_norm_(const char *at, ag_tensor *x, ag_tensor *running_mean, ag_tensor *running_var,
                           ag_batch_norm_opts opts)
 {
-    const batch_arg a = { opts.momentum > 0 ? opts.momentum : 0.1, opts.eps > 0 ? opts.eps : 1e-5, opts.training,
+    const ag_batch_arg a = { opts.momentum > 0 ? opts.momentum : 0.1, opts.eps > 0 ? opts.eps : 1e-5, opts.training,
                           opts.activation };
     return ag_apply_(at, &ag_op_batch_norm, INPUTS,
                      (ag_tensor *[]){ x, opts.weight, opts.bias, running_mean, running_var, opts.residual }, &a, sizeof a);

@@ -5,14 +5,13 @@
  * the mean divides by sum w_t (integers) or by N (probabilities), as F.cross_entropy does. */
 #include "core/bf16.h"
 #include "core/thread.h"
+#include "ops/args.h"
 #include "ops/formulas.h"
 #include "ops/indexing.h"
 #include "ops/ops.h"
 #include "ops/registry.h"
 
 enum { X, TARGET, WEIGHT, INPUTS };
-
-typedef struct { ag_reduction reduction; double smoothing; bool logits; } entropy_arg;
 
 typedef struct {
     const void *x;
@@ -28,7 +27,7 @@ typedef struct {
 
 static void entropy_infer(ag_node *n)
 {
-    const entropy_arg *a = n->arg;
+    const ag_entropy_arg *a = n->arg;
     const ag_tensor *x = n->in[X], *t = n->in[TARGET], *w = n->in[WEIGHT];
     ag_node_require_real(n, x, "x");
     AG_REQUIRE(n, x->ndim == 2, "x must be [N, C], got %d axes; ag_reshape joins leading axes", x->ndim);
@@ -53,7 +52,7 @@ static void entropy_infer(ag_node *n)
 /* buffers: rows of scratch for each thread */
 static entropy_job job_of(const ag_node *n, int buffers)
 {
-    const entropy_arg *a = n->arg;
+    const ag_entropy_arg *a = n->arg;
     const ag_tensor *x = n->in[X], *t = n->in[TARGET], *w = n->in[WEIGHT];
     entropy_job j = { .x = x->data, .dtype = x->dtype, .soft = t->dtype == AG_F32 ? ag_real(t) : NULL,
                       .hard = t->dtype == AG_I64 ? t->data : NULL, .lse = ag_real(n->saved[0]), .classes = x->shape[1],
@@ -147,7 +146,7 @@ static void backward_rows(int64_t begin, int64_t end, void *arg)
 
 static double divisor(const ag_node *n)
 {
-    const entropy_arg *a = n->arg;
+    const ag_entropy_arg *a = n->arg;
     const ag_tensor *t = n->in[TARGET], *w = n->in[WEIGHT];
     double sum = 0;
     if (a->reduction != AG_MEAN) return 1;
@@ -179,7 +178,7 @@ static void entropy_backward(ag_node *n)
 
 static ag_tensor *apply(const char *at, const ag_op *op, ag_tensor *x, ag_tensor *target, ag_loss_opts opts, bool logits)
 {
-    const entropy_arg a = { opts.reduction, opts.label_smoothing, logits };
+    const ag_entropy_arg a = { opts.reduction, opts.label_smoothing, logits };
     return ag_apply_(at, op, INPUTS, (ag_tensor *[]){ x, target, opts.weight }, &a, sizeof a);
 }
 

@@ -109,7 +109,8 @@ static void one_hot_forward(ag_node *n)
 static ag_tensor *one_hot_check(ag_tensor **in) { return ag_one_hot(in[0], 5); }
 
 const ag_op ag_op_one_hot = {
-    .name = "one_hot", .inputs = "ids", .infer = one_hot_infer, .no_grad = "integers", .forward = { one_hot_forward },
+    .name = "one_hot", .inputs = "ids", .infer = one_hot_infer, .no_grad = "integers",
+    .forward = { one_hot_forward, AG_CUDA_FN(ag_one_hot_forward_cuda) },
     .check = { { "ids[7]:i64<5", one_hot_check }, { "ids[2,3]:i64<5", one_hot_check } },
 };
 

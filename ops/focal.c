@@ -4,14 +4,13 @@
  *   d loss / d x_c = w_t ((1 - p_t)^gamma - gamma p_t (1 - p_t)^(gamma - 1) l) (p_c - [c = t])
  * The mean divides by the number of samples. */
 #include "core/thread.h"
+#include "ops/args.h"
 #include "ops/formulas.h"
 #include "ops/indexing.h"
 #include "ops/ops.h"
 #include "ops/registry.h"
 
 enum { X, TARGET, WEIGHT, INPUTS };
-
-typedef struct { ag_reduction reduction; double gamma; } focal_arg;
 
 typedef struct {
     const real *x, *weight, *g;
@@ -23,7 +22,7 @@ typedef struct {
 
 static void infer(ag_node *n)
 {
-    const focal_arg *a = n->arg;
+    const ag_focal_arg *a = n->arg;
     const ag_tensor *x = n->in[X], *t = n->in[TARGET], *w = n->in[WEIGHT];
     ag_node_require_real(n, x, "x");
     AG_REQUIRE(n, x->ndim == 2, "x must be [N, C], got %d axes; ag_reshape joins leading axes", x->ndim);
@@ -41,7 +40,7 @@ static void infer(ag_node *n)
 
 static focal_job job_of(const ag_node *n)
 {
-    const focal_arg *a = n->arg;
+    const ag_focal_arg *a = n->arg;
     const ag_tensor *w = n->in[WEIGHT];
     const bool mean = a->reduction == AG_MEAN;
     return (focal_job){ .x = ag_real(n->in[X]), .target = n->in[TARGET]->data, .weight = w ? ag_real(w) : NULL,
@@ -123,6 +122,6 @@ const ag_op ag_op_focal_loss = {
 
 ag_tensor *ag_focal_loss_(const char *at, ag_tensor *x, ag_tensor *target, ag_loss_opts opts)
 {
-    const focal_arg a = { opts.reduction, opts.gamma != 0 ? opts.gamma : 2 };
+    const ag_focal_arg a = { opts.reduction, opts.gamma != 0 ? opts.gamma : 2 };
     return ag_apply_(at, &ag_op_focal_loss, INPUTS, (ag_tensor *[]){ x, target, opts.weight }, &a, sizeof a);
 }

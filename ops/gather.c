@@ -1,6 +1,7 @@
 /* ops/gather.c - picking along an axis, and the orders that say what to pick: sort, top k. */
 #include <stdlib.h>
 #include "core/memory.h"
+#include "ops/args.h"
 #include "ops/indexing.h"
 #include "ops/ops.h"
 #include "ops/registry.h"
@@ -61,7 +62,8 @@ static ag_tensor *gather_first_check(ag_tensor **in) { return ag_gather(in[0], 0
 
 const ag_op ag_op_gather = {
     .name = "gather", .inputs = "x index", .infer = gather_infer,
-    .forward = { gather_forward }, .backward = { gather_backward },
+    .forward = { gather_forward, AG_CUDA_FN(ag_gather_forward_cuda) },
+    .backward = { gather_backward, AG_CUDA_FN(ag_gather_backward_cuda) },
     .check = { { "x[3,5] index[3,4]:i64<5", gather_check }, { "x[4,5] index[6,3]:i64<4", gather_first_check } },
 };
 
@@ -72,7 +74,6 @@ ag_tensor *ag_gather_(const char *at, ag_tensor *x, int axis, ag_tensor *index)
 
 /* ---- argsort, argtopk ---------------------------------------------------------------------------------- */
 
-typedef struct { int64_t keep; bool descending; } order_arg;       /* keep: how many along the last axis, -1: all */
 typedef struct { real value; int64_t index; } ranked;
 
 /* NaN counts as the largest; equals keep their order. (torch.sort) */
@@ -96,7 +97,7 @@ static int falling(const void *pa, const void *pb)
 
 static void order_infer(ag_node *n)
 {
-    const order_arg *a = n->arg;
+    const ag_order_arg *a = n->arg;
     const ag_tensor *x = n->in[0];
     ag_node_require_real(n, x, NULL);
     AG_REQUIRE(n, x->ndim > 0, "a scalar has no order");
@@ -109,7 +110,7 @@ static void order_infer(ag_node *n)
 
 static void order_forward(ag_node *n)
 {
-    const order_arg *a = n->arg;
+    const ag_order_arg *a = n->arg;
     const ag_tensor *x = n->in[0];
     const int64_t width = x->shape[x->ndim - 1], keep = n->out->shape[x->ndim - 1], rows = ag_numel(x) / width;
     ranked *order = ag_workspace(n, width, sizeof *order);
@@ -124,19 +125,20 @@ static ag_tensor *argsort_check(ag_tensor **in) { return ag_argsort(in[0], false
 static ag_tensor *argtopk_check(ag_tensor **in) { return ag_argtopk(in[0], 3); }
 
 const ag_op ag_op_argsort = {
-    .name = "argsort", .inputs = "x", .infer = order_infer, .no_grad = "integers", .forward = { order_forward },
+    .name = "argsort", .inputs = "x", .infer = order_infer, .no_grad = "integers",
+    .forward = { order_forward, AG_CUDA_FN(ag_argsort_forward_cuda) },
     .check = { { "x[3,9]:const", argsort_check }, { "x[2,9]:const", argtopk_check } },
 };
 
 ag_tensor *ag_argsort_(const char *at, ag_tensor *x, bool descending)
 {
-    return ag_apply_(at, &ag_op_argsort, 1, &x, &(order_arg){ -1, descending }, sizeof(order_arg));
+    return ag_apply_(at, &ag_op_argsort, 1, &x, &(ag_order_arg){ -1, descending }, sizeof(ag_order_arg));
 }
 
 ag_tensor *ag_argtopk_(const char *at, ag_tensor *x, int64_t k)
 {
     if (k < 0) ag_fail(at, "ag_topk: k is %" PRId64, k);
-    return ag_apply_(at, &ag_op_argsort, 1, &x, &(order_arg){ k, true }, sizeof(order_arg));
+    return ag_apply_(at, &ag_op_argsort, 1, &x, &(ag_order_arg){ k, true }, sizeof(ag_order_arg));
 }
 
 ag_tensor *ag_topk_(const char *at, ag_tensor *x, int64_t k, ag_tensor **indices)

@@ -2,12 +2,12 @@
  * l the 2-norm of a channel over the pixels of a sample, its mean over the channels. */
 #include <math.h>
 #include "ops/affine.h"
+#include "ops/args.h"
 #include "ops/channels.h"
 #include "ops/registry.h"
 #include "ops/vision.h"
 
 enum { X, WEIGHT, BIAS, INPUTS };
-static const double tiny = 1e-6;
 
 static void grn_infer(ag_node *n)
 {
@@ -27,7 +27,7 @@ static double scale_of(const real *length, int64_t channels)
 {
     double sum = 0;
     for (int64_t c = 0; c < channels; c++) sum += (double)length[c];
-    return sum / (double)channels + tiny;
+    return sum / (double)channels + AG_GRN_TINY;
 }
 
 static void grn_forward(ag_node *n)
@@ -88,8 +88,9 @@ static ag_tensor *grn_check(ag_tensor **in) { return ag_grn(in[0], in[1], in[2])
 
 const ag_op ag_op_grn = {
     .name = "grn", .inputs = "x weight bias", .infer = grn_infer, .unread_out = true,
-    .bf16 = 1 << X, .workspace = grn_workspace,
-    .forward = { grn_forward }, .backward = { grn_backward },
+    .bf16 = 1 << X, .bf16_cuda = 1 << X, .workspace = grn_workspace,
+    .forward = { grn_forward, AG_CUDA_FN(ag_grn_forward_cuda) },
+    .backward = { grn_backward, AG_CUDA_FN(ag_grn_backward_cuda) },
     .check = { { "x[2,3,3,5] weight[5] bias[5]", grn_check }, { "x[1,67,3] weight[3] bias[3]", grn_check } },
 };
 

@@ -2,16 +2,16 @@
 #include <math.h>
 #include "core/bf16.h"
 #include "ops/affine.h"
+#include "ops/args.h"
 #include "ops/channels.h"
 #include "ops/registry.h"
 #include "ops/vision.h"
 
 enum { X, WEIGHT, BIAS, INPUTS };
-typedef struct { int64_t groups; double eps; } group_arg;
 
 static void group_infer(ag_node *n)
 {
-    const group_arg *a = n->arg;
+    const ag_group_arg *a = n->arg;
     const ag_tensor *x = n->in[X];
     ag_node_require_real(n, x, "x");
     AG_REQUIRE(n, x->ndim >= 2, "needs x [N, ..., C] with at least two axes");
@@ -44,7 +44,7 @@ static double mean_of(const ag_affine *a, const double *sums, const real *x0, in
 
 static void group_forward(ag_node *n)
 {
-    const group_arg *arg = n->arg;
+    const ag_group_arg *arg = n->arg;
     ag_affine a = ag_affine_of(n, false);
     const int64_t per = a.channels / arg->groups;
     real *buf = ag_workspace(n, a.channels, sizeof *buf);
@@ -73,7 +73,7 @@ static void group_forward(ag_node *n)
  * gx, g: the sums of sample s; turned into those of g h and g. */
 static void group_coefficients(const ag_node *n, const ag_affine *a, int64_t s, int64_t group, double *gx, double *g)
 {
-    const int64_t groups = ((const group_arg *)n->arg)->groups, per = a->channels / groups, k = s * groups + group;
+    const int64_t groups = ((const ag_group_arg *)n->arg)->groups, per = a->channels / groups, k = s * groups + group;
     const double mean = (double)ag_real(n->saved[0])[k], rstd = (double)ag_real(n->saved[1])[k];
     double u = 0, uh = 0;
     for (int64_t c = group * per; c < (group + 1) * per; c++) {
@@ -96,7 +96,7 @@ static void group_backward(ag_node *n)
     double *sums = ag_affine_sums(n, &a);
     for (int64_t s = 0; s < a.samples; s++) {
         double *gx = sums + 2 * s * a.channels, *g = gx + a.channels;
-        for (int64_t k = 0; k < ((const group_arg *)n->arg)->groups; k++) group_coefficients(n, &a, s, k, gx, g);
+        for (int64_t k = 0; k < ((const ag_group_arg *)n->arg)->groups; k++) group_coefficients(n, &a, s, k, gx, g);
         for (int64_t c = 0; s && c < 2 * a.channels; c++) sums[c] += gx[c];
     }
     ag_give_channels(n, WEIGHT, sums);
@@ -115,14 +115,15 @@ static ag_tensor *group_plain(ag_tensor **in) { return ag_group_norm(in[0], 3, .
 
 const ag_op ag_op_group_norm = {
     .name = "group_norm", .inputs = "x weight bias", .infer = group_infer,
-    .unread_out = true, .bf16 = 1 << X, .workspace = group_workspace,
-    .forward = { group_forward }, .backward = { group_backward },
+    .unread_out = true, .bf16 = 1 << X, .bf16_cuda = 1 << X, .workspace = group_workspace,
+    .forward = { group_forward, AG_CUDA_FN(ag_group_norm_forward_cuda) },
+    .backward = { group_backward, AG_CUDA_FN(ag_group_norm_backward_cuda) },
     .check = { { "x[2,3,3,4] weight[4] bias[4]", group_check }, { "x[3,6]:far", group_plain },
                { "x[1,67,2] weight[2] bias[2]", group_check } },
 };
 
 ag_tensor *ag_group_norm_(const char *at, ag_tensor *x, int64_t groups, ag_group_norm_opts opts)
 {
-    const group_arg a = { groups, opts.eps > 0 ? opts.eps : 1e-5 };
+    const ag_group_arg a = { groups, opts.eps > 0 ? opts.eps : 1e-5 };
     return ag_apply_(at, &ag_op_group_norm, INPUTS, (ag_tensor *[]){ x, opts.weight, opts.bias }, &a, sizeof a);
 }

@@ -106,8 +106,9 @@ static void mixup_backward(ag_node *n)
 static ag_tensor *mixup_check(ag_tensor **in) { return ag_mixup(in[0], in[1], in[2]); }
 
 const ag_op ag_op_mixup = {
-    .name = "mixup", .inputs = "x lambda order", .infer = mixup_infer, .bf16 = 1,
-    .forward = { mixup_forward }, .backward = { mixup_backward },
+    .name = "mixup", .inputs = "x lambda order", .infer = mixup_infer, .bf16 = 1, .bf16_cuda = 1,
+    .forward = { mixup_forward, AG_CUDA_FN(ag_mixup_forward_cuda) },
+    .backward = { mixup_backward, AG_CUDA_FN(ag_mixup_backward_cuda) },
     .check = { { "x[3,2,5] lambda[3]:u01 order[3]:i64<3", mixup_check },
                { "x[4,3] lambda[4]:u01 order[4]:i64<4", mixup_check } },
 };
@@ -222,8 +223,9 @@ static ag_tensor *cutmix_check(ag_tensor **in)
 }
 
 const ag_op ag_op_cutmix = {
-    .name = "cutmix", .inputs = "x box order", .infer = cutmix_infer, .bf16 = 1,
-    .forward = { cutmix_forward }, .backward = { cutmix_backward },
+    .name = "cutmix", .inputs = "x box order", .infer = cutmix_infer, .bf16 = 1, .bf16_cuda = 1,
+    .forward = { cutmix_forward, AG_CUDA_FN(ag_cutmix_forward_cuda) },
+    .backward = { cutmix_backward, AG_CUDA_FN(ag_cutmix_backward_cuda) },
     .check = { { "x[3,4,5,2] order[3]:i64<3", cutmix_check } },
 };
 

@@ -15,7 +15,7 @@
 #include "ops/channels.h"
 #include "ops/gemm.h"
 #include "ops/registry.h"
-#include "ops/residual.h"
+#include "ops/dropout.h"
 #include "ops/vision.h"
 
 enum { X, W1, B1, W2, B2, INPUTS, RESIDUAL = INPUTS, SCALE, TAIL_INPUTS };

@@ -1,18 +1,17 @@
 /* ops/residual.c - y = x + branch scale keep in one pass: keep is 0 for the samples whose branch is dropped, 1 / (1 - p)
  * for the others, a function of (key, sample) that backward computes again. */
-#include "core/random.h"
+#include "ops/args.h"
 #include "ops/channels.h"
 #include "ops/registry.h"
-#include "ops/residual.h"
+#include "ops/dropout.h"
 #include "ops/tiles.h"
 #include "ops/vision.h"
 
 enum { X, BRANCH, SCALE, INPUTS };
-typedef struct { double p; uint64_t key; } residual_arg;
 
 static void residual_infer(ag_node *n)
 {
-    const residual_arg *a = n->arg;
+    const ag_drop_arg *a = n->arg;
     const ag_tensor *x = n->in[X], *branch = n->in[BRANCH];
     ag_node_require_real(n, x, "x");
     ag_node_require_real(n, branch, "branch");
@@ -30,15 +29,9 @@ typedef struct {
     const real *scale;                  /* NULL: 1 */
     ag_dtype dtype;
     int64_t rows, width, channels;      /* of a sample; narrow rows are folded */
-    residual_arg drop;
+    ag_drop_arg drop;
     bool add;
 } residual_job;
-
-real ag_drop_path_keep(double p, uint64_t key, int64_t sample)
-{
-    if (p == 0 || p == 1) return p == 0;
-    return ag_philox(key, 4, (uint64_t)sample).v[0] >= (uint32_t)(p * 0x1p32) ? (real)(1 / (1 - p)) : 0;
-}
 
 /* scale keep of the tile's columns; returns keep. */
 static real factors(const residual_job *j, ag_tile t, real *by)
@@ -113,7 +106,7 @@ static residual_job job_of(const ag_node *n)
     const ag_tensor *x = n->in[X];
     residual_job j = { .x = x->data, .branch = n->in[BRANCH]->data,
                        .scale = n->in[SCALE] ? ag_real(n->in[SCALE]) : NULL,
-                       .dtype = x->dtype, .channels = x->shape[x->ndim - 1], .drop = *(const residual_arg *)n->arg };
+                       .dtype = x->dtype, .channels = x->shape[x->ndim - 1], .drop = *(const ag_drop_arg *)n->arg };
     const int64_t samples = x->ndim > 1 && j.drop.p > 0 ? x->shape[0] : 1;
     const int64_t rows = ag_numel(x) / (samples * j.channels), fold = ag_tiles_fold(rows, j.channels);
     j.rows = rows / fold, j.width = j.channels * fold;
@@ -138,7 +131,7 @@ static void residual_forward(ag_node *n)
 /* Whether y = x + branch, so that both gradients are g. */
 static bool plain(const ag_node *n)
 {
-    return !n->in[SCALE] && ((const residual_arg *)n->arg)->p == 0;
+    return !n->in[SCALE] && ((const ag_drop_arg *)n->arg)->p == 0;
 }
 
 static void residual_give(ag_node *n)
@@ -179,8 +172,9 @@ static ag_tensor *drop_check(ag_tensor **in)
 
 const ag_op ag_op_residual = {
     .name = "residual", .inputs = "x branch scale", .infer = residual_infer, .unread_out = true,
-    .bf16 = 1 << X | 1 << BRANCH, .workspace = residual_workspace, .forward = { residual_forward },
-    .backward = { residual_backward, [AG_META] = residual_give },
+    .bf16 = 1 << X | 1 << BRANCH, .bf16_cuda = 1 << X | 1 << BRANCH, .workspace = residual_workspace,
+    .forward = { residual_forward, AG_CUDA_FN(ag_residual_forward_cuda) },
+    .backward = { residual_backward, AG_CUDA_FN(ag_residual_backward_cuda), residual_give },
     .check = { { "x[2,3,5] branch[2,3,5]", plain_check }, { "x[2,3,5] branch[2,3,5] scale[5]", scale_check },
                { "x[2,3,5] branch[2,3,5] scale[5]", drop_check },
                { "x[1,67,3] branch[1,67,3] scale[3]", scale_check } },
@@ -188,6 +182,6 @@ const ag_op ag_op_residual = {
 
 ag_tensor *ag_residual_(const char *at, ag_tensor *x, ag_tensor *branch, ag_residual_opts opts)
 {
-    const residual_arg a = { opts.drop_path, opts.key };
+    const ag_drop_arg a = { opts.drop_path, opts.key };
     return ag_apply_(at, &ag_op_residual, INPUTS, (ag_tensor *[]){ x, branch, opts.scale }, &a, sizeof a);
 }

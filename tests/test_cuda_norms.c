@@ -142,6 +142,191 @@ static void test_a_class_out_of_range_is_named(void **state)
     }
 }
 
+/* ---- the norms by channel, residuals, dropout ---------------------------------------------------------- */
+
+static ag_tensor *batch(ag_tensor *x, ag_tensor **in, ag_tensor *residual, ag_activation activation)
+{
+    ag_tensor *mean = ag_to(ag_zeros(in[1]->shape[0]), in[1]->device), *var = ag_to(ag_ones(in[1]->shape[0]), in[1]->device);
+    return ag_batch_norm(x, mean, var, .weight = in[1], .bias = in[2], .training = true, .residual = residual,
+                         .activation = activation);
+}
+static ag_tensor *batch_plain(ag_tensor **in) { return batch(in[0], in, NULL, AG_LINEAR_PLAIN); }
+static ag_tensor *batch_silu(ag_tensor **in) { return batch(in[0], in, NULL, AG_LINEAR_SILU); }
+static ag_tensor *batch_gelu(ag_tensor **in) { return batch(in[0], in, in[3], AG_LINEAR_GELU); }
+static ag_tensor *batch_relu(ag_tensor **in) { return batch(in[0], in, in[3], AG_LINEAR_RELU); }
+static ag_tensor *batch_offset(ag_tensor **in)
+{
+    return batch(ag_add_scalar(in[0], 100), in, NULL, AG_LINEAR_PLAIN);
+}
+static ag_tensor *batch_running(ag_tensor **in)
+{
+    AG_NO_GRAD;
+    ag_tensor *mean = ag_to(ag_zeros(in[0]->shape[1]), in[0]->device), *var = ag_to(ag_ones(in[0]->shape[1]), in[0]->device);
+    const ag_tensor *y = ag_batch_norm(in[0], mean, var, .training = true, .momentum = 0.3);
+    (void)y;
+    return ag_keep(ag_stack(0, mean, var));
+}
+static ag_tensor *batch_half(ag_tensor **in) { return batch(half(in[0]), in, half(in[3]), AG_LINEAR_RELU6); }
+static ag_tensor *batch_eval_half(ag_tensor **in)
+{
+    return ag_batch_norm(half(in[0]), in[3], in[4], .weight = in[1], .activation = AG_LINEAR_HARDSWISH);
+}
+
+static void test_batch_norm(void **state)
+{
+    (void)state;
+    static const cuda_case cases[] = {
+        { "batch_norm, packs", "x[40,24]:far w[24] b[24]", batch_plain },
+        { "batch_norm, rows in parts", "x[3000,4] w[4] b[4]", batch_silu },
+        { "batch_norm, more columns than a warp", "x[6,7,200] w[200] b[200] r[6,7,200]", batch_gelu },
+        { "batch_norm, single elements", "x[50,67] w[67] b[67] r[50,67]", batch_relu },
+        { "batch_norm, running", "x[3000,3]:const", batch_running },
+    }, halves[] = {
+        { "batch_norm of bf16", "x[30,64]:far w[64] b[64] r[30,64]", batch_half },
+        { "batch_norm of bf16, single elements", "x[30,7]:far w[7] b[7] r[30,7]", batch_half },
+        { "batch_norm of bf16, evaluated", "x[30,24] w[24] b[24] m[24]:const v[24]:cpos", batch_eval_half },
+    };
+    compare_cases(cases, COUNT(cases), F32);
+    compare_cases(halves, COUNT(halves), BF16);
+    compare_cases(&(cuda_case){ "batch_norm, far from 0", "x[700,8] w[8] b[8]", batch_offset }, 1, 1e-4);
+}
+
+static ag_tensor *groups(ag_tensor **in) { return ag_group_norm(in[0], 4, .weight = in[1], .bias = in[2]); }
+static ag_tensor *groups_half(ag_tensor **in) { return ag_group_norm(half(in[0]), 2, .weight = in[1], .bias = in[2]); }
+static ag_tensor *response(ag_tensor **in) { return ag_grn(in[0], in[1], in[2]); }
+static ag_tensor *response_half(ag_tensor **in) { return ag_grn(half(in[0]), in[1], in[2]); }
+
+static void test_norms_of_samples(void **state)
+{
+    (void)state;
+    static const cuda_case cases[] = {
+        { "group_norm, packs", "x[3,7,7,24] w[24] b[24]", groups },
+        { "group_norm, groups wider than a warp", "x[2,5,160] w[160] b[160]", groups },
+        { "grn, packs", "x[3,4,5,40] w[40] b[40]", response },
+        { "grn, more channels than a block", "x[2,3,301] w[301] b[301]", response },
+    }, halves[] = {
+        { "group_norm of bf16", "x[3,30,16] w[16] b[16]", groups_half },
+        { "group_norm of bf16, single elements", "x[3,30,6] w[6] b[6]", groups_half },
+        { "grn of bf16", "x[3,30,16] w[16] b[16]", response_half },
+        { "grn of bf16, single elements", "x[3,30,5] w[5] b[5]", response_half },
+    }, sums[] = {
+        { "group_norm, rows in parts", "x[2,1200,4] w[4] b[4]", groups },
+        { "grn, rows in parts", "x[2,1200,3] w[3] b[3]", response },
+    };
+    compare_cases(sums, COUNT(sums), 1e-4);         /* of 2,400 terms of either sign */
+    compare_cases(cases, COUNT(cases), F32);
+    compare_cases(halves, COUNT(halves), BF16);
+}
+
+static ag_tensor *residual(ag_tensor **in) { return ag_residual(in[0], in[1], .scale = in[2]); }
+static ag_tensor *residual_drop(ag_tensor **in)
+{
+    return ag_residual(in[0], in[1], .scale = in[2], .drop_path = 0.4, .key = 9);
+}
+static ag_tensor *residual_drop_plain(ag_tensor **in) { return ag_residual(in[0], in[1], .drop_path = 0.4, .key = 9); }
+static ag_tensor *residual_half(ag_tensor **in)
+{
+    return ag_residual(half(in[0]), half(in[1]), .scale = in[2], .drop_path = 0.4, .key = 9);
+}
+static ag_tensor *dropout(ag_tensor **in) { return ag_dropout(in[0], 0.3, 5); }
+static ag_tensor *dropout_unaligned(ag_tensor **in) { return ag_dropout(ag_slice(in[0], 0, 3, -1), 0.3, 5); }
+static ag_tensor *dropout_half(ag_tensor **in) { return ag_dropout(half(in[0]), 0.3, 5); }
+
+static void test_what_is_dropped(void **state)
+{
+    (void)state;
+    static const cuda_case cases[] = {
+        { "residual, packs", "x[6,5,24] branch[6,5,24] scale[24]", residual },
+        { "residual, rows in parts", "x[2,900,4] branch[2,900,4] scale[4]", residual },
+        { "residual, drop path", "x[9,5,24] branch[9,5,24] scale[24]", residual_drop },
+        { "residual, drop path, single elements", "x[9,5,7] branch[9,5,7] scale[7]", residual_drop },
+        { "residual, drop path without scale", "x[9,40,3] branch[9,40,3]", residual_drop_plain },
+        { "dropout", "x[9000]", dropout }, { "dropout, a rest", "x[4099]", dropout },
+        { "dropout, unaligned", "x[70]", dropout_unaligned },
+    }, halves[] = {
+        { "residual of bf16", "x[9,5,24] branch[9,5,24] scale[24]", residual_half },
+        { "residual of bf16, single elements", "x[9,5,7] branch[9,5,7] scale[7]", residual_half },
+        { "dropout of bf16", "x[4099]", dropout_half },
+    };
+    compare_cases(cases, COUNT(cases), F32);
+    compare_cases(halves, COUNT(halves), BF16);
+}
+
+/* ---- choosing, ordering, mixing ------------------------------------------------------------------------ */
+
+static ag_tensor *where(ag_tensor **in) { return ag_where(in[0], in[1], in[2]); }
+static ag_tensor *gather(ag_tensor **in) { return ag_gather(in[0], 1, in[1]); }
+static ag_tensor *gather_last(ag_tensor **in) { return ag_gather(in[0], -1, in[1]); }
+static ag_tensor *rising(ag_tensor **in) { return ag_argsort(in[0], false); }
+static ag_tensor *rising_ties(ag_tensor **in) { return ag_argsort(ag_cast(in[0], AG_F32), false); }
+static ag_tensor *falling_ties(ag_tensor **in) { return ag_argsort(ag_cast(in[0], AG_F32), true); }
+static ag_tensor *largest(ag_tensor **in) { return ag_topk(in[0], 20, NULL); }
+static ag_tensor *hot(ag_tensor **in) { return ag_one_hot(in[0], 70); }
+static ag_tensor *mix(ag_tensor **in) { return ag_mixup(in[0], in[1], in[2]); }
+static ag_tensor *mix_half(ag_tensor **in) { return ag_mixup(half(in[0]), in[1], in[2]); }
+static ag_tensor *cut_of(ag_tensor *x, ag_tensor *order)
+{
+    static const int64_t boxes[] = { 0, 1, 3, 4, 2, 0, 4, 5, 1, 1, 1, 3, 0, 0, 4, 5 };
+    return ag_cutmix(x, ag_to(ag_from(AG_I64, boxes, 4, 4), x->device), order);
+}
+static ag_tensor *cut(ag_tensor **in) { return cut_of(in[0], in[1]); }
+static ag_tensor *cut_half(ag_tensor **in) { return cut_of(half(in[0]), in[1]); }
+
+static void test_choosing_and_mixing(void **state)
+{
+    (void)state;
+    static const cuda_case cases[] = {
+        { "where, broadcast", "mask[30,1,9]:u8 a[7,1] b[30,7,9]", where }, { "where, many", "m[5000]:u8 a[5000] b[1]", where },
+        { "gather, a middle axis", "x[5,9,7] index[4,30,6]:i64<9", gather },
+        { "gather, many of few", "x[3,4] index[3,500]:i64<4", gather_last },
+        { "argsort, tiles", "x[3,700]:const", rising }, { "argsort, ties", "x[4,300]:u8", rising_ties },
+        { "argsort, ties, falling", "x[4,300]:u8", falling_ties }, { "topk", "x[5,300]", largest },
+        { "one_hot, many", "ids[9,20]:i64<70", hot },
+        { "mixup, many", "x[9,300] lambda[9]:u01 order[9]:i64<9", mix },
+        { "cutmix", "x[4,4,5,40] order[4]:i64<4", cut },
+    }, halves[] = {
+        { "mixup of bf16", "x[9,30] lambda[9]:u01 order[9]:i64<9", mix_half },
+        { "cutmix of bf16", "x[4,4,5,4] order[4]:i64<4", cut_half },
+    };
+    compare_cases(cases, COUNT(cases), F32);
+    compare_cases(halves, COUNT(halves), BF16);
+}
+
+static void test_nan_is_ordered_as_on_the_cpu(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    const real v[] = { 1, NAN, -INFINITY, 1, INFINITY, NAN, 0, 1 };
+    for (int descending = 0; descending < 2; descending++) {
+        ag_tensor *x = ag_from(AG_F32, v, 8), *want = ag_argsort(x, descending);
+        ag_tensor *got = ag_to(ag_argsort(ag_to(x, AG_CUDA), descending), AG_CPU);
+        assert_memory_equal(got->data, want->data, 8 * sizeof(int64_t));
+    }
+}
+
+static void bad_index(void *arg)
+{
+    AG_SCOPE;
+    const int64_t v[3] = { 1, 3, 0 };
+    ag_tensor *x = ag_to(ag_ones(3, 3), AG_CUDA), *index = ag_to(ag_from(AG_I64, v, 3), AG_CUDA);
+    switch (*(int *)arg) {
+    case 0: ag_item(ag_sum(ag_gather(x, 0, ag_reshape(index, 3, 1)))); break;
+    case 1: ag_item(ag_sum(ag_one_hot(index, 3))); break;
+    default: ag_item(ag_sum(ag_mixup(x, ag_to(ag_ones(3), AG_CUDA), index)));
+    }
+}
+
+static void test_an_index_out_of_range_is_named(void **state)
+{
+    (void)state;
+    static const char *const names[] = { "ag_gather", "ag_one_hot", "ag_mixup" };
+    for (int which = 0; which < 3; which++) {
+        assert_int_equal(ag_try(bad_index, &which), 1);
+        assert_non_null(strstr(ag_error(), names[which]));
+        assert_non_null(strstr(ag_error(), "ids[1] = 3"));
+    }
+}
+
 int main(void)
 {
     char why[512];
@@ -150,6 +335,12 @@ int main(void)
         cmocka_unit_test(test_softmax),
         cmocka_unit_test(test_losses_over_classes),
         cmocka_unit_test(test_a_class_out_of_range_is_named),
+        cmocka_unit_test(test_batch_norm),
+        cmocka_unit_test(test_norms_of_samples),
+        cmocka_unit_test(test_what_is_dropped),
+        cmocka_unit_test(test_choosing_and_mixing),
+        cmocka_unit_test(test_nan_is_ordered_as_on_the_cpu),
+        cmocka_unit_test(test_an_index_out_of_range_is_named),
     };
     if (ag_cuda_available(why, sizeof why)) return cmocka_run_group_tests(tests, NULL, NULL);
     print_message("SKIP: kernels were not run here: %s\n", why);

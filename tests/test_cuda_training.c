@@ -126,23 +126,36 @@ static void test_a_rule_without_a_kernel_says_so(void **state)
     assert_non_null(strstr(ag_error(), "optim_lamb: no step on cuda for parameter weight"));
 }
 
-static void normalise(void *arg)
+static void nothing(ag_node *n) { ag_fill(n->out, 0); }
+static void apply_elsewhere(void *arg)
 {
     (void)arg;
-    ag_item(ag_sum(nn_call(nn_batch_norm1d(3), ag_ones(2, 3))));
+    static const ag_op here_only = { .name = "here_only", .inputs = "x", .infer = ag_infer_same, .no_grad = "a test",
+                                     .forward = { nothing } };
+    ag_tensor *x = ag_ones(2, 3);
+    ag_item(ag_sum(ag_apply(&here_only, 1, &x, NULL, 0)));
 }
 
-/* The count of batches is the host's: it is counted without asking the device. */
-static void test_a_layer_without_a_kernel_says_so(void **state)
+static void test_an_op_without_a_kernel_says_so(void **state)
 {
     (void)state;
     AG_SCOPE;
     ag_init(.device = "cuda");
-    const int failed = ag_try(normalise, NULL);
-    nn_module *norm = nn_batch_norm1d(3);
+    const int failed = ag_try(apply_elsewhere, NULL);
     ag_init(.device = "cpu");
     assert_int_equal(failed, 1);
-    assert_non_null(strstr(ag_error(), "ag_batch_norm: no cuda kernel; move the operands to the cpu with ag_to"));
+    assert_non_null(strstr(ag_error(), "ag_here_only: no cuda kernel; move the operands to the cpu with ag_to"));
+}
+
+/* The count of batches is the host's: it is counted without asking the device. */
+static void test_a_norm_counts_its_batches_on_the_host(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    ag_init(.device = "cuda");
+    nn_module *norm = nn_batch_norm1d(3);
+    ag_item(ag_sum(nn_call(norm, ag_ones(2, 3))));
+    ag_init(.device = "cpu");
     for (int64_t i = 0; i < nn_buffer_count(norm); i++)
         assert_int_equal(nn_buffer_at(norm, i)->device, nn_buffer_at(norm, i)->dtype == AG_I64 ? AG_CPU : AG_CUDA);
 }
@@ -155,7 +168,8 @@ int main(void)
         cmocka_unit_test(test_every_rule_steps_as_on_the_cpu),
         cmocka_unit_test(test_more_parameters_than_one_launch_takes),
         cmocka_unit_test(test_a_rule_without_a_kernel_says_so),
-        cmocka_unit_test(test_a_layer_without_a_kernel_says_so),
+        cmocka_unit_test(test_an_op_without_a_kernel_says_so),
+        cmocka_unit_test(test_a_norm_counts_its_batches_on_the_host),
     };
     if (ag_cuda_available(why, sizeof why)) return cmocka_run_group_tests(tests, NULL, NULL);
     print_message("SKIP: nothing was trained on a GPU here: %s\n", why);
