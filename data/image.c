@@ -108,28 +108,45 @@ static int eighths_wanted(const image_header *h, const data_image_opts *o)
     return 8;
 }
 
-bool ag_data_image_try_bytes(const void *bytes, int64_t size, data_image *to, char why[DATA_WHY], data_image_opts o)
+static bool decode(image_bytes b, const data_image_opts *opts, const image_rows *rows, data_image *to, char why[DATA_WHY])
 {
-    const image_bytes b = { bytes, size };
+    data_image_opts o = opts ? *opts : (data_image_opts){ 0 };
     image_header h;
     *to = (data_image){ 0 };
     why[0] = 0;
     if (!read_header(b, &h, why)) return false;
-    const bool good = h.format == DATA_JPEG ? ag_image_jpeg_decode(b, &h, eighths_wanted(&h, &o), to, why)
+    const bool across = lies_across(h.orientation);
+    if (rows) rows->size(rows->arg, across ? h.height : h.width, across ? h.width : h.height, &o);
+    const bool good = h.format == DATA_JPEG ? ag_image_jpeg_decode(b, &h, eighths_wanted(&h, &o), rows, to, why)
                                             : ag_image_stb_decode(b, &h, to, why);
     if (!good) return false;
-    make_upright(to, h.orientation);
+    if (to->pixels) make_upright(to, h.orientation);
     return true;
 }
 
-bool ag_data_image_try(const char *path, data_image *to, char why[DATA_WHY], data_image_opts o)
+bool ag_data_image_try_bytes(const void *bytes, int64_t size, data_image *to, char why[DATA_WHY], data_image_opts o)
+{
+    return decode((image_bytes){ bytes, size }, &o, NULL, to, why);
+}
+
+static bool decode_file(const char *path, const data_image_opts *o, const image_rows *rows, data_image *to, char why[DATA_WHY])
 {
     ag_bytes b;
     *to = (data_image){ 0 };
     if (!ag_try_read(path, &b, why, DATA_WHY)) return false;
-    const bool good = ag_data_image_try_bytes(b.data, b.size, to, why, o);
+    const bool good = decode((image_bytes){ (const uint8_t *)b.data, b.size }, o, rows, to, why);
     ag_free((void *)(uintptr_t)b.data);
     return good;
+}
+
+bool ag_data_image_try(const char *path, data_image *to, char why[DATA_WHY], data_image_opts o)
+{
+    return decode_file(path, &o, NULL, to, why);
+}
+
+bool ag_image_try_rows(const char *path, const image_rows *rows, data_image *to, char why[DATA_WHY])
+{
+    return decode_file(path, NULL, rows, to, why);
 }
 
 bool ag_data_image_probe(const char *path, data_image_info *info, char why[DATA_WHY])

@@ -7,9 +7,10 @@
 #include "core/memory.h"
 
 #ifndef AG_HAVE_JPEG
-bool ag_image_jpeg_decode(image_bytes b, const image_header *h, int eighths, data_image *to, char why[DATA_WHY])
+bool ag_image_jpeg_decode(image_bytes b, const image_header *h, int eighths, const image_rows *rows, data_image *to,
+                          char why[DATA_WHY])
 {
-    (void)eighths;
+    (void)eighths, (void)rows;
     return ag_image_stb_decode(b, h, to, why);
 }
 
@@ -30,6 +31,7 @@ typedef struct {
     jmp_buf back;
     char *why;
     uint8_t *pixels, *row;
+    const image_rows *rows;             /* NULL: wanted whole */
 } errors;
 
 static void fail(j_common_ptr c)
@@ -75,17 +77,20 @@ static void cmyk_row(const uint8_t *from, int64_t n, bool adobe, uint8_t *to)
         }
 }
 
-static void rows(struct jpeg_decompress_struct *d, errors *e, bool cmyk)
+static void read_rows(struct jpeg_decompress_struct *d, errors *e, bool cmyk)
 {
     const int64_t w = d->output_width, h = d->output_height;
-    e->pixels = ag_alloc(w * h, 3);
+    if (e->rows && !e->rows->begin(e->rows->arg, w, h)) e->rows = NULL;
+    if (!e->rows) e->pixels = ag_alloc(w * h, 3);
     if (cmyk) e->row = ag_alloc(w, 4);
     while (d->output_scanline < d->output_height) {
-        uint8_t *to = e->pixels + 3 * w * d->output_scanline;
+        const int64_t y = d->output_scanline;
+        uint8_t *to = e->rows ? e->rows->row(e->rows->arg, y) : e->pixels + 3 * w * y;
         JSAMPROW row = cmyk ? e->row : to;
         jpeg_read_scanlines(d, &row, 1);
         if (cmyk) cmyk_row(e->row, w, d->saw_Adobe_marker, to);
     }
+    if (e->rows) e->rows->row(e->rows->arg, h);
     jpeg_finish_decompress(d);
 }
 
@@ -104,15 +109,15 @@ static bool decode(struct jpeg_decompress_struct *d, errors *e, image_bytes b, i
     d->out_color_space = cmyk ? JCS_CMYK : JCS_RGB;
     d->scale_num = (unsigned)eighths, d->scale_denom = 8;
     jpeg_start_decompress(d);
-    rows(d, e, cmyk);
+    read_rows(d, e, cmyk);
     return true;
 }
 
-bool ag_image_jpeg_decode(image_bytes b, const image_header *h, int eighths, data_image *to, char why[DATA_WHY])
+bool ag_image_jpeg_decode(image_bytes b, const image_header *h, int eighths, const image_rows *rows, data_image *to,
+                          char why[DATA_WHY])
 {
     struct jpeg_decompress_struct d = { 0 };
-    errors e = { .why = why };
-    (void)h;
+    errors e = { .why = why, .rows = h->orientation == 1 ? rows : NULL };
     d.err = jpeg_std_error(&e.mgr);
     e.mgr.error_exit = fail, e.mgr.emit_message = warn;
     e.progress.progress_monitor = watch;

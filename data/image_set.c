@@ -5,6 +5,7 @@
 #include "core/io.h"
 #include "core/memory.h"
 #include "data/block_inside.h"
+#include "data/image_inside.h"
 
 void ag_data_images_free(void *arg)
 {
@@ -29,18 +30,6 @@ void ag_data_images_free(void *arg)
 static data_random chance_of(uint64_t key, int k, int t, bool train)
 {
     return ag_data_random_of(key, k * (DATA_MAX_TRANSFORMS + 1) + t, train);
-}
-
-static bool read_picture(const data_images *m, const char *path, data_image *to, char why[DATA_WHY])
-{
-    data_image_opts o = { 0 };
-    data_image_info info;
-    if (m->n_tfms && m->tfms[0].needs) {
-        if (!ag_data_image_probe(path, &info, why)) return false;
-        o.width = info.width, o.height = info.height;
-        m->tfms[0].needs(&m->tfms[0], &o.width, &o.height);
-    }
-    return ag_data_image_try(path, to, why, o);
 }
 
 static bool take_kept(const data_images *m, int64_t i, data_image *to)
@@ -79,11 +68,14 @@ static void keep(data_images *m, int64_t i, const data_image *image)
 
 bool ag_data_images_item(data_images *m, int64_t i, uint64_t key, bool train, data_image *to, char why[DATA_WHY])
 {
-    const bool was_kept = take_kept(m, i, to);
-    if (!was_kept && !read_picture(m, m->path[i], to, why)) return false;
-    for (int t = was_kept ? m->fixed : 0; t < m->n_tfms; t++) {
+    const bool was_kept = take_kept(m, i, to), untouched = m->kept && !m->fixed;     /* is kept */
+    const int k = (int)(i % m->inputs);
+    int done = m->fixed;
+    if (!was_kept && !ag_image_read(m->path[i], m->n_tfms ? m->tfms : NULL, chance_of(key, k, 0, train), untouched, to, &done,
+                                    why)) return false;
+    for (int t = done; t < m->n_tfms; t++) {
         if (t == m->fixed && !was_kept) keep(m, i, to);
-        data_random r = chance_of(key, (int)(i % m->inputs), t, train);
+        data_random r = chance_of(key, k, t, train);
         m->tfms[t].apply(&m->tfms[t], to, &r);
     }
     if (m->fixed == m->n_tfms && !was_kept) keep(m, i, to);

@@ -80,15 +80,24 @@ static data_image padded(const data_image *from, int64_t left, int64_t top, int6
     return to;
 }
 
-/* width x height pixels from (left, top) on, which may lie outside. (fastai's crop_pad with resize_to) */
-static void crop_pad(data_image *image, int64_t left, int64_t top, int64_t width, int64_t height, const data_transform *t)
+typedef struct { int64_t left, top, width, height; } part;       /* of a picture; may lie outside */
+
+/* False where some of it lies outside. */
+static bool box_of(part p, int64_t width, int64_t height, data_box *box)
+{
+    *box = (data_box){ (double)p.left, (double)p.top, (double)(p.left + p.width), (double)(p.top + p.height) };
+    return p.left >= 0 && p.top >= 0 && p.left + p.width <= width && p.top + p.height <= height;
+}
+
+/* (fastai's crop_pad with resize_to) */
+static void crop_pad(data_image *image, part p, const data_transform *t)
 {
     data_image pad, made;
-    data_box box = { (double)left, (double)top, (double)(left + width), (double)(top + height) };
-    const bool outside = left < 0 || top < 0 || left + width > image->width || top + height > image->height;
+    data_box box;
+    const bool outside = !box_of(p, image->width, image->height, &box);
     if (outside) {
-        pad = padded(image, left < 0 ? -left : 0, top < 0 ? -top : 0, width, height, (data_pad_mode)t->pad);
-        box = (data_box){ 0, 0, (double)width, (double)height };
+        pad = padded(image, p.left < 0 ? -p.left : 0, p.top < 0 ? -p.top : 0, p.width, p.height, (data_pad_mode)t->pad);
+        box = (data_box){ 0, 0, (double)p.width, (double)p.height };
     }
     ag_data_resize_box(outside ? &pad : image, box, t->width, t->height, &made);
     if (outside) ag_free(pad.pixels);
@@ -104,18 +113,25 @@ static double step_of(const data_transform *t, int64_t width, int64_t height)
     return t->method == DATA_PAD ? fmax(x, y) : fmin(x, y);
 }
 
+static part resize_part(const data_transform *t, int64_t width, int64_t height, data_random *r)
+{
+    if (t->method == DATA_SQUISH) return (part){ 0, 0, width, height };
+    const double step = step_of(t, width, height);
+    int64_t w = (int64_t)(step * (double)t->width), h = (int64_t)(step * (double)t->height);
+    w = w > 0 ? w : 1, h = h > 0 ? h : 1;
+    const double left = ag_data_uniform(r, 0, 1) * (double)(width - w);
+    const double top = ag_data_uniform(r, 0, 1) * (double)(height - h);
+    return (part){ (int64_t)left, (int64_t)top, w, h };
+}
+
 static void resize_apply(const data_transform *t, data_image *image, data_random *r)
 {
-    int64_t w = image->width, h = image->height;
-    double left = 0, top = 0;
-    if (t->method != DATA_SQUISH) {
-        const double step = step_of(t, w, h);
-        w = (int64_t)(step * (double)t->width), h = (int64_t)(step * (double)t->height);
-        w = w > 0 ? w : 1, h = h > 0 ? h : 1;
-        left = ag_data_uniform(r, 0, 1) * (double)(image->width - w);
-        top = ag_data_uniform(r, 0, 1) * (double)(image->height - h);
-    }
-    crop_pad(image, (int64_t)left, (int64_t)top, w, h, t);
+    crop_pad(image, resize_part(t, image->width, image->height, r), t);
+}
+
+static bool resize_box(const data_transform *t, int64_t width, int64_t height, data_random *r, data_box *box)
+{
+    return box_of(resize_part(t, width, height, r), width, height, box);
 }
 
 static void shrink(int64_t *width, int64_t *height, double x, double y)
@@ -142,9 +158,9 @@ data_transform ag_data_resize_(const char *at, int64_t size, data_resize_opts o)
 {
     const int64_t width = o.width ? o.width : size;
     require_size(at, "data_resize", size, width);
-    return (data_transform){ .name = "resize", .apply = resize_apply, .needs = resize_needs,
-                             .random = o.method != DATA_SQUISH,
-                             .width = width, .height = size, .method = o.method, .pad = o.pad };
+    return (data_transform){ .name = "resize", .apply = resize_apply, .needs = resize_needs, .box = resize_box,
+                             .random = o.method != DATA_SQUISH, .width = width, .height = size, .method = o.method,
+                             .pad = o.pad };
 }
 
 /* ---- random resized crops ------------------------------------------------------------------------------------------ */
@@ -162,30 +178,35 @@ static void crop_middle(const data_transform *t, data_image *image)
     const int64_t more = margin(t);
     data_transform whole = *t;
     whole.width += more, whole.height += more;
-    crop_pad(image, 0, 0, image->width, image->height, &whole);
-    crop_pad(image, more / 2, more / 2, t->width, t->height, t);
+    crop_pad(image, (part){ 0, 0, image->width, image->height }, &whole);
+    crop_pad(image, (part){ more / 2, more / 2, t->width, t->height }, t);
 }
 
-static void crop_apply(const data_transform *t, data_image *image, data_random *r)
+static part crop_part(const data_transform *t, int64_t w, int64_t h, data_random *r)
 {
-    if (!r->train) {
-        crop_middle(t, image);
-        return;
-    }
-    const int64_t w = image->width, h = image->height;
     for (int attempt = 0; attempt < 10; attempt++) {
         const double area = ag_data_uniform(r, t->number[MIN_SCALE], t->number[MAX_SCALE]) * (double)w * (double)h;
         const double ratio = exp(ag_data_uniform(r, t->number[LOG_RATIO], t->number[LOG_RATIO + 1]));
         const int64_t nw = llrint(sqrt(area * ratio)), nh = llrint(sqrt(area / ratio));
         if (nw > w || nh > h || nw < 1 || nh < 1) continue;
         const int64_t left = ag_data_below(r, w - nw + 1), top = ag_data_below(r, h - nh + 1);
-        crop_pad(image, left, top, nw, nh, t);
-        return;
+        return (part){ left, top, nw, nh };
     }
     const double shape = (double)w / (double)h, low = exp(t->number[LOG_RATIO]), high = exp(t->number[LOG_RATIO + 1]);
     int64_t nw = shape > high ? (int64_t)((double)h * high) : w, nh = shape < low ? (int64_t)((double)w / low) : h;
     nw = nw > 0 ? nw : 1, nh = nh > 0 ? nh : 1;
-    crop_pad(image, (w - nw) / 2, (h - nh) / 2, nw, nh, t);
+    return (part){ (w - nw) / 2, (h - nh) / 2, nw, nh };
+}
+
+static void crop_apply(const data_transform *t, data_image *image, data_random *r)
+{
+    if (r->train) crop_pad(image, crop_part(t, image->width, image->height, r), t);
+    else crop_middle(t, image);
+}
+
+static bool crop_box(const data_transform *t, int64_t width, int64_t height, data_random *r, data_box *box)
+{
+    return r->train && box_of(crop_part(t, width, height, r), width, height, box);
 }
 
 /* The smallest part must still have as many pixels as the result, and all of it as many as in validation. */
@@ -209,7 +230,7 @@ data_transform ag_data_random_resized_crop_(const char *at, int64_t size, data_c
         ag_fail(at, "data_random_resized_crop: .min_scale %g, .max_scale %g: shares of the area, 0 to 1 in order", low, high);
     if (!(narrow > 0 && narrow <= wide))
         ag_fail(at, "data_random_resized_crop: .ratio %g to %g: positive, in order", narrow, wide);
-    return (data_transform){ .name = "random_resized_crop", .apply = crop_apply, .needs = crop_needs, .random = true,
-                             .width = width, .height = size,
+    return (data_transform){ .name = "random_resized_crop", .apply = crop_apply, .needs = crop_needs, .box = crop_box,
+                             .random = true, .width = width, .height = size,
                              .number = { low, high, log(narrow), log(wide), o.val_xtra ? o.val_xtra : 0.14 } };
 }

@@ -36,6 +36,7 @@ int64_t ag_data_below(data_random *r, int64_t n);                   /* 0 .. n - 
  *     .item_tfms = { data_resize(192), { .name = "red_only", .apply = red_only } }
  *
  * apply may put other pixels in place (ag_alloc) of the old (ag_free). It runs in the loader's threads. */
+typedef struct { double x0, y0, x1, y1; } data_box;         /* x0 <= x < x1, y0 <= y < y1, in a picture's pixels */
 typedef struct data_transform data_transform;
 struct data_transform {
     const char *name;
@@ -43,6 +44,9 @@ struct data_transform {
     bool random;                /* draws numbers in training: what follows cannot be kept from epoch to epoch */
     /* The size to which an image of width x height may be reduced beforehand without loss, in place; NULL: none. */
     void (*needs)(const data_transform *t, int64_t *width, int64_t *height);
+    /* The box of an image of width x height that becomes the result, as apply would draw it; false, and NULL: apply does more
+     * than ag_data_resize_box. With it a photograph is made smaller while it is decoded. */
+    bool (*box)(const data_transform *t, int64_t width, int64_t height, data_random *r, data_box *box);
     int64_t width, height;      /* these are the transform's own */
     int method, pad;
     double number[8];
@@ -73,9 +77,8 @@ typedef struct { AG_NAMED_OPTIONS; double min_scale, max_scale, ratio[2], val_xt
     ag_data_random_resized_crop_(AG_HERE, AG_HEAD(__VA_ARGS__), AG_OPTS(data_crop_opts, __VA_ARGS__))
 data_transform ag_data_random_resized_crop_(const char *at, int64_t size, data_crop_opts opts);
 
-/* The box x0 <= x < x1, y0 <= y < y1 of a picture, in its pixels, to width x height: a triangle as wide as the step between
- * two results, at least 2 pixels (Pillow's BILINEAR). Pixels that the box does not touch have no part. to: new pixels. */
-typedef struct { double x0, y0, x1, y1; } data_box;
+/* A box of a picture to width x height: a triangle as wide as the step between two results, at least 2 pixels (Pillow's
+ * BILINEAR). Pixels that the box does not touch have no part. to: new pixels. */
 void ag_data_resize_box(const data_image *from, data_box box, int64_t width, int64_t height, data_image *to);
 
 /* Prepares a folder once: each picture below `dir` goes, with its longer side reduced to `size` pixels, to the same place

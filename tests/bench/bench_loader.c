@@ -4,6 +4,7 @@
 #include <time.h>
 #include "agrad.h"
 #include "core/memory.h"
+#include "data/image_inside.h"
 
 static double now(void)
 {
@@ -32,12 +33,12 @@ static double loaded(const char *const *path, int64_t n)
 static bool decoded(const char *path)
 {
     char why[DATA_WHY];
-    data_image photo, small;
-    if (!data_image_try(path, &photo, why, .width = 224, .height = 224)) return false;
-    ag_data_resize_box(&photo, (data_box){ 0, 0, (double)photo.width, (double)photo.height }, 224, 224, &small);
-    ag_data_image_free(&photo);
+    data_image small;
+    int done;
+    const data_transform t = data_resize(224, .method = DATA_SQUISH);
+    const bool good = ag_image_read(path, &t, ag_data_random_of(0, 0, false), false, &small, &done, why);
     ag_data_image_free(&small);
-    return true;
+    return good && done;
 }
 
 int main(int argc, char **argv)
