@@ -159,7 +159,6 @@ static __global__ void attention_terms(ag_attention_job j, attention_rows rows, 
         float dot = 0;
         for (at.n = j.n * part / out.runs; at.n < j.n * (part + 1) / out.runs; at.n++) {
             float x[4][4], w[4][4], d[4][4];
-            __syncthreads();
             find_pixels(j, at.n, at.i0, j.l, q_pixel);
             find_pixels(j, at.n, at.c0, j.s, k_pixel);
             __syncthreads();

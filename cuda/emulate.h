@@ -22,6 +22,7 @@ struct dim3 {
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 

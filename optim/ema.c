@@ -1,5 +1,6 @@
 /* optim/ema.c - averaged weights: one pass over all of them, and the callback that trains with them. */
 #include <math.h>
+#include "core/op.h"
 #include "nn/nn.h"
 #include "ops/ops.h"
 #include "optim/learner_inside.h"
@@ -69,7 +70,7 @@ void ag_optim_ema_reset(optim_ema *e)
 }
 
 /* sgd's kernel with other numbers: w = decay w - (decay - 1) g */
-static void update_on(optim_ema *e, ag_device device)
+static void update_on(const char *at, optim_ema *e, ag_device device)
 {
     const optim_scalars s = { .scale = 1, .decay = (real)e->decay, .lr = (real)(e->decay - 1) };
     int n = 0;
@@ -78,7 +79,7 @@ static void update_on(optim_ema *e, ag_device device)
         if (from->dtype == AG_F32 && from->device == device)
             e->segment[n++] = (optim_segment){ .n = ag_numel(to), .w = to->data, .g = from->data, .scalars = s };
     }
-    ag_optim_pass(&ag_optim_rule_sgd, device, n, e->segment);
+    ag_optim_pass(at, &ag_optim_rule_sgd, device, n, e->segment);
 }
 
 void ag_optim_ema_update_(const char *at, optim_ema *e)
@@ -90,8 +91,8 @@ void ag_optim_ema_update_(const char *at, optim_ema *e)
         if (!ag_is_contiguous(t)) ag_fail(at, "optim_ema_update: %s is not contiguous", e->pair[i].name);
         if (t->dtype != AG_F32) ag_copy(e->pair[i].average, t);
     }
-    update_on(e, AG_CPU);
-    update_on(e, AG_CUDA);
+    update_on(at, e, AG_CPU);
+    update_on(at, e, AG_CUDA);
 }
 
 /* Piece by piece: there may be no memory for a whole tensor more. */
@@ -113,8 +114,17 @@ static void exchange(ag_tensor *a, ag_tensor *b)
 
 void ag_optim_ema_swap(optim_ema *e)
 {
+    static void (*const kernel)(const optim_segment *, int) = AG_CUDA_FN(ag_optim_exchange_cuda);
+    int n = 0;
     e->swapped = !e->swapped;
-    for (int64_t i = 0; i < e->n; i++) exchange(e->pair[i].value, e->pair[i].average);
+    for (int64_t i = 0; i < e->n; i++) {
+        ag_tensor *a = e->pair[i].value, *b = e->pair[i].average;
+        if (a->device == AG_CUDA && a->dtype == AG_F32 && ag_is_contiguous(a)) {
+            e->segment[n++] = (optim_segment){ .n = ag_numel(a), .w = a->data, .s0 = b->data };
+            ag_touched(a);
+        } else exchange(a, b);
+    }
+    if (n) kernel(e->segment, n);
 }
 
 int64_t ag_optim_ema_named(const optim_ema *e, ag_named *out)

@@ -1,6 +1,9 @@
 /* optim/optim.c - one step: which parameters take part, the dense ones in one pass over all of them, rows, clocks. */
 #include <math.h>
 #include <string.h>
+#include "core/device.h"
+#include "core/engine.h"
+#include "core/op.h"
 #include "core/profile.h"
 #include "ops/ops.h"
 #include "optim/state.h"
@@ -82,9 +85,14 @@ static optim_segment segment_of(const char *at, const optim_param *p)
                       .s0 = p->slot[0] ? p->slot[0]->data : NULL, .s1 = p->slot[1] ? p->slot[1]->data : NULL };
 }
 
+double *ag_optim_scratch(const char *at, int64_t count)
+{
+    return ag_scoped(ag_tensor_new(at, AG_CUDA, AG_MEM_WORKSPACE, AG_I64, AG_SHAPE(count)))->data;
+}
+
 /* Segments are one range of elements to the threads: many small tensors cost no more than one large one. They begin at
  * multiples of 16 elements, so that pieces are cut at whole vectors. */
-void ag_optim_pass(const optim_rule *rule, ag_device device, int n, optim_segment *segment)
+void ag_optim_pass(const char *at, const optim_rule *rule, ag_device device, int n, optim_segment *segment)
 {
     int64_t total = 0;
     for (int i = 0; i < n; i++) {
@@ -92,7 +100,9 @@ void ag_optim_pass(const optim_rule *rule, ag_device device, int n, optim_segmen
         total += (segment[i].n + 15) / 16 * 16;
     }
     if (n && device == AG_CPU) ag_parallel(total, 2048, 0.25, step_segments, &(dense_job){ segment, n, rule->kernel });
-    else if (n) rule->cuda(segment, n);
+    if (!n || device == AG_CPU) return;
+    AG_SCOPE;
+    rule->cuda(segment, n, rule->trust ? ag_optim_scratch(at, 2 * ag_optim_pieces(n, segment)) : NULL);
 }
 
 static void dense_step_on(const char *at, optim *o, ag_device device)
@@ -103,10 +113,10 @@ static void dense_step_on(const char *at, optim *o, ag_device device)
         if (p->t->device != device || !takes_part(p) || steps_by_rows(p)) continue;
         if (p->t->rows) ag_rows_to_dense(p->t);
         optim_segment s = segment_of(at, p);
-        if (o->rule->trust) ag_optim_trust_step(&s.scalars, s.n, s.w, s.g, s.s0, s.s1);
+        if (o->rule->trust && device == AG_CPU) ag_optim_trust_step(&s.scalars, s.n, s.w, s.g, s.s0, s.s1);
         else o->segment[n++] = s;
     }
-    ag_optim_pass(o->rule, device, n, o->segment);
+    ag_optim_pass(at, o->rule, device, n, o->segment);
 }
 
 /* ---- clocks of lazy parameters ------------------------------------------------------------------------- */
@@ -272,17 +282,27 @@ static void norm_pieces(int64_t begin, int64_t end, void *arg)
     }
 }
 
-static double norm2_on_device(ag_tensor *g)
+/* Of all parameters on the GPU: one pass, and one wait. */
+static double norm2_on_cuda(const char *at, const optim *o)
 {
+    static void (*const kernel)(const optim_segment *, int, double *) = AG_CUDA_FN(ag_optim_norm2_cuda);
     AG_SCOPE;
-    AG_NO_GRAD;
-    return ag_item(ag_sum(ag_square(g)));
+    int n = 0;
+    double sum;
+    for (int i = 0; i < o->n_params; i++) {
+        const optim_param *p = &o->param[i];
+        if (p->t->device == AG_CUDA && takes_part(p)) o->segment[n++] = segment_of(at, p);
+    }
+    if (!n) return 0;
+    double *scratch = ag_optim_scratch(at, 1 + ag_optim_pieces(n, o->segment));
+    kernel(o->segment, n, scratch);
+    ag_device_table(AG_CUDA)->copy_out(&sum, scratch, sizeof sum);
+    return sum;
 }
 
 /* In pieces of fixed size: the same bits for any number of threads. */
 static double norm2(ag_tensor *g)
 {
-    if (g->device != AG_CPU) return norm2_on_device(g);
     const int64_t n = ag_numel(g), pieces = (n + NORM_PIECE - 1) / NORM_PIECE;
     norm_job j = { g->data, n, ag_alloc(pieces ? pieces : 1, sizeof(double)) };
     ag_parallel(pieces, 1, NORM_PIECE * 0.2, norm_pieces, &j);
@@ -296,11 +316,11 @@ double ag_optim_clip_norm_(const char *at, optim *o, double max)
 {
     if (!(max > 0)) ag_fail(at, "optim_clip_norm: the largest norm must be positive (got %g)", max);
     require_kernel(at, o);
-    double sum = 0;
+    double sum = norm2_on_cuda(at, o);
     o->n_gathers = 0;
     for (int i = 0; i < o->n_params; i++) {
         optim_param *p = &o->param[i];
-        if (!takes_part(p)) continue;
+        if (!takes_part(p) || p->t->device != AG_CPU) continue;
         if (p->t->rows && has_dense_grad(p->t)) ag_rows_to_dense(p->t);
         sum += p->t->rows ? ag_optim_rows_norm2(p) : norm2(p->t->grad);
     }

@@ -1,8 +1,9 @@
 /* optim/rules.c - the optimizers: the passes of rules.def over w, g and up to two state arrays, and their scalars. */
 #include <math.h>
 #include "core/memory.h"
-#include "ops/formulas.h"
 #include "core/op.h"
+#include "ops/formulas.h"
+#include "optim/lamb.h"
 #include "optim/state.h"
 
 #define OPTIM_RULE(name, attributes, ...)                                                                        \
@@ -94,12 +95,7 @@ const optim_rule ag_optim_rule_rmsprop_fastai = { .name = "optim_rmsprop",
 /* ---- LAMB ---------------------------------------------------------------------------------------------- */
 
 const optim_rule ag_optim_rule_lamb = { .name = "optim_lamb", .slot = { "exp_avg", "exp_avg_sq" }, .kernel = adam,
-                                        .scalars = adam_scalars, .trust = true };
-
-static real lamb_direction(const optim_scalars *k, real m, real v)
-{
-    return k->step / k->lr * m / (k->root * SQRT(v) + k->eps);
-}
+                                        .cuda = AG_CUDA_FN(ag_optim_lamb_cuda), .scalars = adam_scalars, .trust = true };
 
 /* w -= lr q u, u = Adam's step without lr, q = min(10, rms(w) / rms(u)), w decayed first. */
 void ag_optim_trust_step(const optim_scalars *s, int64_t n, real *w, const real *g, real *m, real *v)
@@ -108,14 +104,10 @@ void ag_optim_trust_step(const optim_scalars *s, int64_t n, real *w, const real 
     double w2 = 0, u2 = 0;
     if (k.lr == 0) return;
     for (int64_t i = 0; i < n; i++) {
-        const real d = k.scale * g[i] + k.l2 * w[i];
-        w[i] *= k.decay;
-        m[i] = k.beta1 * m[i] + k.new1 * d;
-        v[i] = k.beta2 * v[i] + k.new2 * d * d;
-        const real u = lamb_direction(&k, m[i], v[i]);
+        const real u = ag_optim_lamb_moments(&k, w + i, g[i], m + i, v + i);
         w2 += (double)w[i] * w[i];
         u2 += (double)u * u;
     }
-    const double q = w2 == 0 || u2 == 0 ? 1 : fmin(sqrt(w2 / u2), 10);
-    for (int64_t i = 0; i < n; i++) w[i] -= k.lr * (real)q * lamb_direction(&k, m[i], v[i]);
+    const real q = ag_optim_lamb_trust(w2, u2);
+    for (int64_t i = 0; i < n; i++) w[i] -= k.lr * q * ag_optim_lamb_direction(&k, m[i], v[i]);
 }

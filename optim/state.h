@@ -45,7 +45,8 @@ typedef struct {
     const char *name;
     const char *slot[OPTIM_SLOTS];      /* PyTorch's names of the state; NULL: none */
     optim_kernel kernel;
-    void (*cuda)(const optim_segment *segment, int n);      /* the GPU's kernel over all of them; NULL: none */
+    /* The GPU's kernel over all of them; NULL: none. scratch: two numbers for each piece, for rules with .trust. */
+    void (*cuda)(const optim_segment *segment, int n, double *scratch);
     void (*scalars)(const optim_hyper *h, optim_scalars *s);    /* the last line of optim_scalars */
     bool by_rows, lazy;                 /* touches rows with a gradient only; lazily equal to the dense step */
     bool trust;                         /* LAMB: the step is scaled per parameter */
@@ -101,8 +102,10 @@ void ag_optim_trust_step(const optim_scalars *s, int64_t n, real *w, const real 
 /* optim.c */
 optim_hyper ag_optim_hyper(const optim_param *p);
 optim_scalars ag_optim_scalars(const optim_param *p);
+/* `count` numbers on the GPU, till the end of the innermost scope. */
+double *ag_optim_scratch(const char *at, int64_t count);
 /* The rule's kernel over the segments of one device; their `begin` is set here. */
-void ag_optim_pass(const optim_rule *rule, ag_device device, int n, optim_segment *segment);
+void ag_optim_pass(const char *at, const optim_rule *rule, ag_device device, int n, optim_segment *segment);
 void ag_optim_clocks_start(optim *opt);         /* from the parameters' steps: every row is up to date */
 
 /* rows.c: a step with t->rows; the squared norm of the merged rows. */
@@ -117,7 +120,18 @@ void ag_optim_lazy_catch_up(optim_param *p);    /* every row, weights and moment
 void ag_optim_lazy_touch(optim_param *p, int64_t n, const int64_t *ids, int64_t stride);    /* their weights */
 
 /* cuda/optim.cu */
-#define OPTIM_RULE(name, attributes, ...) void ag_optim_##name##_cuda(const optim_segment *segment, int n);
+enum { OPTIM_PIECE = 2048 };        /* elements of a thread block */
+static inline int64_t ag_optim_pieces(int n, const optim_segment *segment)
+{
+    int64_t pieces = 0;
+    for (int i = 0; i < n; i++) pieces += (segment[i].n + OPTIM_PIECE - 1) / OPTIM_PIECE;
+    return pieces;
+}
+void ag_optim_norm2_cuda(const optim_segment *segment, int n, double *scratch);     /* of all g; [1 + pieces] */
+void ag_optim_exchange_cuda(const optim_segment *segment, int n);                   /* w and s0 */
+void ag_optim_lamb_cuda(const optim_segment *segment, int n, double *scratch);
+#define OPTIM_RULE(name, attributes, ...) \
+    void ag_optim_##name##_cuda(const optim_segment *segment, int n, double *scratch);
 #include "optim/rules.def"
 #undef OPTIM_RULE
 

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.." || exit 1
 build=${BUILD:-release}
 bench=build/$build/tests/gpu_bench
 tests=build/$build/tests/test_cuda
-training=build/$build/tests/test_cuda_training
+others=$(ls tests/test_cuda_*.c | sed "s|^\(.*\)\.c$|build/$build/\1|")
 table=build/gpu_check.tsv
 failed=0
 mkdir -p build
@@ -44,13 +44,13 @@ if [ "$build" != emu ] && ! command -v "${NVCC:-nvcc}" >/dev/null; then
          "make test runs the kernels on the CPU."
     exit 0
 fi
-step "build, nvcc" 240 make -s -j"$(nproc)" BUILD="$build" "$tests" "$training" "$bench" || print_table
+step "build, nvcc" 240 make -s -j"$(nproc)" BUILD="$build" "$tests" $others "$bench" || print_table
 if ! why=$("$bench" --probe); then
     echo "gpu-check: no GPU here; everything was compiled and linked, nothing was run on one: $why"
     print_table
 fi
 step "kernels against the CPU" 60 "$tests"
-step "training against the CPU" 60 "$training"
+for t in $others; do step "${t##*/test_cuda_} against the CPU" 90 "$t"; done
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
 if [ -n "$sanitizer" ]; then
     for tool in memcheck racecheck initcheck synccheck; do
