@@ -12,7 +12,7 @@ ag_bytes ag_read_file_(const char *at, const char *path);
 #define ag_read_file(path) ag_read_file_(AG_HERE, path)
 
 /* A whole file that may not be there, may be no file (a pipe, a folder) or may change while it is read: false, and the reason
- * in why. data: from ag_alloc, free with ag_free. */
+ * in why. data: the thread's own, until its next ag_try_read. */
 bool ag_try_read(const char *path, ag_bytes *bytes, char *why, size_t size);
 
 /* A file being replaced: written beside the target as PATH.tmp-<pid>, fsynced, renamed over it by ag_file_commit, the

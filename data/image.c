@@ -134,9 +134,7 @@ static bool decode_file(const char *path, const data_image_opts *o, const image_
     ag_bytes b;
     *to = (data_image){ 0 };
     if (!ag_try_read(path, &b, why, DATA_WHY)) return false;
-    const bool good = decode((image_bytes){ (const uint8_t *)b.data, b.size }, o, rows, to, why);
-    ag_free((void *)(uintptr_t)b.data);
-    return good;
+    return decode((image_bytes){ (const uint8_t *)b.data, b.size }, o, rows, to, why);
 }
 
 bool ag_data_image_try(const char *path, data_image *to, char why[DATA_WHY], data_image_opts o)
@@ -155,9 +153,7 @@ bool ag_data_image_probe(const char *path, data_image_info *info, char why[DATA_
     image_header h;
     *info = (data_image_info){ .orientation = 1 };
     if (!ag_try_read(path, &b, why, DATA_WHY)) return false;
-    const bool good = read_header((image_bytes){ (const uint8_t *)b.data, b.size }, &h, why);
-    ag_free((void *)(uintptr_t)b.data);
-    if (!good) return false;
+    if (!read_header((image_bytes){ (const uint8_t *)b.data, b.size }, &h, why)) return false;
     const bool across = lies_across(h.orientation);
     *info = (data_image_info){ h.format, across ? h.height : h.width, across ? h.width : h.height, h.orientation };
     return true;
