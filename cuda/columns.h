@@ -66,7 +66,6 @@ static __global__ void columns_sum(ag_columns p, Map map, int64_t per_part, floa
         if (!threadIdx.y && c < p.width)
             for (int i = 0; i < V; i++)
                 parts[((blockIdx.y * p.groups + group) * S + k) * p.width + c + i] = shared[i * AG_BLOCK + me];
-        __syncthreads();
     }
 }
 
