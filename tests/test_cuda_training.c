@@ -10,6 +10,13 @@
 
 enum { USERS = 30, ITEMS = 20, FACTORS = 5, BATCH = 40, STEPS = 8 };
 typedef optim *(*maker)(nn_module *net);
+typedef nn_module *(*builder)(void);
+static nn_module *dot_bias(void) { return model_dot_bias(USERS, ITEMS, FACTORS, .lo = 0, .hi = 5.5); }
+static nn_module *neural(void)
+{
+    return model_embedding_nn(USERS, ITEMS, .user_width = 9, .item_width = 7, .layers = MODEL_LAYERS(40, 12), .dropout = 0.1,
+                              .lo = 0, .hi = 5.5);
+}
 static optim *make_adamw(nn_module *net) { return optim_adamw(net, 5e-2, .weight_decay = 0.1); }
 static optim *make_lazy(nn_module *net) { return optim_lazy_adamw(net, 5e-2, .weight_decay = 0.1); }
 static optim *make_adam(nn_module *net) { return optim_adam(net, 5e-2, .weight_decay = 0.1); }
@@ -22,13 +29,13 @@ static optim *make_rms_fastai(nn_module *net) { return optim_rmsprop(net, 1e-2, 
 static optim *make_lamb(nn_module *net) { return optim_lamb(net, 1e-2, .weight_decay = 0.1); }
 static optim *make_radam(nn_module *net) { return optim_radam(net, 1e-2); }
 
-/* Losses and final weights of the model with biases and a range. */
-static void train(ag_device device, maker make_optimizer, bool clip, values *out)
+/* Losses and final weights and buffers. */
+static void train(ag_device device, builder build, maker make_optimizer, bool clip, values *out)
 {
     AG_SCOPE;
     out->n = 0;
     ag_init(.device = device == AG_CUDA ? "cuda" : "cpu", .seed = 3);
-    nn_module *net = model_dot_bias(USERS, ITEMS, FACTORS, .lo = 0, .hi = 5.5);
+    nn_module *net = build();
     optim *opt = make_optimizer(net);
     for (int step = 0; step < STEPS; step++) {
         AG_SCOPE;
@@ -47,18 +54,19 @@ static void train(ag_device device, maker make_optimizer, bool clip, values *out
     }
     optim_flush(opt);
     for (int64_t i = 0; i < nn_param_count(net); i++) take(out, nn_param_at(net, i));
+    for (int64_t i = 0; i < nn_buffer_count(net); i++) take(out, nn_buffer_at(net, i));
     ag_init(.device = "cpu");
 }
 
-static void compare_training(const char *what, maker make_optimizer, bool clip)
+static void compare_training(const char *what, builder build, maker make_optimizer, bool clip)
 {
     static values want, first, got;
-    train(AG_CPU, make_optimizer, clip, &want);
+    train(AG_CPU, build, make_optimizer, clip, &want);
     assert_true(want.v[clip ? 2 * STEPS - 1 : STEPS - 1] < want.v[clip ? 3 : 1]);      /* it learns */
     for (int order = 0; order < ROUNDS; order++) {
         ag_emulate_order(order);
         values *g = order ? &got : &first;
-        train(AG_CUDA, make_optimizer, clip, g);
+        train(AG_CUDA, build, make_optimizer, clip, g);
         assert_int_equal(g->n, want.n);
         for (int64_t i = 0; i < g->n; i++)
             if (!(fabs(g->v[i] - want.v[i]) <= 2e-4 * fmax(1, fabs(want.v[i]))))
@@ -70,9 +78,17 @@ static void compare_training(const char *what, maker make_optimizer, bool clip)
 static void test_the_dot_model_trains_as_on_the_cpu(void **state)
 {
     (void)state;
-    compare_training("adamw", make_adamw, false);
-    compare_training("adamw, clipped", make_adamw, true);
-    compare_training("lazy adamw", make_lazy, false);
+    compare_training("adamw", dot_bias, make_adamw, false);
+    compare_training("adamw, clipped", dot_bias, make_adamw, true);
+    compare_training("lazy adamw", dot_bias, make_lazy, false);
+}
+
+/* Embeddings side by side, linear layers with ReLU and batch norm, dropout with the same masks. */
+static void test_the_neural_model_trains_as_on_the_cpu(void **state)
+{
+    (void)state;
+    compare_training("neural, adamw", neural, make_adamw, false);
+    compare_training("neural, momentum", neural, make_momentum, true);
 }
 
 static void test_every_rule_steps_as_on_the_cpu(void **state)
@@ -80,7 +96,7 @@ static void test_every_rule_steps_as_on_the_cpu(void **state)
     (void)state;
     static const maker all[] = { make_adam, make_sgd, make_momentum, make_nesterov, make_rmsprop, make_rms_momentum,
                                  make_rms_fastai, make_radam, make_lamb };
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) compare_training("rule", all[i], false);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) compare_training("rule", dot_bias, all[i], false);
 }
 
 static void test_more_parameters_than_one_launch_takes(void **state)
@@ -166,6 +182,7 @@ int main(void)
     char why[512];
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_dot_model_trains_as_on_the_cpu),
+        cmocka_unit_test(test_the_neural_model_trains_as_on_the_cpu),
         cmocka_unit_test(test_every_rule_steps_as_on_the_cpu),
         cmocka_unit_test(test_more_parameters_than_one_launch_takes),
         cmocka_unit_test(test_a_rule_without_a_kernel_says_so),
