@@ -6,6 +6,7 @@
 #define SAME(ours, theirs) static_assert((int)ours == (int)theirs, #theirs)
 SAME(AG_LT_COMPUTE_32F, CUBLAS_COMPUTE_32F);
 SAME(AG_LT_R_32F, CUDA_R_32F);
+SAME(AG_LT_R_16BF, CUDA_R_16BF);
 SAME(AG_LT_DESC_TRANSA, CUBLASLT_MATMUL_DESC_TRANSA);
 SAME(AG_LT_DESC_TRANSB, CUBLASLT_MATMUL_DESC_TRANSB);
 SAME(AG_LT_DESC_EPILOGUE, CUBLASLT_MATMUL_DESC_EPILOGUE);
@@ -71,7 +72,8 @@ void ag_lt_describe(const ag_lt_functions *f, const ag_blas_plan *p, ag_lt_desc 
     if (p->bias) check(f->desc_set(*desc, AG_LT_DESC_EPILOGUE, &epilogue, sizeof epilogue), "adding a bias");
     for (int i = 0; i < 3; i++) {
         const uint64_t rows = (uint64_t)m[i]->rows, cols = (uint64_t)m[i]->cols;
-        check(f->layout_create(&layout[i], AG_LT_R_32F, rows, cols, m[i]->ld), "a layout");
+        const int type = (i < 2 ? p->narrow : p->narrow_d) ? AG_LT_R_16BF : AG_LT_R_32F;
+        check(f->layout_create(&layout[i], type, rows, cols, m[i]->ld), "a layout");
         check(f->layout_set(layout[i], AG_LT_LAYOUT_BATCH, &batch, sizeof batch), "a batch");
         check(f->layout_set(layout[i], AG_LT_LAYOUT_STEP, &m[i]->step, sizeof m[i]->step), "a batch's stride");
     }
@@ -117,12 +119,12 @@ static void promise_alignment(int align)
         check(B.f.pref_set(B.pref, AG_LT_PREF_ALIGN_A + i, &bytes, sizeof bytes), "an alignment");
 }
 
-static void set_bias(const plan *p, const float *bias)
+static void set_bias(const plan *p, const void *bias)
 {
     if (bias) check(B.f.desc_set(p->desc, AG_LT_DESC_BIAS_POINTER, &bias, sizeof bias), "a bias");
 }
 
-static plan *plan_of(const char *at, const ag_blas_plan *key, const float *bias)
+static plan *plan_of(const char *at, const ag_blas_plan *key, const void *bias)
 {
     plan *p = &B.plans[slot_of(key)];
     if (p->used && !memcmp(&p->key, key, sizeof *key)) return set_bias(p, bias), p;
@@ -157,14 +159,15 @@ static void assign(ag_blas_matrix *to, const ag_blas_matrix *from)
     to->step = from->step;
 }
 
-void ag_blas_multiply(const char *at, const ag_blas_plan *want, const float *a, const float *b, float *d,
-                      const float *bias)
+void ag_blas_multiply(const char *at, const ag_blas_plan *want, const void *a, const void *b, void *d, const void *bias)
 {
     start(at);
     ag_blas_plan key;
     memset(&key, 0, sizeof key);
     key.trans_a = want->trans_a;
     key.trans_b = want->trans_b;
+    key.narrow = want->narrow;
+    key.narrow_d = want->narrow_d;
     key.bias = bias != nullptr;
     key.align = alignment(a, b, d, bias);
     key.batch = want->batch;
@@ -175,4 +178,33 @@ void ag_blas_multiply(const char *at, const ag_blas_plan *want, const float *a, 
     const int status = B.f.matmul(B.handle, p->desc, &one, a, p->layout[0], b, p->layout[1], &beta, d, p->layout[2], d,
                                   p->layout[2], &p->choice.algo, B.workspace, WORKSPACE, ag_cuda_stream());
     if (status) ag_fail(at, "cuda: cuBLASLt could not multiply (status %d)", status);
+}
+
+static void fill(const ag_blas_product *p)
+{
+    ag_tensor y = {}, bias = {};
+    y.ndim = 2, y.dtype = p->to, y.data = p->y;
+    y.shape[0] = p->n, y.shape[1] = p->m, y.stride[0] = p->y_ld ? p->y_ld : p->m, y.stride[1] = 1;
+    bias.ndim = 1, bias.dtype = p->to, bias.data = (void *)p->bias, bias.shape[0] = p->m, bias.stride[0] = 1;
+    for (int64_t b = 0; b < (p->batch ? p->batch : 1) && !p->add; b++) {
+        if (p->bias) ag_cuda_assign(&y, &bias);
+        else ag_cuda_fill(&y, 0);
+        y.data = (char *)y.data + p->y_step * (int64_t)ag_dtype_size(p->to);
+    }
+}
+
+/* cuBLAS counts columns first: it is asked for y' = w' x'. */
+void ag_blas_run(const char *at, const ag_blas_product *p)
+{
+    if (!p->n || !p->m) return;
+    if (!p->k) return fill(p);
+    ag_blas_plan q;
+    memset(&q, 0, sizeof q);
+    q.trans_a = p->wt, q.trans_b = p->xt, q.add = p->add, q.batch = p->batch ? (int)p->batch : 1;
+    q.narrow = p->type == AG_BF16, q.narrow_d = p->to == AG_BF16;
+    q.m = p->m, q.n = p->n, q.k = p->k;
+    q.a = { p->wt ? p->k : p->m, p->wt ? p->m : p->k, p->w_ld ? p->w_ld : p->wt ? p->k : p->m, p->w_step };
+    q.b = { p->xt ? p->n : p->k, p->xt ? p->k : p->n, p->x_ld ? p->x_ld : p->xt ? p->n : p->k, p->x_step };
+    q.d = { p->m, p->n, p->y_ld ? p->y_ld : p->m, p->y_step };
+    ag_blas_multiply(at, &q, p->w, p->x, p->y, p->bias);
 }

@@ -2,15 +2,17 @@
  * so that neither its header nor the library is needed to build; cuda/blas.cu compares with the header where it is. */
 #ifndef AG_CUDA_BLAS_H
 #define AG_CUDA_BLAS_H
-#include "core/base.h"
+#include "core/tensor.h"
 AG_BEGIN_DECLS
 
 /* Column-major, as cuBLAS counts: element (i, j) at data[i + j * ld]; `batch` matrices, `step` elements apart. */
 typedef struct { int64_t rows, cols, ld, step; } ag_blas_matrix;
 
-/* D[m, n] = op(A) op(B) + beta D (+ bias[i] to row i), all f32. */
+/* D[m, n] = op(A) op(B) + beta D (+ bias[i] to row i); A and B f32, or both bf16; D and bias f32, or bf16 with them. Sums
+ * are f32. */
 typedef struct {
     bool trans_a, trans_b, add;               /* add: beta = 1 */
+    bool narrow, narrow_d;                          /* A and B are bf16; D is */
     bool bias;                                      /* this and the next are set by ag_blas_multiply */
     int align;                                      /* bytes, a power of two, that a, b and d are multiples of */
     int batch;
@@ -23,8 +25,19 @@ typedef struct {
 bool ag_blas_layout(int64_t rows, int64_t cols, int64_t row_stride, int64_t col_stride, ag_blas_matrix *m, bool *trans);
 
 /* Queued. at: for the message when cuBLASLt is missing. */
-void ag_blas_multiply(const char *at, const ag_blas_plan *p, const float *a, const float *b, float *d,
-                      const float *bias);
+void ag_blas_multiply(const char *at, const ag_blas_plan *p, const void *a, const void *b, void *d, const void *bias);
+
+/* The same, row-major: y[n, m] = or += x[n, k] w[k, m] (+ bias[m]); xt, wt: x is stored [k, n], w [m, k]. Any size may be 0. */
+typedef struct {
+    int64_t n, k, m;
+    const void *x, *w, *bias;                       /* bias: of y's dtype, or NULL */
+    void *y;
+    bool xt, wt, add;
+    ag_dtype type, to;                              /* of x and w; of y */
+    int64_t x_ld, w_ld, y_ld;                       /* elements from a stored row to the next; 0: they are dense */
+    int64_t batch, x_step, w_step, y_step;          /* 0: one */
+} ag_blas_product;
+void ag_blas_run(const char *at, const ag_blas_product *p);
 
 /* Looks for a library by its SONAMEs (NULL-terminated) in the loader's path, in CUDA_HOME, the toolkit's usual places
  * and Python environments. NULL: not found. */
@@ -32,7 +45,7 @@ void *ag_cuda_library(const char *const *sonames);
 
 /* ---- cuBLASLt's interface, CUDA 12 and 13 -------------------------------------------------------------- */
 enum {
-    AG_LT_COMPUTE_32F = 68, AG_LT_R_32F = 0,
+    AG_LT_COMPUTE_32F = 68, AG_LT_R_32F = 0, AG_LT_R_16BF = 14,
     AG_LT_DESC_TRANSA = 3, AG_LT_DESC_TRANSB = 4, AG_LT_DESC_EPILOGUE = 7, AG_LT_DESC_BIAS_POINTER = 8,
     AG_LT_LAYOUT_BATCH = 5, AG_LT_LAYOUT_STEP = 6, AG_LT_PREF_WORKSPACE = 1,
     AG_LT_PREF_ALIGN_A = 5,                             /* B, C, D: 6, 7, 8 */

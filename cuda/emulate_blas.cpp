@@ -2,11 +2,12 @@
  * what cuBLASLt's reference manual refuses: leading dimensions and shapes that do not fit, operands less aligned than
  * was promised when the algorithm was chosen. */
 #include "cuda/blas.h"
+#include "cuda/cuda.h"
 #include <string.h>
 
 namespace {
 
-struct desc { int32_t trans_a, trans_b; uint32_t epilogue; const float *bias; };
+struct desc { int32_t trans_a, trans_b; uint32_t epilogue; const void *bias; };
 struct pref { uint32_t align[4]; };
 struct layout { int type; uint64_t rows, cols; int64_t ld, step; int32_t batch; };
 
@@ -77,7 +78,8 @@ int heuristic(ag_lt_handle, ag_lt_desc dh, ag_lt_layout ah, ag_lt_layout bh, ag_
     const uint64_t k = d->trans_a ? a->rows : a->cols;
     const bool good = fits(a, d->trans_a ? k : c->rows, d->trans_a ? c->rows : k) &&
                       fits(b, d->trans_b ? c->cols : k, d->trans_b ? k : c->cols) && fits(c, c->rows, c->cols) &&
-                      a->batch == c->batch && b->batch == c->batch && a->type == c->type && b->type == c->type;
+                      a->batch == c->batch && b->batch == c->batch && a->type == b->type &&
+                      (a->type == c->type || (a->type == AG_LT_R_16BF && c->type == AG_LT_R_32F));
     *got = good;
     memset(result, 0, sizeof *result);
     memcpy(result->algo.data, ((const pref *)ph)->align, sizeof(pref));     /* the algorithm relies on it */
@@ -89,32 +91,45 @@ bool aligned(const void *p, uint32_t bytes)
     return (uintptr_t)p % bytes == 0;
 }
 
+struct strided { int64_t row, col; };
+
+template <class T, class D>
+void multiply(const desc *d, float scale, float keep, const T *a, const T *b, const D *c, D *out, const layout *la,
+              const layout *lb, const layout *lc)
+{
+    const int64_t inner = (int64_t)(d->trans_a ? la->rows : la->cols);
+    const strided as = d->trans_a ? strided{ la->ld, 1 } : strided{ 1, la->ld };
+    const strided bs = d->trans_b ? strided{ lb->ld, 1 } : strided{ 1, lb->ld };
+    for (int batch = 0; batch < lc->batch; batch++)
+        for (int64_t j = 0; j < (int64_t)lc->cols; j++)
+            for (int64_t i = 0; i < (int64_t)lc->rows; i++) {
+                const T *x = a + batch * la->step + i * as.row, *y = b + batch * lb->step + j * bs.col;
+                const int64_t at = batch * lc->step + i + j * lc->ld;
+                float sum = 0;
+                for (int64_t k = 0; k < inner; k++) sum += ag_load(x[k * as.col]) * ag_load(y[k * bs.row]);
+                sum *= scale;
+                if (keep != 0) sum += keep * ag_load(c[at]);
+                if (d->epilogue == AG_LT_EPILOGUE_BIAS) sum += ag_load(((const D *)d->bias)[i]);
+                ag_store(&out[at], sum);
+            }
+}
+
 int matmul(ag_lt_handle, ag_lt_desc dh, const void *alpha, const void *a, ag_lt_layout ah, const void *b,
            ag_lt_layout bh, const void *beta, const void *c, ag_lt_layout ch, void *out, ag_lt_layout,
            const ag_lt_algo *algo, void *, size_t, void *)
 {
     const desc *d = (const desc *)dh;
     const layout *la = (const layout *)ah, *lb = (const layout *)bh, *lc = (const layout *)ch;
-    const int64_t inner = (int64_t)(d->trans_a ? la->rows : la->cols);
-    const int64_t a_row = d->trans_a ? la->ld : 1, a_col = d->trans_a ? 1 : la->ld;
-    const int64_t b_row = d->trans_b ? lb->ld : 1, b_col = d->trans_b ? 1 : lb->ld;
     const float scale = *(const float *)alpha, keep = *(const float *)beta;
     const uint32_t *align = (const uint32_t *)algo->data;
     if (!aligned(a, align[0]) || !aligned(b, align[1]) || !aligned(c, align[2]) || !aligned(out, align[3]))
         return INVALID_VALUE;
-    for (int batch = 0; batch < lc->batch; batch++)
-        for (int64_t j = 0; j < (int64_t)lc->cols; j++)
-            for (int64_t i = 0; i < (int64_t)lc->rows; i++) {
-                const float *x = (const float *)a + batch * la->step + i * a_row;
-                const float *y = (const float *)b + batch * lb->step + j * b_col;
-                const int64_t at = batch * lc->step + i + j * lc->ld;
-                float sum = 0;
-                for (int64_t k = 0; k < inner; k++) sum += x[k * a_col] * y[k * b_row];
-                sum *= scale;
-                if (keep != 0) sum += keep * ((const float *)c)[at];
-                if (d->epilogue == AG_LT_EPILOGUE_BIAS) sum += d->bias[i];
-                ((float *)out)[at] = sum;
-            }
+    if (la->type == AG_LT_R_32F)
+        multiply(d, scale, keep, (const float *)a, (const float *)b, (const float *)c, (float *)out, la, lb, lc);
+    else if (lc->type == AG_LT_R_32F)
+        multiply(d, scale, keep, (const ag_bf16 *)a, (const ag_bf16 *)b, (const float *)c, (float *)out, la, lb, lc);
+    else
+        multiply(d, scale, keep, (const ag_bf16 *)a, (const ag_bf16 *)b, (const ag_bf16 *)c, (ag_bf16 *)out, la, lb, lc);
     return SUCCESS;
 }
 

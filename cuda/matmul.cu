@@ -1,13 +1,12 @@
 /* cuda/matmul.cu - ops/matmul.c: matmul, linear and their gradients through cuBLASLt. */
-#include "cuda/blas.h"
 #include "cuda/device.h"
-#include "cuda/reduce.h"
-#include "ops/formulas.h"
+#include "cuda/fused.h"
+#include "ops/fused.h"
 #include "ops/registry.h"
 
 /* A stack of matrices with leading axes broadcast to the output's. */
 struct stack {
-    float *data;
+    char *data;
     int64_t rows, cols, row_stride, col_stride;
     int64_t batch_stride[AG_MAX_DIMS];                  /* along each leading axis of the output; 0: repeated */
 };
@@ -19,7 +18,7 @@ struct batches {
 
 static stack stack_of(const ag_tensor *t, const batches *b, bool transposed)
 {
-    stack s = { ag_real(t), t->shape[t->ndim - 2], t->shape[t->ndim - 1], t->stride[t->ndim - 2],
+    stack s = { (char *)t->data, t->shape[t->ndim - 2], t->shape[t->ndim - 1], t->stride[t->ndim - 2],
                 t->stride[t->ndim - 1], {} };
     for (int d = 0; d < b->ndim; d++) {
         const int own = d - (b->ndim - (t->ndim - 2));
@@ -58,12 +57,14 @@ static void multiply(const ag_node *n, const batches *b, stack y, stack x, stack
 {
     ag_blas_plan p;
     memset(&p, 0, sizeof p);
+    p.narrow = p.narrow_d = n->out->dtype == AG_BF16;
     p.m = y.cols, p.n = y.rows, p.k = x.cols;
     AG_ASSERT(ag_blas_layout(w.cols, w.rows, w.col_stride, w.row_stride, &p.a, &p.trans_a));
     AG_ASSERT(ag_blas_layout(x.cols, x.rows, x.col_stride, x.row_stride, &p.b, &p.trans_b));
     bool trans_d;
     AG_ASSERT(ag_blas_layout(y.cols, y.rows, y.col_stride, y.row_stride, &p.d, &trans_d) && !trans_d);
     const int last = b->ndim - 1;
+    const int64_t size = (int64_t)ag_dtype_size(n->out->dtype);
     const bool together = last >= 0 && y.batch_stride[last] != 0;
     p.batch = together ? (int)b->size[last] : 1;
     p.a.step = together ? w.batch_stride[last] : 0;
@@ -81,7 +82,7 @@ static void multiply(const ag_node *n, const batches *b, stack y, stack x, stack
             if (i && !y.batch_stride[d] && b->size[d] > 1) first = false;
         }
         p.add = add || !first;
-        ag_blas_multiply(n->at, &p, w.data + ow, x.data + ox, y.data + oy, nullptr);
+        ag_blas_multiply(n->at, &p, w.data + ow * size, x.data + ox * size, y.data + oy * size, nullptr);
     }
 }
 
@@ -150,31 +151,6 @@ void ag_matmul_backward_cuda(ag_node *n)
 
 /* ---- linear: y = activation(x w' + bias) --------------------------------------------------------------- */
 
-/* Dense, row-major: y[n, m] = or += x[n, k] w[k, m] (+ bias[m]); xt, wt: x is stored [k, n], w [m, k]. */
-static void dense(const char *at, int64_t n, int64_t k, int64_t m, const float *x, bool xt, const float *w, bool wt,
-                  float *y, bool add, const float *bias)
-{
-    ag_blas_plan p;
-    memset(&p, 0, sizeof p);
-    p.trans_a = wt, p.trans_b = xt, p.add = add, p.batch = 1;
-    p.m = m, p.n = n, p.k = k;
-    p.a = wt ? ag_blas_matrix{ k, m, k, 0 } : ag_blas_matrix{ m, k, m, 0 };
-    p.b = xt ? ag_blas_matrix{ n, k, n, 0 } : ag_blas_matrix{ k, n, k, 0 };
-    p.d = { m, n, m, 0 };
-    ag_blas_multiply(at, &p, w, x, y, bias);
-}
-
-/* s: the sum before the activation; y may be s. */
-static __global__ void activate(int64_t n, bool gelu, const float *s, float *y)
-{
-    AG_EACH (i, n) y[i] = gelu ? GELU(s[i]) : s[i] > 0 ? s[i] : 0;
-}
-
-static __global__ void activation_gradient(int64_t n, bool gelu, const float *s, const float *g, float *d)
-{
-    AG_EACH (i, n) d[i] = gelu ? g[i] * GELU_GRAD(s[i]) : s[i] > 0 ? g[i] : 0;
-}
-
 static ag_activation activation_of(const ag_node *n)
 {
     return *(const ag_activation *)n->arg;
@@ -182,46 +158,34 @@ static ag_activation activation_of(const ag_node *n)
 
 void ag_linear_forward_cuda(ag_node *n)
 {
-    const ag_tensor *x = n->in[0], *w = n->in[1], *bias = n->in[2];
-    const int64_t out = w->shape[0], in = w->shape[1], count = ag_numel(n->out);
-    ag_tensor *sum = n->saved[0] ? n->saved[0] : n->out;
-    if (in) dense(n->at, count / out, in, out, ag_real(x), false, ag_real(w), true, ag_real(sum), false,
-                  bias ? ag_real(bias) : nullptr);
-    else if (bias) ag_cuda_assign(sum, bias);
-    else ag_cuda_fill(sum, 0);
-    if (activation_of(n) != AG_LINEAR_PLAIN)
-        LAUNCH(activate, ag_blocks(count), AG_BLOCK, 0, count, activation_of(n) == AG_LINEAR_GELU, ag_real(sum),
-               ag_real(n->out));
+    const ag_tensor *x = n->in[0], *w = n->in[1];
+    const int64_t out = w->shape[0], in = w->shape[1];
+    ag_blas_product p = {};
+    if (!out) return;
+    p.n = ag_numel(n->out) / out, p.k = in, p.m = out, p.type = p.to = x->dtype;
+    p.x = x->data, p.w = ag_cuda_param(n, w, p.type), p.wt = true, p.bias = ag_cuda_param(n, n->in[2], p.type);
+    p.y = ag_fused_target(n);
+    ag_blas_run(n->at, &p);
+    ag_cuda_fused_finish(n, activation_of(n));
 }
 
-/* GELU's needs the sum, ReLU's has the output's sign to go by. */
-static ag_tensor gradient_of_sum(ag_node *n)
-{
-    ag_tensor g = *n->out->grad;
-    const int64_t count = ag_numel(n->out);
-    if (activation_of(n) == AG_LINEAR_PLAIN) return g;
-    g.data = ag_workspace(n, count, sizeof(float));
-    LAUNCH(activation_gradient, ag_blocks(count), AG_BLOCK, 0, count, activation_of(n) == AG_LINEAR_GELU,
-           ag_real(n->saved[0] ? n->saved[0] : n->out), ag_real(n->out->grad), ag_real(&g));
-    return g;
-}
-
-struct value_at {
-    const float *x;
-    __device__ inline float operator()(const int64_t *at, int64_t, int64_t) const { return x[at[0]]; }
-};
-
+/* d x = g w, d w = g' x */
 void ag_linear_backward_cuda(ag_node *n)
 {
-    const ag_tensor *x = n->in[0], *w = n->in[1], g = gradient_of_sum(n), *one[1] = { &g };
-    const int64_t out = w->shape[0], in = w->shape[1], rows = ag_numel(&g) / out;
-    if (n->din[0] && in)
-        dense(n->at, rows, out, in, ag_real(&g), false, ag_real(w), false, ag_real(n->din[0]), n->accumulate[0],
-              nullptr);
-    if (n->din[1] && in)
-        dense(n->at, out, rows, in, ag_real(&g), true, ag_real(x), false, ag_real(n->din[1]), n->accumulate[1],
-              nullptr);
-    if (n->din[2])
-        ag_reduce<ag_fold_sum>(n, ag_split_of<1>(&g, (1u << (g.ndim - 1)) - 1, one), value_at{ ag_real(&g) },
-                               ag_put_sum{ ag_real(n->din[2]), 1, n->accumulate[2] });
+    const ag_tensor *x = n->in[0], *w = n->in[1];
+    const int64_t out = w->shape[0], in = w->shape[1];
+    const void *g = ag_cuda_fused_gradient(n, activation_of(n));
+    ag_blas_product p = {};
+    p.type = x->dtype, p.x = g;
+    if (n->din[0]) {
+        p.n = in ? ag_numel(x) / in : 0, p.k = out, p.m = in, p.to = p.type, p.add = n->accumulate[0];
+        p.w = ag_cuda_param(n, w, p.type), p.y = n->din[0]->data;
+        ag_blas_run(n->at, &p);
+    }
+    if (n->din[1]) {
+        p.n = out, p.k = out ? ag_numel(n->out) / out : 0, p.m = in, p.to = AG_F32, p.add = n->accumulate[1];
+        p.xt = true, p.w = x->data, p.y = n->din[1]->data;
+        ag_blas_run(n->at, &p);
+    }
+    ag_cuda_bias_gradient(n, 2, g);
 }

@@ -3,6 +3,7 @@
 #define AG_CONV_H
 #include "core/op.h"
 #include "ops/vision.h"
+AG_BEGIN_DECLS
 
 enum { AG_CONV_X, AG_CONV_WEIGHT, AG_CONV_BIAS, AG_CONV_INPUTS };
 
@@ -55,4 +56,5 @@ int64_t ag_conv_weight_workspace(const ag_conv *c);
 /* groups == I == O; the same inputs, argument and rules. ag_conv2d_ sends it there. (ops/conv_depthwise.c) */
 extern const ag_op ag_op_conv2d, ag_op_conv_depthwise, ag_op_conv_transpose2d;
 
+AG_END_DECLS
 #endif

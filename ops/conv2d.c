@@ -80,7 +80,8 @@ static ag_tensor *turns_check(ag_tensor **in)
 
 const ag_op ag_op_conv2d = {
     .name = "conv2d", .inputs = "x weight bias", .infer = ag_conv_infer, .bf16 = 1 << AG_CONV_X,
-    .forward = { conv2d_forward }, .backward = { conv2d_backward }, .workspace = conv2d_workspace, .flops = conv2d_flops,
+    .bf16_cuda = 1 << AG_CONV_X, .forward = { conv2d_forward, AG_CUDA_FN(ag_conv2d_forward_cuda) },
+    .backward = { conv2d_backward, AG_CUDA_FN(ag_conv2d_backward_cuda) }, .workspace = conv2d_workspace, .flops = conv2d_flops,
     .check = { { "x[2,5,6,3] weight[4,3,3,3] bias[4]", same_check }, { "x[2,7,5,2] weight[3,2,3,3] bias[3]", strided_check },
                { "x[1,6,7,4] weight[6,2,3,2]", grouped_check }, { "x[2,5,6,2] weight[3,2,3,5]", tensorflow_check },
                { "x[2,3,5,7] weight[5,7,1,1] bias[5]", point_check }, { "x[2,5,4,3] weight[4,3,2,2] bias[4]", patch_check },

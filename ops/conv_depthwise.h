@@ -4,6 +4,7 @@
 #ifndef AG_CONV_DEPTHWISE_H
 #define AG_CONV_DEPTHWISE_H
 #include "core/op.h"
+#include "ops/conv_axis.h"
 #include "ops/ops.h"
 
 /* The sums of a tile of columns, the taps of a row and one column fit the registers. */
@@ -44,12 +45,6 @@ const ag_dw_kernel *ag_dw_kernel_for(int64_t most, int64_t stride);
 void ag_dw_add_columns(int64_t columns, const real *x, ag_dw_vec *to);
 
 /* ---- the plan of a row (conv_depthwise_plan.c) --------------------------------------------------------- */
-
-/* One axis: tap k of output o meets input o stride + k dilation - pad; turned round, for the gradient, it meets input
- * (o + pad - k dilation) / stride where that is whole. */
-typedef struct { int64_t in, out, taps, stride, pad, dilation; bool turned; } ag_dw_axis;
-/* The input of `tap` for `out`, perhaps outside of the image; false where none is met. */
-bool ag_dw_meets(const ag_dw_axis *a, int64_t out, int64_t tap, int64_t *in);
 
 /* The columns first, first + step, ... of a row of the result, which all meet the same taps: turned round with stride
  * s there are s such phases. Output j of them meets tap k of a part in column `column` + j stride + k. */

@@ -2,15 +2,6 @@
 
 enum { WIDE = AG_DW_WIDE, NARROW = AG_DW_NARROW };
 
-bool ag_dw_meets(const ag_dw_axis *a, int64_t out, int64_t tap, int64_t *in)
-{
-    const int64_t at = a->turned ? out + a->pad - tap * a->dilation : out * a->stride + tap * a->dilation - a->pad;
-    *in = at;
-    if (!a->turned || a->stride == 1) return true;
-    *in = at / a->stride;
-    return at % a->stride == 0;
-}
-
 static int64_t phases_of(const ag_dw_axis *a)
 {
     return !a->turned ? 1 : a->stride < a->out ? a->stride : a->out;

@@ -123,7 +123,8 @@ static ag_tensor *grouped_check(ag_tensor **in)
 
 const ag_op ag_op_conv_transpose2d = {
     .name = "conv_transpose2d", .inputs = "x weight bias", .infer = transpose_infer, .bf16 = 1 << AG_CONV_X,
-    .forward = { transpose_forward }, .backward = { transpose_backward }, .workspace = transpose_workspace,
+    .bf16_cuda = 1 << AG_CONV_X, .forward = { transpose_forward, AG_CUDA_FN(ag_conv_transpose2d_forward_cuda) },
+    .backward = { transpose_backward, AG_CUDA_FN(ag_conv_transpose2d_backward_cuda) }, .workspace = transpose_workspace,
     .flops = transpose_flops,
     .check = { { "x[2,3,4,3] weight[3,5,2,2] bias[5]", double_check },
                { "x[1,4,3,4] weight[4,3,3,3] bias[3]", overlapping_check },

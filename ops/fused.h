@@ -5,6 +5,7 @@
 #define AG_FUSED_H
 #include "core/op.h"
 #include "ops/ops.h"
+AG_BEGIN_DECLS
 
 /* For infer, after ag_node_out. */
 void ag_fused_infer(ag_node *n, ag_activation activation);
@@ -19,4 +20,5 @@ void ag_fused_bias_gradient(ag_node *n, int k, const void *g);
 /* The workspace of the two. */
 int64_t ag_fused_workspace(const ag_node *n, ag_activation activation);
 
+AG_END_DECLS
 #endif

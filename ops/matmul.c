@@ -107,7 +107,7 @@ static ag_tensor *matmul_check(ag_tensor **in) { return ag_matmul(in[0], in[1]);
 static ag_tensor *matmul_turned(ag_tensor **in) { return ag_matmul(ag_transpose(in[0], 0, 1), ag_transpose(in[1], 0, 1)); }
 
 const ag_op ag_op_matmul = {
-    .name = "matmul", .inputs = "a b", .infer = matmul_infer, .strided = true, .bf16 = 1 | 2,
+    .name = "matmul", .inputs = "a b", .infer = matmul_infer, .strided = true, .bf16 = 1 | 2, .bf16_cuda = 1 | 2,
     .workspace = matmul_workspace, .flops = matmul_flops,
     .forward = { matmul_forward, AG_CUDA_FN(ag_matmul_forward_cuda) },
     .backward = { matmul_backward, AG_CUDA_FN(ag_matmul_backward_cuda) },
@@ -214,7 +214,7 @@ static ag_tensor *linear_relu_check(ag_tensor **in)
 }
 
 const ag_op ag_op_linear = {
-    .name = "linear", .inputs = "x weight bias", .infer = linear_infer, .bf16 = 1 << X,
+    .name = "linear", .inputs = "x weight bias", .infer = linear_infer, .bf16 = 1 << X, .bf16_cuda = 1 << X,
     .workspace = linear_workspace, .flops = linear_flops,
     .forward = { linear_forward, AG_CUDA_FN(ag_linear_forward_cuda) },
     .backward = { linear_backward, AG_CUDA_FN(ag_linear_backward_cuda) },

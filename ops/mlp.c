@@ -14,16 +14,17 @@
 #include "ops/activation.h"
 #include "ops/channels.h"
 #include "ops/gemm.h"
+#include "ops/mlp.h"
 #include "ops/registry.h"
 #include "ops/dropout.h"
 #include "ops/vision.h"
 
-enum { X, W1, B1, W2, B2, INPUTS, RESIDUAL = INPUTS, SCALE, TAIL_INPUTS };
+enum { X = AG_MLP_X, W1, B1, W2, B2, INPUTS, RESIDUAL = AG_MLP_RESIDUAL, SCALE, TAIL_INPUTS };
 /* Bytes of hidden layer and rows, at least: a chunk forward (half of it backward, where four matrices share the cache), a run
  * (so many rows that the sums over them are worth reading the gradients of the weights). Elements in the first cache. */
 enum { CHUNK = 256 << 10, CHUNK_ROWS = 128, RUN = 1 << 20, RUN_ROWS = 512, PIECE = 512 };
 
-typedef struct { ag_activation activation; double drop_path; uint64_t key; } mlp_arg;
+typedef ag_mlp_arg mlp_arg;
 
 typedef struct {
     mlp_arg arg;
@@ -374,8 +375,9 @@ static ag_tensor *relu_check(ag_tensor **in) { return ag_mlp(in[0], in[1], in[2]
 static ag_tensor *silu_check(ag_tensor **in) { return ag_mlp(in[0], in[1], NULL, in[2], NULL, AG_LINEAR_SILU); }
 
 const ag_op ag_op_mlp = {
-    .name = "mlp", .inputs = "x w1 b1 w2 b2", .unread_out = true, .infer = mlp_infer, .bf16 = 1 << X,
-    .forward = { mlp_forward }, .backward = { mlp_backward }, .workspace = mlp_workspace, .flops = mlp_flops,
+    .name = "mlp", .inputs = "x w1 b1 w2 b2", .unread_out = true, .infer = mlp_infer, .bf16 = 1 << X, .bf16_cuda = 1 << X,
+    .forward = { mlp_forward, AG_CUDA_FN(ag_mlp_forward_cuda) },
+    .backward = { mlp_backward, AG_CUDA_FN(ag_mlp_backward_cuda) }, .workspace = mlp_workspace, .flops = mlp_flops,
     .check = { { "x[3,4] w1[7,4] b1[7] w2[5,7] b2[5]", gelu_check }, { "x[2,3,3] w1[5,3] b1[5] w2[3,5] b2[3]", relu_check },
                { "x[5,3] w1[4,3] w2[2,4]", silu_check }, { "x[261,2] w1[3,2] b1[3] w2[2,3] b2[2]", gelu_check } },
 };
@@ -396,8 +398,10 @@ static ag_tensor *drop_check(ag_tensor **in)
 
 const ag_op ag_op_mlp_residual = {
     .name = "mlp_residual", .inputs = "x w1 b1 w2 b2 residual scale", .unread = 1u << RESIDUAL, .unread_out = true,
-    .infer = tail_infer, .bf16 = 1 << X | 1 << RESIDUAL, .forward = { mlp_forward },
-    .backward = { tail_backward, [AG_META] = give_residual }, .workspace = mlp_workspace, .flops = mlp_flops,
+    .infer = tail_infer, .bf16 = 1 << X | 1 << RESIDUAL, .bf16_cuda = 1 << X | 1 << RESIDUAL,
+    .forward = { mlp_forward, AG_CUDA_FN(ag_mlp_residual_forward_cuda) },
+    .backward = { tail_backward, AG_CUDA_FN(ag_mlp_residual_backward_cuda), give_residual },
+    .workspace = mlp_workspace, .flops = mlp_flops,
     .check = { { "x[3,4] w1[7,4] b1[7] w2[5,7] b2[5] residual[3,5] scale[5]", scale_check },
                { "x[5,3] w1[4,3] w2[3,4] residual[5,3]", plain_tail_check },
                { "x[2,3,3] w1[5,3] b1[5] w2[3,5] b2[3] residual[2,3,3] scale[3]", drop_check } },

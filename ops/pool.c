@@ -6,30 +6,13 @@
 #include "core/thread.h"
 #include "ops/image.h"
 #include "ops/ops.h"
+#include "ops/pool.h"
 #include "ops/registry.h"
 #include "ops/vision.h"
 
-/* ---- windows ------------------------------------------------------------------------------------------- */
-
-enum { H, W, AXES };
-/* kernel 0: adaptive; padding reaches from -pad to limit */
-typedef struct { int64_t in, out, kernel, stride, pad, limit; } axis;
-typedef struct { axis axis[AXES]; bool max, exclude_pad; } pool_arg;
-typedef struct { int64_t begin, end, count; } window;      /* pixels begin .. end - 1; the mean divides by count */
-
-static window window_at(const axis *a, int64_t i, bool exclude_pad)
-{
-    window w = { i * a->in / a->out, ((i + 1) * a->in + a->out - 1) / a->out, 0 };
-    if (a->kernel) {
-        w.begin = i * a->stride - a->pad, w.end = w.begin + a->kernel;
-        if (w.end > a->limit) w.end = a->limit;
-        w.count = w.end - w.begin;
-        if (w.begin < 0) w.begin = 0;
-        if (w.end > a->in) w.end = a->in;
-    }
-    if (exclude_pad || !a->kernel) w.count = w.end - w.begin;
-    return w;
-}
+enum { H = AG_POOL_H_AXIS, W = AG_POOL_W_AXIS };
+typedef ag_pool_axis axis;
+typedef ag_pool_window window;
 
 static axis fixed_axis(const ag_node *n, int64_t in, int64_t kernel, const ag_pool2d_opts *o)
 {
@@ -57,7 +40,7 @@ typedef struct {
     const void *x, *g, *y;
     void *to;
     ag_dtype dtype;
-    pool_arg arg;
+    ag_pool arg;
     int64_t channels;
     bool add;
     real *bands;                            /* BAND rows of each thread, for bf16 */
@@ -87,9 +70,9 @@ static void pool_rows(int64_t begin, int64_t end, void *arg)
     const axis *a = j->arg.axis;
     real buf[CHUNK];
     for (int64_t r = begin; r < end; r++) {
-        const window rows = window_at(&a[H], r % a[H].out, j->arg.exclude_pad);
+        const window rows = ag_pool_window_at(&a[H], r % a[H].out, j->arg.exclude_pad);
         for (int64_t x = 0; x < a[W].out; x++) {
-            const window cols = window_at(&a[W], x, j->arg.exclude_pad);
+            const window cols = ag_pool_window_at(&a[W], x, j->arg.exclude_pad);
             for (int64_t c = 0; c < j->channels; c += CHUNK) {
                 const int64_t m = j->channels - c < CHUNK ? j->channels - c : CHUNK;
                 const int64_t at = (r * a[W].out + x) * j->channels + c;
@@ -131,10 +114,10 @@ static void spread_band(const pool_job *j, int64_t image, int64_t top, int64_t b
 {
     const axis *a = j->arg.axis;
     for (int64_t y = 0; y < a[H].out; y++) {
-        const window rows = window_at(&a[H], y, j->arg.exclude_pad);
+        const window rows = ag_pool_window_at(&a[H], y, j->arg.exclude_pad);
         if (rows.end <= top || rows.begin >= bottom) continue;
         for (int64_t x = 0; x < a[W].out; x++) {
-            const window cols = window_at(&a[W], x, j->arg.exclude_pad);
+            const window cols = ag_pool_window_at(&a[W], x, j->arg.exclude_pad);
             const int64_t at = ((image * a[H].out + y) * a[W].out + x) * j->channels;
             for (int64_t c = 0; c < j->channels; c += CHUNK) {
                 const int64_t m = j->channels - c < CHUNK ? j->channels - c : CHUNK;
@@ -169,12 +152,12 @@ static void spread_rows(int64_t begin, int64_t end, void *arg)
 
 typedef struct { int64_t kernel, h, w; bool max; ag_pool2d_opts opts; } pool_call;     /* kernel 0: adaptive, h x w */
 
-static pool_arg pool_arg_of(const ag_node *n)
+ag_pool ag_pool_of(const ag_node *n)
 {
     const pool_call *c = n->arg;
     const ag_tensor *x = n->in[0];
-    pool_arg a = { .max = c->max, .exclude_pad = c->opts.exclude_pad };
-    for (int k = H; k < AXES; k++)
+    ag_pool a = { .max = c->max, .exclude_pad = c->opts.exclude_pad };
+    for (int k = H; k < AG_POOL_AXES; k++)
         a.axis[k] = c->kernel ? fixed_axis(n, x->shape[1 + k], c->kernel, &c->opts)
                               : (axis){ .in = x->shape[1 + k], .out = k == H ? c->h : c->w };
     return a;
@@ -195,14 +178,14 @@ static void pool_infer(ag_node *n)
         ag_mul_size(n->at, ag_add_size(n->at, c->h, 1), x->shape[1]);
         ag_mul_size(n->at, ag_add_size(n->at, c->w, 1), x->shape[2]);
     }
-    const pool_arg a = pool_arg_of(n);
+    const ag_pool a = ag_pool_of(n);
     ag_node_out(n, x->dtype, AG_SHAPE(x->shape[0], a.axis[H].out, a.axis[W].out, x->shape[3]));
 }
 
 static void pool_forward(ag_node *n)
 {
     const ag_tensor *x = n->in[0], *y = n->out;
-    pool_job j = { .x = x->data, .to = y->data, .dtype = x->dtype, .arg = pool_arg_of(n), .channels = x->shape[3] };
+    pool_job j = { .x = x->data, .to = y->data, .dtype = x->dtype, .arg = ag_pool_of(n), .channels = x->shape[3] };
     const double pixels = (double)(x->shape[1] * x->shape[2]) / (double)(y->shape[1] * y->shape[2]) + 3;
     ag_parallel(y->shape[0] * y->shape[1], 1, 0.1 * pixels * (double)(y->shape[2] * y->shape[3]), pool_rows, &j);
 }
@@ -219,7 +202,7 @@ static void pool_backward(ag_node *n)
     const ag_tensor *x = n->in[0];
     if (!n->din[0]) return;
     pool_job j = { .x = x->data, .y = n->out->data, .g = n->out->grad->data, .to = n->din[0]->data, .dtype = x->dtype,
-                   .arg = pool_arg_of(n), .channels = x->shape[3], .add = n->accumulate[0] };
+                   .arg = ag_pool_of(n), .channels = x->shape[3], .add = n->accumulate[0] };
     const int64_t bytes = pool_workspace(n, true);
     if (bytes) j.bands = ag_workspace(n, bytes, 1);
     ag_parallel(x->shape[0] * x->shape[1], BAND, 0.3 * (double)(x->shape[2] * x->shape[3]), spread_rows, &j);
@@ -236,8 +219,9 @@ static ag_tensor *max_adaptive_check(ag_tensor **in) { return ag_adaptive_max_po
 static ag_tensor *concat_check(ag_tensor **in) { return ag_concat_pool2d(in[0]); }
 
 const ag_op ag_op_max_pool2d = {
-    .name = "max_pool2d", .inputs = "x", .infer = pool_infer, .bf16 = 1, .workspace = pool_workspace,
-    .forward = { pool_forward }, .backward = { pool_backward },
+    .name = "max_pool2d", .inputs = "x", .infer = pool_infer, .bf16 = 1, .bf16_cuda = 1, .workspace = pool_workspace,
+    .forward = { pool_forward, AG_CUDA_FN(ag_max_pool2d_forward_cuda) },
+    .backward = { pool_backward, AG_CUDA_FN(ag_max_pool2d_backward_cuda) },
     .check = { { "x[2,7,5,3]", max_check }, { "x[1,5,4,17]", max_plain_check }, { "x[1,4,6,3]", max_ceil_check },
                { "x[2,6,5,2]", max_same_check }, { "x[2,7,5,3]", max_adaptive_check }, { "x[2,3,5,4]", concat_check } },
 };
@@ -257,9 +241,9 @@ static ag_tensor *avg_adaptive_check(ag_tensor **in) { return ag_adaptive_avg_po
 static ag_tensor *avg_global_check(ag_tensor **in) { return ag_adaptive_avg_pool2d(in[0], 1, 1); }
 
 const ag_op ag_op_avg_pool2d = {
-    .name = "avg_pool2d", .inputs = "x", .unread = 1, .unread_out = true, .infer = pool_infer, .bf16 = 1,
-    .workspace = pool_workspace,
-    .forward = { pool_forward }, .backward = { pool_backward },
+    .name = "avg_pool2d", .inputs = "x", .unread = 1, .unread_out = true, .infer = pool_infer, .bf16 = 1, .bf16_cuda = 1,
+    .workspace = pool_workspace, .forward = { pool_forward, AG_CUDA_FN(ag_avg_pool2d_forward_cuda) },
+    .backward = { pool_backward, AG_CUDA_FN(ag_avg_pool2d_backward_cuda) },
     .check = { { "x[2,7,5,3]", avg_check }, { "x[1,5,4,17]", avg_plain_check }, { "x[1,6,6,2]", avg_ceil_check },
                { "x[2,5,7,3]", avg_real_check }, { "x[1,4,5,2]", avg_same_check }, { "x[2,7,5,3]", avg_adaptive_check },
                { "x[2,3,5,4]", avg_global_check } },
