@@ -245,7 +245,7 @@ static data_images *prepare(const plan *p, const data_loaders_opts *o)
     m->most_bad = (int64_t)(share * (double)(p->n * m->inputs));
     if (m->most_bad < 1 && o->max_bad >= 0) m->most_bad = 1;
     ag_data_images_measure(m);
-    ag_data_images_keep(m, o->cache);
+    ag_data_images_keep(m, o->cache, p->source, o->cache_folder);
     return m;
 }
 

@@ -108,7 +108,11 @@ typedef struct data_loaders { data_loader *train, *valid; data_targets targets; 
 /*   .batch .valid_batch   64; the same
  *   .workers .prefetch .seed   as data_loader_new's
  *   .cache       "ram": pictures are kept as they are after the item transforms that draw no random numbers, in at most half
- *                of the memory that is free; the others are read again
+ *                of the memory that is free; the others are read again.
+ *                "disk": they are prepared once in one file, by the data_resize's at the beginning that draw no random numbers.
+ *                It is made anew when the source's pictures (path, size, time), these transforms or the decoder are others, and
+ *                when it is damaged: the same bits as without it. It is as large as the pixels, 3 x height x width each
+ *   .cache_folder   of that file; default: $AGRAD_CACHE, $XDG_CACHE_HOME/agrad or ~/.cache/agrad
  *   .max_bad     share of files that may be bad, default 0.01 (at least one may; negative: none): more of them end the
  *                epoch with an error that names the first five. Each is named once on stderr. */
 typedef struct {
@@ -116,7 +120,7 @@ typedef struct {
     int64_t batch, valid_batch;
     int workers, prefetch;
     uint64_t seed;
-    const char *cache;
+    const char *cache, *cache_folder;
     double max_bad;
 } data_loaders_opts;
 /* Lists the items, labels and splits them; reads one picture to know the size. Labels that are missing, that are outside the

@@ -9,6 +9,7 @@
 enum { DATA_SHOWN = 5 };
 typedef struct { data_images *of; bool train; } data_view;
 typedef struct { _Atomic(uint8_t *) pixels; int32_t width, height; } data_kept;
+typedef struct data_cache data_cache;
 
 struct data_images {
     const char *at;
@@ -28,6 +29,8 @@ struct data_images {
     data_view view[2];                  /* validation, training */
     data_kept *kept;                    /* [n, inputs], or NULL */
     int64_t most_kept;
+    data_cache *cache;                  /* a mapped file, or NULL */
+    int cached;                         /* transforms that its pictures went through */
     atomic_llong held;                  /* bytes kept */
     pthread_mutex_t lock;               /* of what follows */
     unsigned char *bad;                 /* [n, inputs]: named already */
@@ -43,7 +46,14 @@ data_images *ag_data_images_of(const data_set *set);        /* NULL: another kin
 bool ag_data_images_item(data_images *m, int64_t i, uint64_t key, bool train, data_image *to, char why[DATA_WHY]);
 /* Reads the first picture that can be read, to know the size. */
 void ag_data_images_measure(data_images *m);
-void ag_data_images_keep(data_images *m, const char *where);
+void ag_data_images_keep(data_images *m, const char *where, const char *source, const char *folder);
+/* One picture read and through the first `end` transforms, which draw nothing. */
+bool ag_data_images_fixed(const data_images *m, int64_t i, int end, data_image *to, char why[DATA_WHY]);
+
+/* data/image_cache.c: opens, or makes, the file of these pictures, in the innermost scope. */
+void ag_data_cache_open(data_images *m, const char *source, const char *folder);
+/* A picture after m->cached transforms; false: it has to be read. */
+bool ag_data_cache_take(const data_images *m, int64_t i, data_image *to);
 
 /* data/label.c */
 const char *ag_data_label(const char *at, const data_getter *g, const char *path);      /* NULL: none */

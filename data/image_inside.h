@@ -43,6 +43,9 @@ bool ag_image_jpeg_decode(image_bytes b, const image_header *h, int eighths, con
 /* False where there is no libjpeg. *bytes: from ag_alloc. */
 bool ag_image_jpeg_encode(const data_image *image, int quality, uint8_t **bytes, int64_t *size);
 
+/* Which programs decode here: others may differ by a grey level. */
+const char *ag_image_decoders(void);
+
 bool ag_image_bad(char why[DATA_WHY], const char *fmt, ...) AG_PRINTF(2, 3);     /* false */
 
 #endif

@@ -7,6 +7,8 @@
 #include "core/memory.h"
 
 #ifndef AG_HAVE_JPEG
+const char *ag_image_decoders(void) { return "stb"; }
+
 bool ag_image_jpeg_decode(image_bytes b, const image_header *h, int eighths, const image_rows *rows, data_image *to,
                           char why[DATA_WHY])
 {
@@ -24,6 +26,14 @@ bool ag_image_jpeg_encode(const data_image *image, int quality, uint8_t **bytes,
 #include <jerror.h>
 
 enum { SCANS_MOST = 100 };
+
+#define TEXT_(x) #x
+#define TEXT(x) TEXT_(x)
+#ifdef LIBJPEG_TURBO_VERSION
+const char *ag_image_decoders(void) { return "stb, libjpeg-turbo " TEXT(LIBJPEG_TURBO_VERSION); }
+#else
+const char *ag_image_decoders(void) { return "stb, libjpeg " TEXT(JPEG_LIB_VERSION); }
+#endif
 
 typedef struct {
     struct jpeg_error_mgr mgr;

@@ -68,17 +68,30 @@ static void keep(data_images *m, int64_t i, const data_image *image)
 
 bool ag_data_images_item(data_images *m, int64_t i, uint64_t key, bool train, data_image *to, char why[DATA_WHY])
 {
-    const bool was_kept = take_kept(m, i, to), untouched = m->kept && !m->fixed;     /* is kept */
+    const bool was_kept = take_kept(m, i, to), was_cached = !was_kept && ag_data_cache_take(m, i, to);
+    const bool untouched = m->kept && !m->fixed;            /* is kept */
     const int k = (int)(i % m->inputs);
-    int done = m->fixed;
-    if (!was_kept && !ag_image_read(m->path[i], m->n_tfms ? m->tfms : NULL, chance_of(key, k, 0, train), untouched, to, &done,
-                                    why)) return false;
+    int done = was_kept ? m->fixed : m->cached;
+    if (!was_kept && !was_cached && !ag_image_read(m->path[i], m->n_tfms ? m->tfms : NULL, chance_of(key, k, 0, train), untouched,
+                                                   to, &done, why)) return false;
     for (int t = done; t < m->n_tfms; t++) {
         if (t == m->fixed && !was_kept) keep(m, i, to);
         data_random r = chance_of(key, k, t, train);
         m->tfms[t].apply(&m->tfms[t], to, &r);
     }
     if (m->fixed == m->n_tfms && !was_kept) keep(m, i, to);
+    return true;
+}
+
+bool ag_data_images_fixed(const data_images *m, int64_t i, int end, data_image *to, char why[DATA_WHY])
+{
+    int done;
+    const data_random none = chance_of(0, (int)(i % m->inputs), 0, false);
+    if (!ag_image_read(m->path[i], m->n_tfms ? m->tfms : NULL, none, end == 0, to, &done, why)) return false;
+    for (int t = done; t < end; t++) {
+        data_random r = none;
+        m->tfms[t].apply(&m->tfms[t], to, &r);
+    }
     return true;
 }
 
@@ -274,10 +287,14 @@ static int64_t available(void)
     return line && sscanf(line, "MemAvailable: %lld", &kb) == 1 ? (int64_t)kb * 1024 : INT64_MAX;
 }
 
-void ag_data_images_keep(data_images *m, const char *where)
+void ag_data_images_keep(data_images *m, const char *where, const char *source, const char *folder)
 {
     if (!where) return;
-    if (strcmp(where, "ram")) ag_fail(m->at, ".cache = \"%s\" is unknown; it is \"ram\", or nothing", where);
+    if (!strcmp(where, "disk")) {
+        ag_data_cache_open(m, source, folder);
+        return;
+    }
+    if (strcmp(where, "ram")) ag_fail(m->at, ".cache = \"%s\" is unknown; it is \"ram\", \"disk\", or nothing", where);
     const int64_t budget = ag_memory_budget() - ag_memory(AG_CPU).held, free_now = available();
     m->most_kept = (budget < free_now ? budget : free_now) / 2;
     m->kept = ag_alloc(m->n * m->inputs, sizeof *m->kept);

@@ -234,3 +234,8 @@ data_transform ag_data_random_resized_crop_(const char *at, int64_t size, data_c
                              .random = true, .width = width, .height = size,
                              .number = { low, high, log(narrow), log(wide), o.val_xtra ? o.val_xtra : 0.14 } };
 }
+
+bool ag_data_transform_is_own(const data_transform *t)
+{
+    return t->apply == resize_apply || t->apply == crop_apply;
+}

@@ -53,6 +53,7 @@ struct data_transform {
     void *arg;
 };
 enum { DATA_MAX_TRANSFORMS = 8 };
+bool ag_data_transform_is_own(const data_transform *t);      /* data_resize's, data_random_resized_crop's */
 
 typedef enum { DATA_CROP, DATA_SQUISH, DATA_PAD } data_resize_method;
 typedef enum { DATA_REFLECTION, DATA_ZEROS, DATA_BORDER } data_pad_mode;

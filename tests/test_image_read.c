@@ -68,7 +68,8 @@ static void compare(const char *path, const data_transform *t, uint64_t key, boo
 
 static void compare_all(const char *path)
 {
-    const data_transform t[] = { data_resize(33, .method = DATA_SQUISH), data_resize(40, .width = 24), data_random_resized_crop(24),
+    const data_transform t[] = { data_resize(33, .method = DATA_SQUISH), data_resize(40, .width = 24),
+                                 data_random_resized_crop(24),
                                  data_resize(224, .method = DATA_SQUISH), data_resize(32, .method = DATA_PAD) };
     for (size_t k = 0; k < sizeof t / sizeof *t; k++)
         for (uint64_t key = 0; key < 4; key++) compare(path, &t[k], key, key < 3);
