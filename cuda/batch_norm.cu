@@ -237,11 +237,11 @@ template <class T> struct apply_gradient {
 template <class T> static void forward(ag_node *n)
 {
     const ag_batch_arg *a = (const ag_batch_arg *)n->arg;
+    if (!ag_numel(n->out)) return;
     const batch<T> j = job_of<T>(n, 3);
     const ag_columns p = plan_of(j);
     const set_column set = set_of(n, j, true);
     float *mean = ag_real(n->in[RUNNING_MEAN]), *var = ag_real(n->in[RUNNING_VAR]);
-    if (!j.rows || !j.channels) return;
     if (a->training) {
         const statistics<T> s = { j.x, j.rows, j.channels };
         ag_columns_sum<2, T>(n, p, s, put_statistics<T>{ s, set, mean, var, a->momentum, a->eps });
@@ -252,11 +252,11 @@ template <class T> static void forward(ag_node *n)
 
 template <class T> static void backward(ag_node *n)
 {
+    const bool plain = ((const ag_batch_arg *)n->arg)->activation == AG_LINEAR_PLAIN;
+    if (plain) ag_node_give(n, RESIDUAL, n->out->grad);
+    if (!ag_numel(n->out)) return ag_give_nothing(n, WEIGHT), ag_give_nothing(n, BIAS);
     batch<T> j = job_of<T>(n, 5);
     const float *rstd = ag_real(n->saved[1]);
-    const bool plain = !j.clamps && !j.activation;
-    if (plain) ag_node_give(n, RESIDUAL, n->out->grad);
-    if (!j.rows || !j.channels) return;
     j.g = (const T *)n->out->grad->data;
     if (n->din[X]) j.dx = (T *)n->din[X]->data, j.add = n->accumulate[X];
     if (n->din[RESIDUAL] && !plain) j.dresidual = (T *)n->din[RESIDUAL]->data, j.add_residual = n->accumulate[RESIDUAL];

@@ -142,6 +142,12 @@ template <int K> struct ag_put_column {
 
 static inline float *ag_real_or_null(const ag_tensor *t) { return t ? ag_real(t) : nullptr; }
 
+/* For backward without elements: a sum of nothing. */
+static inline void ag_give_nothing(ag_node *n, int k)
+{
+    if (n->din[k] && !n->accumulate[k]) ag_fill(n->din[k], 0);
+}
+
 /* d weight from the first sum, d bias from the second; each where it is wanted */
 struct ag_put_parameters {
     ag_put_column<0> w;

@@ -49,8 +49,8 @@ template <class T> static __global__ void grn_backward(ag_affine_cuda<T> a, cons
 
 template <class T> static void forward(ag_node *n)
 {
-    const ag_affine_cuda<T> a = ag_affine_cuda_of<T>(n, false);
     if (!ag_numel(n->out)) return;
+    const ag_affine_cuda<T> a = ag_affine_cuda_of<T>(n, false);
     float *length = n->saved[0] ? ag_real(n->saved[0])
                                 : (float *)ag_workspace(n, a.samples * a.channels, sizeof *length);
     ag_affine_cuda_dots(n, a, a.x);
@@ -60,8 +60,8 @@ template <class T> static void forward(ag_node *n)
 
 template <class T> static void backward(ag_node *n)
 {
+    if (!ag_numel(n->out)) return ag_give_nothing(n, WEIGHT), ag_give_nothing(n, BIAS);
     const ag_affine_cuda<T> a = ag_affine_cuda_of<T>(n, true);
-    if (!ag_numel(n->out)) return;
     ag_affine_cuda_dots(n, a, a.g);
     LAUNCH(grn_backward<T>, (unsigned)a.samples, AG_BLOCK, 0, a, ag_real(n->in[WEIGHT]), ag_real(n->saved[0]));
     ag_affine_cuda_give(n, a);

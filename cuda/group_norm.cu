@@ -70,9 +70,9 @@ template <class T> static __global__ void group_backward(group_norm m, ag_affine
 
 template <class T> static void forward(ag_node *n)
 {
+    if (!ag_numel(n->out)) return;
     const ag_affine_cuda<T> a = ag_affine_cuda_of<T>(n, false);
     const group_norm m = norm_of(n);
-    if (!ag_numel(n->out)) return;
     ag_affine_cuda_moments(n, a);
     LAUNCH(group_forward<T>, (unsigned)(a.samples * m.groups), AG_WARP, 0, m, a);
     ag_affine_cuda_run(a);
@@ -80,9 +80,9 @@ template <class T> static void forward(ag_node *n)
 
 template <class T> static void backward(ag_node *n)
 {
+    if (!ag_numel(n->out)) return ag_give_nothing(n, WEIGHT), ag_give_nothing(n, BIAS);
     const ag_affine_cuda<T> a = ag_affine_cuda_of<T>(n, true);
     const group_norm m = norm_of(n);
-    if (!ag_numel(n->out)) return;
     ag_affine_cuda_dots(n, a, a.g);
     LAUNCH(group_backward<T>, (unsigned)(a.samples * m.groups), AG_WARP, 0, m, a);
     ag_affine_cuda_give(n, a);

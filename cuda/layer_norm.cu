@@ -6,7 +6,9 @@
 #include "ops/registry.h"
 
 enum { X, WEIGHT, BIAS };
-enum { GRAD_BLOCKS = 264 };     /* whose sums of d w, d b are folded afterwards: fixed, so that the bits depend on sizes alone */
+/* Blocks whose sums of d w and d b are folded afterwards: two or four for each of some 132 processors, but a number of the
+ * code's, not the machine's, so that the bits depend on sizes alone. */
+enum { GRAD_BLOCKS = 264 };
 
 template <class T> struct layer_args {
     const T *x, *g;
@@ -44,7 +46,8 @@ template <int V> static __device__ inline void parameters(const float *p, int64_
 
 /* ---- forward ------------------------------------------------------------------------------------------- */
 
-template <class T, int V, int K> static __global__ void layer_forward(layer_args<T> a, int lanes)
+template <class T, int V, int K>
+static __global__ void __launch_bounds__(AG_BLOCK, 2) layer_forward(layer_args<T> a, int lanes)
 {
     const int64_t per_block = AG_BLOCK / lanes, n = a.width;
     const int lane = (int)threadIdx.x % lanes;
@@ -208,7 +211,7 @@ template <class T> struct run_backward {
     template <int V, int K> void run(int lanes)
     {
         const bool sums = n->din[WEIGHT] || n->din[BIAS];
-        const unsigned blocks = ag_row_blocks(a.rows, lanes, sums ? GRAD_BLOCKS : 1 << 20);
+        const unsigned blocks = ag_row_blocks(a.rows, lanes, !sums ? 1 << 20 : V * K <= 16 ? 2 * GRAD_BLOCKS : GRAD_BLOCKS);
         float *parts = sums ? (float *)ag_workspace(n, 2 * blocks * a.width, sizeof *parts) : nullptr;
         LAUNCH((layer_backward<T, V, K>), blocks, AG_BLOCK, sums ? AG_BLOCK / lanes * a.width * sizeof(float) : 0, a, lanes,
                parts);

@@ -112,7 +112,8 @@ template <class T> static void backward(ag_node *n)
     ag_columns p;
     ag_node_give(n, X, n->out->grad);
     if (plain) ag_node_give(n, BRANCH, n->out->grad);
-    if (plain || !ag_numel(n->out)) return;
+    if (plain) return;
+    if (!ag_numel(n->out)) return ag_give_nothing(n, SCALE);
     residual<T> j = job_of<T>(n, &p);
     j.g = (const T *)n->out->grad->data, j.add = n->accumulate[BRANCH];
     if (n->din[BRANCH]) j.d_branch = (T *)n->din[BRANCH]->data;

@@ -38,6 +38,8 @@ static void test_layer_norm(void **state)
         { "layer_norm, parameters only", "x[6,48] w[48]", layer_no_x },
         { "layer_norm, wide, parameters only", "x[6,1040] w[1040]", layer_no_x },
         { "layer_norm, unaligned", "x[20] w[8]", layer_unaligned },
+        { "layer_norm of nothing", "x[0,5] w[5] b[5]", layer },
+        { "layer_norm of nothing, wide", "x[0,2000] w[2000] b[2000]", layer },
     }, halves[] = {
         { "layer_norm of bf16", "x[13,64] w[64] b[64]", layer_half },
         { "layer_norm of bf16, 4 packs", "x[3,1024] w[1024] b[1024]", layer_half },
@@ -46,7 +48,7 @@ static void test_layer_norm(void **state)
     };
     compare_cases(cases, COUNT(cases), F32);
     compare_cases(halves, COUNT(halves), BF16);
-    compare_cases(&(cuda_case){ "layer_norm, rows for a second round", "x[17000,4]:const w[4] b[4]", layer_sum }, 1, F32);
+    compare_cases(&(cuda_case){ "layer_norm, rows for a second round", "x[34000,4]:const w[4] b[4]", layer_sum }, 1, F32);
 }
 
 /* ---- softmax and the losses over classes --------------------------------------------------------------- */
@@ -172,6 +174,11 @@ static ag_tensor *batch_eval_half(ag_tensor **in)
     return ag_batch_norm(half(in[0]), in[3], in[4], .weight = in[1], .activation = AG_LINEAR_HARDSWISH);
 }
 
+static ag_tensor *batch_eval(ag_tensor **in)
+{
+    return ag_batch_norm(in[0], in[3], in[4], .weight = in[1], .bias = in[2]);
+}
+
 static void test_batch_norm(void **state)
 {
     (void)state;
@@ -181,6 +188,7 @@ static void test_batch_norm(void **state)
         { "batch_norm, more columns than a warp", "x[6,7,200] w[200] b[200] r[6,7,200]", batch_gelu },
         { "batch_norm, single elements", "x[50,67] w[67] b[67] r[50,67]", batch_relu },
         { "batch_norm, running", "x[3000,3]:const", batch_running },
+        { "batch_norm of nothing", "x[0,5] w[5] b[5] m[5]:const v[5]:cpos", batch_eval },
     }, halves[] = {
         { "batch_norm of bf16", "x[30,64]:far w[64] b[64] r[30,64]", batch_half },
         { "batch_norm of bf16, single elements", "x[30,7]:far w[7] b[7] r[30,7]", batch_half },
@@ -202,6 +210,7 @@ static void test_norms_of_samples(void **state)
     static const cuda_case cases[] = {
         { "group_norm, packs", "x[3,7,7,24] w[24] b[24]", groups },
         { "group_norm, groups wider than a warp", "x[2,5,160] w[160] b[160]", groups },
+        { "group_norm of nothing", "x[2,0,4] w[4] b[4]", groups }, { "grn of nothing", "x[2,0,4] w[4] b[4]", response },
         { "grn, packs", "x[3,4,5,40] w[40] b[40]", response },
         { "grn, more channels than a block", "x[2,3,301] w[301] b[301]", response },
     }, halves[] = {
@@ -241,6 +250,7 @@ static void test_what_is_dropped(void **state)
         { "residual, drop path", "x[9,5,24] branch[9,5,24] scale[24]", residual_drop },
         { "residual, drop path, single elements", "x[9,5,7] branch[9,5,7] scale[7]", residual_drop },
         { "residual, drop path without scale", "x[9,40,3] branch[9,40,3]", residual_drop_plain },
+        { "residual of nothing", "x[0,5] branch[0,5] scale[5]", residual }, { "dropout of nothing", "x[0]", dropout },
         { "dropout", "x[9000]", dropout }, { "dropout, a rest", "x[4099]", dropout },
         { "dropout, unaligned", "x[70]", dropout_unaligned },
     }, halves[] = {
@@ -281,7 +291,8 @@ static void test_choosing_and_mixing(void **state)
         { "gather, many of few", "x[3,4] index[3,500]:i64<4", gather_last },
         { "argsort, tiles", "x[3,700]:const", rising }, { "argsort, ties", "x[4,300]:u8", rising_ties },
         { "argsort, ties, falling", "x[4,300]:u8", falling_ties }, { "topk", "x[5,300]", largest },
-        { "one_hot, many", "ids[9,20]:i64<70", hot },
+        { "one_hot, many", "ids[9,20]:i64<70", hot }, { "one_hot of nothing", "ids[0]:i64<70", hot },
+        { "gather of nothing", "x[5,9] index[5,0]:i64<9", gather }, { "argsort of nothing", "x[0,4]:const", rising },
         { "mixup, many", "x[9,300] lambda[9]:u01 order[9]:i64<9", mix },
         { "cutmix", "x[4,4,5,40] order[4]:i64<4", cut },
     }, halves[] = {
