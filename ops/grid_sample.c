@@ -5,7 +5,7 @@
 #include <math.h>
 #include <string.h>
 #include "core/thread.h"
-#include "ops/formulas.h"
+#include "ops/grid_sample.h"
 #include "ops/image.h"
 #include "ops/ops.h"
 #include "ops/registry.h"
@@ -13,67 +13,18 @@
 
 enum { X, GRID, INPUTS, CHUNK = 512 };
 
-/* The pixel before a place, the distance from it, and d pixels / d grid. */
-typedef struct { int64_t low; real t, slope; } spot;
-
-static real mirrored(real v, real low, real span, real *slope)
-{
-    if (span == 0) return *slope = 0, 0;
-    if (v < low) *slope = -*slope;
-    const real far = v < low ? low - v : v - low, turns = (real)floor((double)(far / span));
-    const real rest = far - turns * span;
-    if (turns == 2 * (real)floor((double)turns / 2)) return low + rest;
-    *slope = -*slope;
-    return low + span - rest;
-}
-
-static spot spot_of(real c, int64_t size, const ag_grid_sample_opts *o)
-{
-    const real last = (real)(size - 1);
-    spot s = { .slope = o->align_corners ? last / 2 : (real)size / 2 };
-    real v = o->align_corners ? (c + 1) / 2 * last : ((c + 1) * (real)size - 1) / 2;
-    if (o->pad == AG_PAD_REFLECTION)
-        v = o->align_corners ? mirrored(v, 0, last, &s.slope) : mirrored(v, R(-0.5), (real)size, &s.slope);
-    if (o->pad != AG_PAD_ZEROS) {
-        if (v <= 0 || v >= last) s.slope = 0;
-        v = v > 0 ? v < last ? v : last : 0;            /* NaN becomes 0 */
-    }
-    if (!(v > -2)) v = -2;                              /* as far outside as matters, and it fits an integer */
-    if (v > last + 2) v = last + 2;
-    if (o->mode == AG_NEAREST) return (spot){ .low = (int64_t)nearbyint((double)v) };
-    s.low = (int64_t)floor((double)v);
-    s.t = v - (real)s.low;
-    return s;
-}
-
 typedef struct {
     const void *x, *g;
     void *y;
     const real *grid;
     real *dgrid, *images;                               /* images: one of each thread, for bf16 */
     ag_dtype dtype;
-    ag_grid_sample_opts opts;
-    int64_t h, w, channels, out_h, out_w;
+    ag_grid shape;
+    int64_t channels, out_h, out_w;
     bool add, add_grid;
 } sample_job;
 
-/* One of the four pixels around a place. */
-typedef struct { int64_t pixel; real weight, along_x, along_y; } corner;
-
-/* At most four into c; those outside are left out. */
-static int corners(const sample_job *j, int64_t image, spot x, spot y, corner *c)
-{
-    int n = 0;
-    for (int k = 0; k < (j->opts.mode == AG_NEAREST ? 1 : 4); k++) {
-        const int64_t row = y.low + k / 2, column = x.low + k % 2;
-        const real wx = k % 2 ? x.t : 1 - x.t, wy = k / 2 ? y.t : 1 - y.t;
-        if (row < 0 || row >= j->h || column < 0 || column >= j->w) continue;
-        c[n++] = (corner){ (image * j->h + row) * j->w + column, wx * wy, k % 2 ? wy : -wy, k / 2 ? wx : -wx };
-    }
-    return n;
-}
-
-static void blend(const sample_job *j, const corner *c, int n, int64_t at, int64_t m, real *restrict to)
+static void blend(const sample_job *j, const ag_grid_corner *c, int n, int64_t at, int64_t m, real *restrict to)
 {
     real buf[4][CHUNK];
     const real *v[4];
@@ -91,11 +42,12 @@ static void blend(const sample_job *j, const corner *c, int n, int64_t at, int64
 static void sample_rows(int64_t begin, int64_t end, void *arg)
 {
     const sample_job *j = arg;
-    corner c[4];
+    ag_grid_corner c[4];
     real buf[CHUNK];
     for (int64_t p = begin * j->out_w; p < end * j->out_w; p++) {
-        const spot x = spot_of(j->grid[2 * p], j->w, &j->opts), y = spot_of(j->grid[2 * p + 1], j->h, &j->opts);
-        const int n = corners(j, p / (j->out_h * j->out_w), x, y, c);
+        const ag_grid_spot x = ag_grid_spot_of(j->grid[2 * p], j->shape.w, &j->shape.opts);
+        const ag_grid_spot y = ag_grid_spot_of(j->grid[2 * p + 1], j->shape.h, &j->shape.opts);
+        const int n = ag_grid_corners(&j->shape, p / (j->out_h * j->out_w), x, y, c);
         for (int64_t at = 0; at < j->channels; at += CHUNK) {
             const int64_t m = j->channels - at < CHUNK ? j->channels - at : CHUNK;
             real *to = ag_narrow_to(j->y, j->dtype, p * j->channels + at, buf);
@@ -108,15 +60,16 @@ static void sample_rows(int64_t begin, int64_t end, void *arg)
 /* The gradient at output p to the pixels around its place (d: the image) and to the place. */
 static void spread(const sample_job *j, int64_t image, int64_t p, real *d)
 {
-    const spot x = spot_of(j->grid[2 * p], j->w, &j->opts), y = spot_of(j->grid[2 * p + 1], j->h, &j->opts);
-    corner c[4];
+    const ag_grid_spot x = ag_grid_spot_of(j->grid[2 * p], j->shape.w, &j->shape.opts);
+    const ag_grid_spot y = ag_grid_spot_of(j->grid[2 * p + 1], j->shape.h, &j->shape.opts);
+    ag_grid_corner c[4];
     real dx = 0, dy = 0, gbuf[CHUNK], from[CHUNK];
-    const int n = corners(j, image, x, y, c);
+    const int n = ag_grid_corners(&j->shape, image, x, y, c);
     for (int64_t at = 0; at < j->channels; at += CHUNK) {
         const int64_t m = j->channels - at < CHUNK ? j->channels - at : CHUNK;
         const real *g = ag_widen(j->g, j->dtype, p * j->channels + at, m, gbuf);
         for (int k = 0; k < n; k++) {
-            real *to = d ? d + (c[k].pixel - image * j->h * j->w) * j->channels + at : NULL, dot = 0;
+            real *to = d ? d + (c[k].pixel - image * j->shape.h * j->shape.w) * j->channels + at : NULL, dot = 0;
             if (to) for (int64_t i = 0; i < m; i++) to[i] += c[k].weight * g[i];
             if (!j->dgrid) continue;
             const real *v = ag_widen(j->x, j->dtype, c[k].pixel * j->channels + at, m, from);
@@ -133,7 +86,7 @@ static void spread(const sample_job *j, int64_t image, int64_t p, real *d)
 static void spread_images(int64_t begin, int64_t end, void *arg)
 {
     const sample_job *j = arg;
-    const int64_t size = j->h * j->w * j->channels, places = j->out_h * j->out_w;
+    const int64_t size = j->shape.h * j->shape.w * j->channels, places = j->out_h * j->out_w;
     real *buf = j->images ? j->images + ag_thread_id() * size : NULL;
     for (int64_t image = begin; image < end; image++) {
         real *d = NULL;
@@ -163,9 +116,9 @@ static void sample_infer(ag_node *n)
 static sample_job sample_job_of(const ag_node *n)
 {
     const ag_tensor *x = n->in[X], *grid = n->in[GRID];
-    return (sample_job){ .x = x->data, .grid = ag_real(grid), .dtype = x->dtype, .h = x->shape[1], .w = x->shape[2],
-                         .opts = *(const ag_grid_sample_opts *)n->arg, .channels = x->shape[3],
-                         .out_h = grid->shape[1], .out_w = grid->shape[2] };
+    return (sample_job){ .x = x->data, .grid = ag_real(grid), .dtype = x->dtype,
+                         .shape = { x->shape[1], x->shape[2], *(const ag_grid_sample_opts *)n->arg },
+                         .channels = x->shape[3], .out_h = grid->shape[1], .out_w = grid->shape[2] };
 }
 
 static void sample_forward(ag_node *n)
@@ -206,8 +159,9 @@ SAMPLE_CHECK(nearest_check, .mode = AG_NEAREST, .pad = AG_PAD_ZEROS)
 SAMPLE_CHECK(nearest_mirror_check, .mode = AG_NEAREST, .align_corners = true)
 
 const ag_op ag_op_grid_sample = {
-    .name = "grid_sample", .inputs = "x grid", .infer = sample_infer, .bf16 = 1, .workspace = sample_workspace,
-    .forward = { sample_forward }, .backward = { sample_backward },
+    .name = "grid_sample", .inputs = "x grid", .infer = sample_infer, .bf16 = 1, .bf16_cuda = 1,
+    .forward = { sample_forward, AG_CUDA_FN(ag_grid_sample_forward_cuda) },
+    .backward = { sample_backward, AG_CUDA_FN(ag_grid_sample_backward_cuda) }, .workspace = sample_workspace,
     .check = { { "x[2,4,5,3] grid[2,2,3,2]", mirror_check }, { "x[1,4,5,3] grid[1,3,2,2]", mirror_corners_check },
                { "x[1,4,5,3] grid[1,3,2,2]", zeros_check }, { "x[1,4,5,3] grid[1,2,3,2]", zeros_corners_check },
                { "x[1,4,5,2] grid[1,3,2,2]", border_check }, { "x[1,4,5,3] grid[1,3,2,2]", border_corners_check },

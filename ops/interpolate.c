@@ -4,99 +4,21 @@
 #include <string.h>
 #include "core/thread.h"
 #include "ops/image.h"
+#include "ops/interpolate.h"
 #include "ops/ops.h"
 #include "ops/registry.h"
 #include "ops/vision.h"
 
-typedef struct { int64_t h, w; ag_interpolate_opts opts; } resize_arg;
+typedef ag_resize_arg resize_arg;
 
 /* ---- taps ---------------------------------------------------------------------------------------------- */
 
 /* Output i is the sum of weight[at[i] + k] times input first[i] + k; k < at[i + 1] - at[i]. */
 typedef struct { int64_t *first, *at, out; real *weight; } taps;
 
-/* Keys' cubic: a = -0.75 as in most image libraries, -0.5 where it is a filter. */
-static double cubic(double x, double a)
-{
-    x = fabs(x);
-    return x < 1 ? ((a + 2) * x - (a + 3)) * x * x + 1 : x < 2 ? (((x - 5) * x + 8) * x - 4) * a : 0;
-}
-
-static double filter(ag_interpolation mode, double x)
-{
-    if (mode == AG_BICUBIC) return cubic(x, -0.5);
-    return fabs(x) < 1 ? 1 - fabs(x) : 0;
-}
-
-static double scale_of(const ag_interpolate_opts *o, int64_t in, int64_t out)
-{
-    if (o->align_corners) return out > 1 ? (double)(in - 1) / (double)(out - 1) : 0;
-    return (double)in / (double)out;
-}
-
-static double reach_of(const ag_interpolate_opts *o, int64_t in, int64_t out)
-{
-    const double scale = scale_of(o, in, out), reach = o->mode == AG_BICUBIC ? 2 : 1;
-    return o->antialias && scale > 1 ? reach * scale : reach;
-}
-
-/* The most taps of an output. */
-static int64_t most_taps(const ag_interpolate_opts *o, int64_t in, int64_t out)
-{
-    const int64_t most = 2 * (int64_t)ceil(reach_of(o, in, out)) + 1;
-    return most < in ? most : in;
-}
-
-/* The weights of inputs first .. first + return - 1; w is zero before. */
-static int64_t filter_taps(const ag_interpolate_opts *o, int64_t in, int64_t out, int64_t i, int64_t *first,
-                           real *w)
-{
-    const double scale = scale_of(o, in, out), reach = reach_of(o, in, out), center = scale * ((double)i + 0.5);
-    const double narrow = scale > 1 ? 1 / scale : 1;
-    const int64_t low = (int64_t)(center - reach + 0.5), high = (int64_t)(center + reach + 0.5);
-    double sum = 0;
-    *first = low > 0 ? low : 0;
-    const int64_t n = (high < in ? high : in) - *first;
-    for (int64_t k = 0; k < n; k++) sum += filter(o->mode, ((double)(k + *first) - center + 0.5) * narrow);
-    for (int64_t k = 0; k < n; k++)
-        w[k] = (real)(filter(o->mode, ((double)(k + *first) - center + 0.5) * narrow) / sum);
-    return n;
-}
-
-static int64_t clamped(int64_t i, int64_t n)
-{
-    return i < 0 ? 0 : i < n ? i : n - 1;
-}
-
-static int64_t point_taps(const ag_interpolate_opts *o, int64_t in, int64_t out, int64_t i, int64_t *first,
-                          real *w)
-{
-    const double scale = scale_of(o, in, out);
-    double x = o->align_corners ? scale * (double)i : scale * ((double)i + 0.5) - 0.5;
-    int64_t before = 0, after = 1;
-    if (o->mode == AG_BICUBIC) before = 1, after = 2;
-    else if (x < 0) x = 0;
-    const int64_t at = (int64_t)floor(x), last = clamped(at + after, in);
-    const double t = x - (double)at;
-    *first = clamped(at - before, in);
-    for (int64_t k = -before; k <= after; k++) {        /* beyond the border lies the last pixel, repeated */
-        const double share = o->mode == AG_BICUBIC ? cubic((double)k - t, -0.75) : k ? t : 1 - t;
-        w[clamped(at + k, in) - *first] += (real)share;
-    }
-    return last - *first + 1;
-}
-
-/* In single precision, as PyTorch rounds. */
-static int64_t nearest_tap(int64_t in, int64_t out, int64_t i, int64_t *first, real *w)
-{
-    *first = clamped((int64_t)floorf((float)i * ((float)in / (float)out)), in);
-    w[0] = 1;
-    return 1;
-}
-
 static int64_t taps_bytes(const ag_interpolate_opts *o, int64_t in, int64_t out, int64_t outputs)
 {
-    const int64_t weights = out * most_taps(o, in, out) * (int64_t)sizeof(real);
+    const int64_t weights = out * ag_taps_most(o, in, out) * (int64_t)sizeof(real);
     return (2 * outputs + 1) * (int64_t)sizeof(int64_t) + (weights + 7) / 8 * 8;       /* integers follow */
 }
 
@@ -115,9 +37,7 @@ static taps make_taps(const ag_interpolate_opts *o, int64_t in, int64_t out, cha
     taps t = taps_in(memory, out, taps_bytes(o, in, out, out));
     for (int64_t i = 0; i < out; i++) {
         real *w = t.weight + t.at[i];
-        t.at[i + 1] = t.at[i] + (o->mode == AG_NEAREST ? nearest_tap(in, out, i, &t.first[i], w)
-                                 : o->antialias ? filter_taps(o, in, out, i, &t.first[i], w)
-                                                : point_taps(o, in, out, i, &t.first[i], w));
+        t.at[i + 1] = t.at[i] + ag_taps_at(o, in, out, i, &t.first[i], w);
     }
     return t;
 }
@@ -272,8 +192,9 @@ static ag_tensor *cubic_filter_check(ag_tensor **in)
 static ag_tensor *positions_check(ag_tensor **in) { return ag_resample_positions(in[0], 1, 2, 5); }
 
 const ag_op ag_op_interpolate = {
-    .name = "interpolate", .inputs = "x", .infer = resize_infer, .bf16 = 1, .workspace = resize_workspace,
-    .forward = { resize_forward }, .backward = { resize_backward },
+    .name = "interpolate", .inputs = "x", .infer = resize_infer, .bf16 = 1, .bf16_cuda = 1, .workspace = resize_workspace,
+    .forward = { resize_forward, AG_CUDA_FN(ag_interpolate_forward_cuda) },
+    .backward = { resize_backward, AG_CUDA_FN(ag_interpolate_backward_cuda) },
     .check = { { "x[2,5,4,3]", nearest_check }, { "x[2,5,4,3]", bilinear_check }, { "x[1,5,4,2]", corners_check },
                { "x[1,8,5,3]", filter_check }, { "x[1,5,4,2]", cubic_check }, { "x[1,5,4,2]", cubic_corners_check },
                { "x[1,9,5,2]", cubic_filter_check }, { "x[1,10,4]", positions_check } },

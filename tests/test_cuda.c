@@ -54,10 +54,9 @@ static void test_strided_inputs_agree(void **state)
     for_each_case(true);
 }
 
-/* Ops without kernels, and why; all others have theirs, and one that got its own has no place here. */
+/* Ops without kernels, and why: none at present; all others have theirs, and one that got its own has no place here. */
 static const struct { const char *name, *why; } without_kernels[] = {
-    { "grid_sample", "batches are transformed on the CPU, where they are loaded" },
-    { "interpolate", "not written yet" },
+    { NULL, NULL }
 };
 
 static bool has_kernels(const ag_op *op)
@@ -68,7 +67,8 @@ static bool has_kernels(const ag_op *op)
 static void test_every_op_has_kernels_or_a_reason(void **state)
 {
     (void)state;
-    const size_t n = sizeof without_kernels / sizeof *without_kernels;
+    size_t n = 0;
+    while (without_kernels[n].name) n++;
     bool known[sizeof without_kernels / sizeof *without_kernels] = { false }, bad = false;
     for (const ag_op *const *op = ag_ops; *op; op++) {
         size_t k = 0;

@@ -205,6 +205,39 @@ static void test_mlp(void **state)
     compare_cases(halves, sizeof halves / sizeof *halves, 4e-2);
 }
 
+/* ---- resampling ---------------------------------------------------------------------------------------- */
+
+CASE(larger, ag_interpolate(in[0], 11, 9))
+CASE(smaller, ag_interpolate(in[0], 3, 4, .antialias = true))
+CASE(cubic, ag_interpolate(in[0], 9, 4, .mode = AG_BICUBIC))
+CASE(nearest, ag_interpolate(in[0], 3, 13, .mode = AG_NEAREST))
+CASE(larger_bf16, wide(ag_interpolate(narrow(in[0]), 9, 7)))
+CASE(looked_up, ag_grid_sample(in[0], in[1]))
+CASE(looked_up_border, ag_grid_sample(in[0], in[1], .pad = AG_PAD_BORDER))
+CASE(looked_up_zeros, ag_grid_sample(in[0], in[1], .pad = AG_PAD_ZEROS, .align_corners = true))
+CASE(looked_up_nearest, ag_grid_sample(in[0], in[1], .mode = AG_NEAREST))
+CASE(looked_up_bf16, wide(ag_grid_sample(narrow(in[0]), in[1])))
+
+static void test_resampling(void **state)
+{
+    (void)state;
+    static const cuda_case cases[] = {
+        { "larger, packs of channels", "x[2,5,4,8]", larger }, { "smaller, antialiased", "x[2,31,23,4]", smaller },
+        { "cubic", "x[1,5,7,4]", cubic }, { "nearest", "x[2,7,5,3]", nearest }, { "one pixel", "x[2,1,1,3]", larger },
+        { "places", "x[2,9,7,5] grid[2,6,8,2]", looked_up }, { "many channels", "x[1,4,4,70] grid[1,3,5,2]", looked_up },
+        { "many places beside one pixel", "x[2,3,3,2] grid[2,20,21,2]:far", looked_up_border },
+        { "places outside", "x[1,4,6,3] grid[1,9,9,2]:far", looked_up_zeros },
+        { "nearest places", "x[2,4,6,3] grid[2,9,9,2]:const", looked_up_nearest },
+        { "no places", "x[2,4,6,3] grid[2,0,9,2]", looked_up },
+    };
+    static const cuda_case halves[] = {
+        { "larger, bf16", "x[2,5,4,8]", larger_bf16 }, { "larger, bf16, odd channels", "x[2,5,4,3]", larger_bf16 },
+        { "places, bf16", "x[2,5,4,3]:01 grid[2,6,3,2]", looked_up_bf16 },
+    };
+    compare_cases(cases, sizeof cases / sizeof *cases, 1e-5);
+    compare_cases(halves, sizeof halves / sizeof *halves, 3e-2);
+}
+
 int main(void)
 {
     char why[512];
@@ -214,6 +247,7 @@ int main(void)
         cmocka_unit_test(test_depthwise_convolutions),
         cmocka_unit_test(test_pooling),
         cmocka_unit_test(test_mlp),
+        cmocka_unit_test(test_resampling),
     };
     if (ag_cuda_available(why, sizeof why)) return cmocka_run_group_tests(tests, NULL, NULL);
     print_message("SKIP: kernels were not run here: %s\n", why);
