@@ -1,11 +1,12 @@
 # make help lists the targets. Variables for the command line: BUILD=release|debug|asan|tsan|f64|emu, T=name (one test),
-# PREFIX=/usr/local, CC, and for the GPU NVCC, CUDA=0|1, CUDA_ARCH=90 (cuda/cuda.mk).
+# PREFIX=/usr/local, CC, and for the GPU NVCC, CUDA=0|1, CUDA_ARCH=90 (cuda/cuda.mk); MPI=0|1.
 
 BUILD  ?= release
 PREFIX ?= /usr/local
 CC     ?= cc
 CXX    ?= c++
 NVCC   ?= nvcc
+MPI    ?= 1
 
 out := build/$(BUILD)
 
@@ -37,6 +38,13 @@ endif
 ifneq ($(wildcard /usr/include/jpeglib.h),)
   CPPFLAGS += -DAG_HAVE_JPEG
   LDLIBS   += -ljpeg
+endif
+
+# Several processes that learn as one (core/ranks.h): with Open MPI or MPICH where they are installed; MPI=0: without.
+mpi := $(if $(filter-out 0,$(MPI)),$(firstword $(foreach p,ompi-c mpich,$(shell pkg-config --exists $p 2>/dev/null && echo $p))))
+ifneq ($(mpi),)
+  CPPFLAGS += -DAG_HAVE_MPI $(shell pkg-config --cflags $(mpi))
+  LDLIBS   += $(shell pkg-config --libs $(mpi))
 endif
 
 include cuda/cuda.mk
@@ -77,7 +85,7 @@ run-tests: export LSAN_OPTIONS = suppressions=$(CURDIR)/tests/leaks:print_suppre
 run-tests:
 	@for t in $(if $(T),$(out)/tests/test_$(T),$(tests) $(variants)); do \
 	    echo "== $$t"; $$t || exit 1; done
-	@$(if $(T),,if [ $(BUILD) = release ]; then tests/movielens.sh && tests/model.sh && tests/paddy.sh; fi)
+	@$(if $(T),,if [ $(BUILD) = release ]; then tests/movielens.sh && tests/model.sh && tests/paddy.sh && tests/ranks.sh; fi)
 
 # ---- building -------------------------------------------------------------------------------------------------------
 

@@ -9,11 +9,14 @@
  * B6  A backward that replays (ag_node_replay) records above the whole tape and walks down to where it began. */
 #include <string.h>
 #include "core/engine.h"
+#include "core/ranks.h"
 
 typedef struct { ag_tensor **inputs; int n; } targets;      /* of ag_grad: these keep their gradient, leaves get none */
 
 static _Thread_local const targets *walking_for;            /* of the walk that is on */
 _Thread_local bool ag_in_backward;
+_Thread_local void (*ag_leaf_arrived)(void *arg, ag_tensor *t);
+_Thread_local void *ag_leaf_arg;
 
 static bool is_target(const targets *w, const ag_tensor *t)
 {
@@ -47,6 +50,7 @@ static bool wanted(const ag_tensor *t, const targets *only)
 bool ag_node_wants_rows(const ag_node *n, int k)
 {
     const ag_tensor *t = n->in[k];
+    if (ag_ranks() > 1) return false;               /* ranks exchange dense gradients */
     return n->op->rows && t && t->requires_grad && t->sparse_grad && !t->node && t->device == AG_CPU;
 }
 
@@ -96,6 +100,7 @@ static void accept_gradients(ag_node *n)
             ag_add_any(t->grad, d);
         }
         ag_release(d);
+        if (ag_leaf_arrived && !t->node) ag_leaf_arrived(ag_leaf_arg, t);
     }
 }
 

@@ -55,6 +55,9 @@ bool ag_memory_injected(void);              /* a failure that a test wants */
 ag_mem_kind ag_memory_kind(void);           /* of tensors of which nothing else is said (ag_memory_kind_begin) */
 const char *ag_owner_now(void);             /* path of the module that is running, or NULL */
 extern _Thread_local bool ag_in_backward;
+/* While set, backward tells it every leaf whose gradient got something. */
+extern _Thread_local void (*ag_leaf_arrived)(void *arg, ag_tensor *t);
+extern _Thread_local void *ag_leaf_arg;
 
 /* A tensor with refs = 1 that no scope holds; contiguous, data NULL on AG_META. */
 ag_tensor *ag_tensor_new(const char *at, ag_device device, ag_mem_kind kind, ag_dtype dtype, ag_shape shape);

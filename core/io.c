@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "core/memory.h"
+#include "core/ranks.h"
 
 /* ---- reading ------------------------------------------------------------------------------------------- */
 
@@ -182,8 +183,8 @@ ag_file *ag_file_create_(const char *at, const char *path)
     f->at = at, f->fd = -1;
     ag_defer(file_drop, f);
     f->path = ag_strdup(target);
-    f->temporary = ag_sprintf("%s.tmp-%d", target, (int)getpid());
-    f->fd = open(f->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (ag_rank() == 0) f->temporary = ag_sprintf("%s.tmp-%d", target, (int)getpid());
+    f->fd = open(f->temporary ? f->temporary : "/dev/null", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (f->fd < 0) {
         const int error = errno;
         ag_fail(at, "cannot write %s: %s", path, error == ENOENT ? "its folder does not exist" : reason(error));
@@ -263,6 +264,7 @@ void ag_file_commit(ag_file *f)
 {
     struct stat st;
     flush(f);
+    if (!f->temporary) return;              /* another rank writes it */
     if (stat(f->path, &st) == 0) (void)!fchmod(f->fd, st.st_mode & 07777);
     if (fsync(f->fd)) write_fail(f, errno);
     const int fd = f->fd;
@@ -284,7 +286,7 @@ struct ag_log {
 
 ag_log *ag_log_open_(const char *at, const char *path, bool append)
 {
-    FILE *file = fopen(path, append ? "ae" : "we");
+    FILE *file = fopen(ag_rank() ? "/dev/null" : path, append ? "ae" : "we");
     if (!file) ag_fail(at, "cannot write %s: %s", path, errno == ENOENT ? "its folder does not exist" : reason(errno));
     ag_log *l = ag_alloc(1, sizeof *l);
     *l = (ag_log){ .at = at, .path = ag_strdup(path), .file = file };

@@ -5,6 +5,7 @@
 #include <string.h>
 #include "core/engine.h"
 #include "core/random.h"
+#include "core/ranks.h"
 
 static ag_device default_device = AG_CPU;
 static atomic_int threads;
@@ -37,6 +38,7 @@ void ag_init_(const char *at, ag_init_opts opts)
 {
     if (opts.threads < 0 || opts.threads > 4096)
         ag_fail(at, "ag_init: .threads = %d; it is 1 to 4096, or 0 for the cores of this process", opts.threads);
+    ag_ranks_begin(at);
     if (opts.device) set_device(at, opts.device);
     atomic_store(&threads, opts.threads ? opts.threads : cores());
     ag_manual_seed(opts.seed);

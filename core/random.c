@@ -81,6 +81,7 @@ void ag_rng_shuffle(ag_rng *r, int64_t *v, int64_t n)
 }
 
 static _Thread_local ag_rng ambient;
+static _Thread_local uint64_t salt;
 
 void ag_manual_seed(uint64_t seed)
 {
@@ -99,7 +100,14 @@ void ag_rng_set(ag_rng state)
 
 uint64_t ag_rng_draw(void)
 {
-    return ag_rng_u64(&ambient);
+    return ag_rng_u64(&ambient) ^ salt;
+}
+
+uint64_t ag_rng_set_salt(uint64_t key)
+{
+    const uint64_t before = salt;
+    salt = key;
+    return before;
 }
 
 typedef struct { real *x; int64_t n; uint64_t key; } fill_job;

@@ -25,6 +25,9 @@ void ag_rng_shuffle(ag_rng *r, int64_t *v, int64_t n);   /* Fisher-Yates */
 void ag_manual_seed(uint64_t seed);                 /* the default stream: weights, dropout (torch.manual_seed) */
 ag_rng ag_rng_get(void);                            /* its state, for checkpoints and for lr_find */
 void ag_rng_set(ag_rng state);
+/* Mixed into what ag_rng_draw returns, 0 at first: ranks that train differ in it, so that they drop different things. Returns the
+ * one before. */
+uint64_t ag_rng_set_salt(uint64_t key);
 uint64_t ag_rng_draw(void);                         /* a key for one random op: advances the default stream by one */
 
 /* n normals or uniforms keyed by `key`: element i depends on (key, i) only. */

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "core/engine.h"
+#include "core/ranks.h"
 
 typedef enum { HELD_TENSOR, KEPT_TENSOR, DEFERRED, MODE } entry_kind;
 typedef struct { bool no_grad, recomputing; uint8_t autocast, kind; } modes;
@@ -292,6 +293,9 @@ static void give_up(void)
         longjmp(to->jump, 1);
     }
     fflush(stdout);
+    char prefix[32];
+    ag_ranks_before_message(prefix, sizeof prefix);
+    if (*prefix) (void)!write(STDERR_FILENO, prefix, strlen(prefix));
     const size_t n = strlen(message);
     message[n] = '\n';
     for (size_t done = 0; done <= n;) {
@@ -300,7 +304,7 @@ static void give_up(void)
         if (wrote < 0) break;
         done += (size_t)wrote;
     }
-    exit(2);
+    ag_ranks_give_up(2);
 }
 
 void ag_fail(const char *at, const char *fmt, ...)

@@ -241,6 +241,8 @@ typedef struct {
     ag_tensor *x, *y;               /* [n, ...] on the default device; y NULL if the set has none */
     int64_t n, index;               /* samples in this batch, without bad ones; its number in the epoch */
     const int64_t *row;             /* [n]: which sample of the set each one is */
+    double share;                   /* of the whole batch's samples; 1 unless the loader is shared (data_loader_share) */
+    bool everywhere;                /* of a shared loader: each rank has the whole batch */
     data_loader *of;
     ag_scope scope;
     uint64_t round;
@@ -254,6 +256,12 @@ typedef struct {
 data_batch ag_data_batch_begin_(const char *at, data_loader *loader);
 void ag_data_batch_next(data_batch *b);
 void ag_data_batch_end(data_batch *b);
+
+/* From the next epoch on each of several ranks (core/ranks.h) gets its part of each batch, in order of ranks, with its b.share;
+ * a batch of fewer samples than ranks goes to all, with a share of 1 / ranks. Every rank gets a batch in every turn: where all
+ * samples of its part are bad, one of zeros with share 0. Batches, samples and positions are still those of all ranks. */
+#define data_loader_share ag_data_loader_share
+void ag_data_loader_share(data_loader *loader);
 
 #define data_batches ag_data_batches
 #define data_samples ag_data_samples

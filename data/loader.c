@@ -8,6 +8,7 @@
 #include <string.h>
 #include "core/memory.h"
 #include "core/random.h"
+#include "core/ranks.h"
 #include "data/set.h"
 
 typedef struct {
@@ -24,6 +25,7 @@ struct data_loader {
     data_loader_opts opts;
     data_position position;         /* of the next batch */
     uint64_t round;                 /* of DATA_EACH */
+    bool shared;
     bool inside;                    /* a DATA_EACH was begun and not finished */
     data_permutation order;         /* of this epoch */
     loader_slot own;                /* of the consumer's thread, for batches prepared when asked for */
@@ -40,10 +42,15 @@ struct data_loader {
 
 /* ---- one batch ----------------------------------------------------------------------------------------- */
 
-static int64_t batch_samples(const data_loader *l, int64_t batch)
+/* Samples first .. first + n of the epoch: this rank's of a batch of `whole`. */
+typedef struct { int64_t first, n, whole; } loader_part;
+
+static loader_part part_of(const data_loader *l, int64_t batch)
 {
-    const int64_t left = l->set->n - batch * l->batch;
-    return left < l->batch ? left : l->batch;
+    const int64_t first = batch * l->batch, left = l->set->n - first, n = left < l->batch ? left : l->batch;
+    const int64_t rank = ag_rank(), ranks = ag_ranks();
+    if (!l->shared || n < ranks) return (loader_part){ first, n, n };
+    return (loader_part){ first + n * rank / ranks, n * (rank + 1) / ranks - n * rank / ranks, n };
 }
 
 /* Seed of the samples' own random numbers. */
@@ -55,10 +62,10 @@ static uint64_t epoch_key(const data_loader *l)
 
 static int64_t fill(const data_loader *l, int64_t batch, int64_t *index, void *x, void *y)
 {
-    const int64_t n = batch_samples(l, batch), first = batch * l->batch;
-    if (l->opts.shuffle) ag_data_permute(&l->order, first, n, index);
-    else for (int64_t i = 0; i < n; i++) index[i] = first + i;
-    return ag_data_gather(&l->drawn, index, n, l->drawn.get ? epoch_key(l) : 0, l->thread ? &l->cancel : NULL, x, y);
+    const loader_part p = part_of(l, batch);
+    if (l->opts.shuffle) ag_data_permute(&l->order, p.first, p.n, index);
+    else for (int64_t i = 0; i < p.n; i++) index[i] = p.first + i;
+    return ag_data_gather(&l->drawn, index, p.n, l->drawn.get ? epoch_key(l) : 0, l->thread ? &l->cancel : NULL, x, y);
 }
 
 static loader_slot new_slot(const data_loader *l, bool buffers)
@@ -205,6 +212,11 @@ data_loader *ag_data_loader_new_(const char *at, data_set *set, int64_t batch, d
     return l;
 }
 
+void ag_data_loader_share(data_loader *l)
+{
+    l->shared = true;
+}
+
 int64_t ag_data_batches(const data_loader *l) { return l->batches; }
 int64_t ag_data_samples(const data_loader *l) { return l->samples; }
 int64_t ag_data_batch_size(const data_loader *l) { return l->batch; }
@@ -288,6 +300,18 @@ static void take_prepared(data_batch *b)
     pthread_mutex_unlock(&l->lock);
 }
 
+/* Other ranks wait for this one in the same turn. */
+static void take_zeros(data_batch *b)
+{
+    const data_set *s = &b->of->drawn;
+    b->n = 1, b->share = 0;
+    b->x = ag_empty_(b->at, s->x.dtype, batch_shape(&s->x, 1));
+    b->y = s->has_y ? ag_empty_(b->at, s->y.dtype, batch_shape(&s->y, 1)) : NULL;
+    ag_fill(b->x, 0);
+    if (b->y) ag_fill(b->y, 0);
+    b->of->own.index[0] = 0;
+}
+
 /* The batch at the loader's position, or none: then the next epoch begins. A batch of bad samples alone is passed over. */
 static void draw(data_batch *b)
 {
@@ -297,9 +321,13 @@ static void draw(data_batch *b)
     while (!b->n && l->position.batch < l->batches) {
         b->x = b->y = NULL;
         b->index = l->position.batch;
-        b->n = batch_samples(l, b->index);
+        const loader_part p = part_of(l, b->index);
+        b->n = p.n;
         if (l->thread) take_prepared(b);
         else prepare_now(b);
+        b->everywhere = l->shared && ag_ranks() > 1 && p.n == p.whole;
+        b->share = !l->shared || ag_ranks() == 1 ? 1 : b->everywhere ? 1.0 / ag_ranks() : (double)b->n / (double)p.whole;
+        if (!b->n && l->shared && ag_ranks() > 1) take_zeros(b);
         l->position.batch++;
     }
     if (!b->n) {

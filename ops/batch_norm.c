@@ -4,6 +4,8 @@
  * Backward computes the sum before the activation once more from x (and the residual) instead of keeping it. Narrow rows
  * are folded (ag_tiles_fold): the parameters then lie several times behind one another. */
 #include <math.h>
+#include <string.h>
+#include "core/ranks.h"
 #include "core/thread.h"
 #include "ops/activation.h"
 #include "ops/args.h"
@@ -123,14 +125,36 @@ static void guess_mean(const batch_job *j, int64_t rows)
     fold_columns(j, j->mean);
 }
 
+/* The sums over all ranks' rows, of all about rank 0's guess; returns how many rows those are. (SyncBatchNorm) */
+static double sums_of_ranks(const ag_node *n, const batch_job *j, double *sums)
+{
+    const int64_t channels = j->channels;
+    double rows = (double)(ag_numel(n->in[X]) / channels), *all = ag_workspace(n, 2 * channels + 1, sizeof *all);
+    real *own = ag_workspace(n, channels, sizeof *own);
+    memcpy(own, j->mean, (size_t)channels * sizeof *own);
+    ag_ranks_broadcast(j->mean, channels * (int64_t)sizeof *j->mean);
+    for (int64_t c = 0; c < channels; c++) {        /* x - theirs = (x - own) + shift */
+        const double shift = (double)own[c] - (double)j->mean[c];
+        const double sum = unfolded(j, sums, c), square = unfolded(j, sums + j->width, c);
+        all[c] = sum + rows * shift, all[channels + c] = square + 2 * shift * sum + rows * shift * shift;
+    }
+    all[2 * channels] = rows;
+    ag_ranks_sum(all, 2 * channels + 1);
+    memset(sums, 0, (size_t)(2 * j->width) * sizeof *sums);
+    memcpy(sums, all, (size_t)channels * sizeof *sums);
+    memcpy(sums + j->width, all + channels, (size_t)channels * sizeof *sums);
+    return all[2 * channels];
+}
+
 static void batch_statistics(const ag_node *n, const batch_job *j, real *rstd)
 {
     const ag_batch_arg *a = n->arg;
-    const double rows = (double)(ag_numel(n->in[X]) / j->channels);
+    double rows = (double)(ag_numel(n->in[X]) / j->channels);
     real *running_mean = ag_real(n->in[RUNNING_MEAN]), *running_var = ag_real(n->in[RUNNING_VAR]);
     guess_mean(j, ag_numel(n->in[X]) / j->channels);
     const ag_tiles t = tiles_of(n, j, statistics_tile, 2);
-    const double *sums = ag_tiles_run(n, &t);
+    double *sums = ag_tiles_run(n, &t);
+    if (ag_ranks() > 1) rows = sums_of_ranks(n, j, sums);
     for (int64_t c = 0; c < j->channels; c++) {
         const double beyond = unfolded(j, sums, c) / rows, mean = (double)j->mean[c] + beyond;
         const double square = fmax(unfolded(j, sums + j->width, c) - rows * beyond * beyond, 0);
@@ -302,18 +326,26 @@ static void grad_tile(ag_tile t, real *sums, const void *arg)
  * statistics are constants and the means absent. */
 static void gradient_sums(ag_node *n, const batch_job *j, const real *rstd)
 {
-    const double share = ((const ag_batch_arg *)n->arg)->training ? (double)j->channels / (double)ag_numel(n->out) : 0;
+    const bool training = ((const ag_batch_arg *)n->arg)->training;
+    double rows = (double)ag_numel(n->out) / (double)j->channels;
     const ag_tiles t = tiles_of(n, j, grad_sums_tile, 2);
     double *sums = ag_tiles_run(n, &t), *dots = sums + j->width;
-    for (int64_t c = 0; c < j->channels; c++) {
+    for (int64_t c = 0; c < j->channels; c++)
         sums[c] = unfolded(j, sums, c), dots[c] = unfolded(j, dots, c) * (double)rstd[c];
+    ag_give_channels(n, BIAS, sums);
+    ag_give_channels(n, WEIGHT, dots);
+    if (training && ag_ranks() > 1) {               /* parameters have their own rank's part, x that of all */
+        ag_ranks_sum(sums, j->channels);
+        ag_ranks_sum(dots, j->channels);
+        ag_ranks_sum(&rows, 1);
+    }
+    const double share = training ? 1 / rows : 0;
+    for (int64_t c = 0; c < j->channels; c++) {
         j->by_g[c] = j->scale[c];
         j->by_x[c] = (real)(-dots[c] * share * (double)(j->scale[c] * rstd[c]));
         j->by_1[c] = (real)(-sums[c] * share * (double)j->scale[c]);
     }
     fold_columns(j, j->by_g), fold_columns(j, j->by_x), fold_columns(j, j->by_1);
-    ag_give_channels(n, BIAS, sums);
-    ag_give_channels(n, WEIGHT, dots);
 }
 
 static void batch_backward(ag_node *n)

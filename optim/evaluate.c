@@ -1,11 +1,13 @@
 /* optim/evaluate.c - validation and predictions: a loader's batches through the net, without gradients. */
 #include <math.h>
+#include <string.h>
 #include "core/memory.h"
+#include "core/ranks.h"
 #include "ops/ops.h"
 #include "optim/learner_inside.h"
 
 /* A loss has no functions: its sum over samples. */
-typedef struct { double *column[LEARNER_MAX_COLUMNS]; double loss, n; } sums;
+typedef struct { double *column[LEARNER_MAX_COLUMNS]; int64_t size[LEARNER_MAX_COLUMNS]; double loss, n; } sums;
 
 static void drop(void *p)
 {
@@ -22,8 +24,32 @@ static void add_metric(const learner *l, sums *s, int i, ag_tensor *pred, ag_ten
         y = ag_learner_target_y(l, l->in->target_of[i], y);
     }
     const int64_t classes = m->by_class && pred->ndim ? pred->shape[pred->ndim - 1] : 0;
-    if (!s->column[i]) s->column[i] = ag_alloc(LEARNER_SUMS + ag_mul_size(l->in->at, classes, classes), sizeof(double));
+    if (!s->column[i]) {
+        s->size[i] = LEARNER_SUMS + ag_mul_size(l->in->at, classes, classes);
+        s->column[i] = ag_alloc(s->size[i], sizeof(double));
+    }
     m->add(m, s->column[i], pred, y);
+}
+
+/* A batch that went to all ranks counts once. */
+static bool counts(const data_batch *b)
+{
+    return b->share > 0 && (!b->everywhere || ag_rank() == 0);
+}
+
+/* Of all ranks. */
+static void share_sums(const learner *l, sums *s)
+{
+    if (ag_ranks() == 1) return;
+    double own[2] = { s->loss, s->n }, size[LEARNER_MAX_COLUMNS];
+    for (int i = 0; i < l->n_metrics; i++) size[i] = (double)s->size[i];
+    ag_ranks_sum(own, 2);
+    ag_ranks_largest(size, l->n_metrics);
+    s->loss = own[0], s->n = own[1];
+    for (int i = 0; i < l->n_metrics; i++) {
+        if (!s->column[i] && size[i] > 0) s->column[i] = ag_alloc((int64_t)size[i], sizeof(double));
+        ag_ranks_sum(s->column[i], (int64_t)size[i]);
+    }
 }
 
 static void add_batch(learner *l, sums *s, const data_batch *b)
@@ -54,10 +80,12 @@ double ag_learner_validate_(const char *at, learner *l, data_loader *loader)
     if (!loader) loader = l->valid;
     if (!loader) ag_fail(at, "learner_validate: there is no validation set");
     for (int i = 0; i < l->n_metrics; i++)
-        if (!l->metrics[i].add) s->column[i] = ag_alloc(1, sizeof(double));
+        if (!l->metrics[i].add) s->column[i] = ag_alloc(s->size[i] = 1, sizeof(double));
     l->in->mixed_y = NULL;
     NN_EVAL(l->net);
-    DATA_EACH(b, loader) add_batch(l, s, &b);
+    data_loader_share(loader);
+    DATA_EACH(b, loader) if (counts(&b)) add_batch(l, s, &b);
+    share_sums(l, s);
     if (!(s->n > 0)) ag_fail(at, "learner_validate: none of the loader's %" PRId64 " samples can be had", data_samples(loader));
     for (int i = 0; i < l->n_metrics; i++) l->metric[i] = value_of(l, s, i);
     return l->valid_loss = s->loss / s->n;
@@ -77,6 +105,18 @@ static void copy_rows(ag_tensor *all, ag_tensor *pred, const data_batch *b, int6
     *done += b->n;
 }
 
+/* Every rank gets the others' rows; those that nobody had stay NaN. */
+static void share_rows(ag_tensor *all, double *had)
+{
+    const int64_t n = all->shape[0], width = n ? ag_numel(all) / n : 0;
+    real *v = (real *)all->data;
+    for (int64_t r = 0; r < n; r++) if (had[r] == 0) memset(v + r * width, 0, (size_t)width * sizeof *v);
+    ag_ranks_sum(had, n);
+    ag_ranks_sum_real(v, n * width);
+    for (int64_t r = 0; r < n; r++)
+        for (int64_t k = 0; had[r] == 0 && k < width; k++) v[r * width + k] = NAN;
+}
+
 ag_tensor *ag_learner_predict_(const char *at, learner *l, data_loader *loader)
 {
     ag_tensor *all = NULL;
@@ -86,6 +126,9 @@ ag_tensor *ag_learner_predict_(const char *at, learner *l, data_loader *loader)
     ag_owner *own = ag_owner_new();         /* `all` is made inside a batch and outlives it */
     ag_defer((void (*)(void *))ag_owner_free, own);
     NN_EVAL(l->net);
+    double *had = ag_alloc(data_samples(loader), sizeof *had);
+    ag_defer(ag_free, had);
+    data_loader_share(loader);
     DATA_EACH(b, loader) {
         ag_tensor *pred = ag_learner_forward(l, b.x);
         if (!all) {
@@ -95,9 +138,11 @@ ag_tensor *ag_learner_predict_(const char *at, learner *l, data_loader *loader)
             all = ag_full_(at, NAN, s);
             ag_owner_leave(own);
         }
-        copy_rows(all, ag_cast(pred, AG_F32), &b, &done);
+        if (counts(&b)) copy_rows(all, ag_cast(pred, AG_F32), &b, &done);
+        for (int64_t i = 0; counts(&b) && ag_ranks() > 1 && i < b.n; i++) had[b.row[i]] = 1;
     }
     if (!all) ag_fail(at, "learner_predict: none of the loader's samples can be had");
+    if (ag_ranks() > 1) share_rows(all, had);
     return all;
 }
 

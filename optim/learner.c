@@ -10,8 +10,11 @@
 #include <time.h>
 #include <unistd.h>
 #include "core/memory.h"
+#include "core/random.h"
+#include "core/ranks.h"
 #include "ops/ops.h"
 #include "optim/learner_inside.h"
+#include "optim/state.h"
 
 double ag_learner_now(void)
 {
@@ -78,6 +81,8 @@ learner *ag_learner_new_(const char *at, data_loader *train, data_loader *valid,
     learner *l = ag_alloc(1, sizeof *l);
     l->in = ag_alloc(1, sizeof *l->in);
     ag_defer(drop, l);
+    if (train) data_loader_share(train);
+    if (valid) data_loader_share(valid);
     l->train = train, l->valid = valid, l->net = net, l->loss = loss, l->opt = o.opt;
     ag_learner_set_targets(at, l, &o);
     l->train_loss = l->valid_loss = NAN;
@@ -155,7 +160,9 @@ static learner_flow compute(learner *l, double share, double weight)
     require_number(l);
     TELL(LEARNER_AFTER_LOSS);
     weight *= share;
+    if (l->in->last_backward) ag_optim_ranks_arm(l->in->at, l->opt);
     ag_backward(loss, .grad = weight == 1 ? NULL : ag_full_(l->in->at, weight, ag_shape_of(loss)));
+    ag_optim_ranks_disarm();
     return LEARNER_GO;
 }
 
@@ -175,14 +182,33 @@ static learner_flow compute_parts(learner *l, int64_t part, double weight)
     return f;
 }
 
+/* The loss of all ranks' parts, and whether one of them was told to stop. */
+static void share_loss(learner *l, const data_batch *b)
+{
+    double sum[3] = { b->share * l->batch_loss, b->share, ag_learner_signalled() };
+    if (ag_ranks() == 1) return;
+    ag_ranks_sum(sum, 3);
+    l->batch_loss = sum[0] / sum[1];
+    l->in->stop = sum[2] > 0;
+}
+
+static bool told_to_stop(const learner *l)
+{
+    return ag_ranks() > 1 ? l->in->stop : ag_learner_signalled();
+}
+
 static learner_flow forward_backward(learner *l, data_batch *b, double weight)
 {
     l->x = b->x, l->y = b->y, l->batch_loss = 0, l->in->mixed_y = NULL;
     TELL(LEARNER_BEFORE_BATCH);
     ag_learner_memory_batch(l, l->x, l->y);
     const int64_t part = ag_learner_part(l);
+    if (part < l->x->shape[0] && ag_ranks() > 1)
+        ag_fail(l->in->at, "a batch of %" PRId64 " does not fit in rank %d's memory, and several ranks cannot split theirs by "
+                "themselves: .accumulate, or a smaller batch, makes it fit", l->x->shape[0], ag_rank());
     const learner_flow f = part < l->x->shape[0] ? compute_parts(l, part, weight) : compute(l, 1, weight);
     if (f != LEARNER_GO) return f;
+    share_loss(l, b);
     ag_learner_smooth(l, l->batch_loss);
     TELL(LEARNER_AFTER_BACKWARD);
     return LEARNER_GO;
@@ -227,6 +253,16 @@ static int64_t samples_of_group(const learner *l, int64_t first)
     return (end < all ? end : all) - first * size;
 }
 
+/* Of a batch in its group. The ranks' gradients become their mean, so that a rank's part weighs as many times more. */
+static double weight_of(const learner *l, const data_batch *b, int64_t first)
+{
+    const bool alone = l->in->accumulate == 1;
+    const int64_t size = data_batch_size(l->train), left = data_samples(l->train) - b->index * size;
+    if (ag_ranks() == 1) return alone ? 1 : (double)b->n / (double)samples_of_group(l, first);
+    const double whole = (double)(left < size ? left : size), part = b->share * ag_ranks();
+    return alone ? part : part * whole / (double)samples_of_group(l, first);
+}
+
 static void save_interrupted(learner *l)
 {
     ag_learner_clear_line(l);
@@ -244,14 +280,14 @@ static learner_flow train_batch(learner *l, data_batch *b)
     const bool last = in_group == l->in->accumulate - 1 || b->index == data_batches(l->train) - 1;
     l->batch = b->index;
     if (in_group == 0) set_rates(l);
-    const int64_t samples = l->in->accumulate == 1 ? b->n : samples_of_group(l, first);
-    learner_flow f = forward_backward(l, b, (double)b->n / (double)samples);
+    l->in->last_backward = last;
+    learner_flow f = forward_backward(l, b, weight_of(l, b, first));
     if (last && (f == LEARNER_GO || (f == LEARNER_CANCEL_BATCH && l->in->accumulate > 1))) f = take_step(l);
     else if (f != LEARNER_GO && l->in->accumulate == 1) optim_zero_grad(l->opt);    /* not left to the next step */
     const learner_flow after = tell(l, LEARNER_AFTER_BATCH);
     ag_learner_show_batch(l);
     l->x = l->y = l->pred = NULL;
-    if (last && l->in->checkpoint && ag_learner_signalled()) {
+    if (last && l->in->checkpoint && told_to_stop(l)) {
         save_interrupted(l);
         return LEARNER_CANCEL_FIT;
     }
@@ -326,7 +362,9 @@ static void end_epoch(const char *at, learner *l)
     if (p.batch) ag_data_loader_seek_(at, l->train, (data_position){ p.epoch + 1, 0 });
     l->epoch++;
     if (!l->in->checkpoint) return;
-    if (ag_learner_signalled()) save_interrupted(l);
+    double stop = ag_learner_signalled();
+    ag_ranks_sum(&stop, 1);
+    if (stop > 0) save_interrupted(l);
     else ag_learner_save_(at, l, l->in->checkpoint, 0, NULL);
 }
 
@@ -334,6 +372,31 @@ static void end_signals(void *unused)
 {
     (void)unused;
     ag_learner_signals_end();
+}
+
+static void end_salt(void *unused)
+{
+    (void)unused;
+    ag_rng_set_salt(0);
+}
+
+/* All ranks begin with rank 0's weights, and drop different things. */
+static void join_ranks(learner *l)
+{
+    if (ag_ranks() == 1) return;
+    const int64_t n = nn_named_count(l->net);
+    ag_named *all = ag_alloc(n, sizeof *all);
+    ag_defer(ag_free, all);
+    nn_to_named(l->net, all);
+    for (int64_t i = 0; i < n; i++) {
+        AG_SCOPE;
+        AG_NO_GRAD;
+        ag_tensor *t = all[i].tensor, *here = ag_contiguous(ag_to(t, AG_CPU));
+        ag_ranks_broadcast(here->data, ag_numel(t) * (int64_t)ag_dtype_size(t->dtype));
+        if (here->data != t->data) ag_copy(t, here);
+    }
+    ag_rng_set_salt((uint64_t)ag_rank() * 0x9e3779b97f4a7c15u);
+    ag_defer(end_salt, NULL);
 }
 
 void ag_learner_run(const char *at, learner *l, int epochs)
@@ -345,6 +408,7 @@ void ag_learner_run(const char *at, learner *l, int epochs)
         ag_learner_signals_begin();
         ag_defer(end_signals, NULL);
     }
+    join_ranks(l);
     nn_train(l->net, true);
     learner_flow f = tell(l, LEARNER_BEFORE_FIT);
     ag_learner_memory_begin(l);             /* what callbacks hold (averages of weights) is there already */

@@ -14,7 +14,11 @@
  *
  * Gradient accumulation is a property of the loop: with .accumulate = 4 a step uses the gradients of four batches, each
  * weighed by its samples, so that they equal those of one batch four times as large; what is left at the end of an epoch
- * makes a last, smaller step. Schedules count steps. */
+ * makes a last, smaller step. Schedules count steps.
+ *
+ * Started by mpirun (core/ranks.h) each of several processes has its part of each batch: the curve is that of one process, also
+ * with batch norm, which sees the whole batch; dropout and drop path draw different numbers. Metrics are those of all samples,
+ * and a checkpoint goes on with any number of processes. Callbacks run in each of them, and decide alike. */
 #ifndef AG_LEARNER_H
 #define AG_LEARNER_H
 #include "data/data.h"

@@ -25,6 +25,7 @@ struct learner_inside {
     const char *precision;              /* NULL: as around the fit */
     /* The batch is mixed: its loss is share [N] times that for y and 1 - share that for mixed_y. NULL: it is not. (mixing.c) */
     ag_tensor *mixed_y, *mixed_share;
+    bool last_backward, stop;           /* of the step, of this rank; a rank was told to stop */
     /* memory.c */
     bool fit_memory;
     int64_t part;                       /* samples that fit at once; 0: not known yet */

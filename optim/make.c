@@ -83,6 +83,7 @@ static void drop(void *object)
     }
     for (int i = 0; i < o->n_clocks; i++) ag_free(o->clock[i]);
     ag_optim_rows_free(o);
+    ag_optim_ranks_free(o);
     ag_free(o->clock);
     ag_free(o->segment);
     ag_free(o->param);

@@ -225,6 +225,7 @@ void ag_optim_step_(const char *at, optim *o)
 {
     const double start = ag_profiling ? ag_profile_now() : 0;
     require_kernel(at, o);
+    ag_optim_ranks_mean(at, o);
     o->n_gathers = 0;
     if (o->n_clocks) prepare_lazy(o);
     for (int i = 0; i < o->n_params; i++)
@@ -246,6 +247,7 @@ void ag_optim_zero_grad(optim *o)
 {
     for (int i = 0; i < o->n_params; i++) ag_zero_grad(o->param[i].t);
     o->clip = 1;
+    ag_optim_ranks_reset(o);
 }
 
 void ag_optim_freeze_to_(const char *at, optim *o, int group)
@@ -316,6 +318,7 @@ double ag_optim_clip_norm_(const char *at, optim *o, double max)
 {
     if (!(max > 0)) ag_fail(at, "optim_clip_norm: the largest norm must be positive (got %g)", max);
     require_kernel(at, o);
+    ag_optim_ranks_mean(at, o);
     double sum = norm2_on_cuda(at, o);
     o->n_gathers = 0;
     for (int i = 0; i < o->n_params; i++) {

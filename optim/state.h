@@ -89,6 +89,7 @@ struct optim {
     int n_gathers;
     int32_t *where;                             /* [rows of the largest table]: scratch of gathering */
     int64_t where_cap;
+    struct optim_ranks *ranks;                  /* NULL: there is one rank, or no step was taken */
     real *values;                               /* scratch: several blocks of row gradients behind one another */
     int64_t values_cap;
 };
@@ -107,6 +108,15 @@ double *ag_optim_scratch(const char *at, int64_t count);
 /* The rule's kernel over the segments of one device; their `begin` is set here. */
 void ag_optim_pass(const char *at, const optim_rule *rule, ag_device device, int n, optim_segment *segment);
 void ag_optim_clocks_start(optim *opt);         /* from the parameters' steps: every row is up to date */
+
+/* ranks.c: gradients become the means over all ranks, once for each step. After arm, which comes before the last backward of a
+ * step, they are sent while it goes on. */
+typedef struct optim_ranks optim_ranks;
+void ag_optim_ranks_mean(const char *at, optim *opt);
+void ag_optim_ranks_arm(const char *at, optim *opt);
+void ag_optim_ranks_disarm(void);
+void ag_optim_ranks_reset(optim *opt);
+void ag_optim_ranks_free(optim *opt);
 
 /* rows.c: a step with t->rows; the squared norm of the merged rows. */
 void ag_optim_rows_step(optim_param *p);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "core/io.h"
+#include "core/ranks.h"
 #include "core/thread.h"
 #include "leaf.h"
 #include "paddy.h"
@@ -25,6 +26,7 @@ leaves leaves_find(const options *o, const char *own)
         printf("leaves are painted, in %s: there are no photographs in $AGRAD_DATA/paddy-small or ../shared/data/paddy-small\n",
                painted);
         if (!take(&l, painted, "train_images")) leaves_paint(painted, 600, 192, 10, 10, 1);
+        ag_ranks_barrier();
         take(&l, painted, "");
     }
     snprintf(l.table, sizeof l.table, "%s/train.csv", l.dir);

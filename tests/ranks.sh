@@ -1,0 +1,89 @@
+#!/bin/sh
+# Several processes that learn as one, started by mpirun: the same curves for any number of them, one voice, and what happens
+# when one of them dies. $1: paddy, $2: movielens.
+p=${1:-build/paddy} m=${2:-build/movielens}
+. tests/program.sh
+if ! command -v mpirun >/dev/null; then
+    echo 'ranks.sh: SKIP: there is no mpirun (apt-get install openmpi-bin libopenmpi-dev)'
+    exit 0
+fi
+if ! ldd "$p" | grep -q libmpi; then
+    refuses 'its build has no MPI' env OMPI_COMM_WORLD_SIZE=2 "$p" check tests
+    echo 'ranks.sh: SKIP: this build has no MPI (libopenmpi-dev)'
+    done_with
+fi
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_btl_vader_single_copy_mechanism=none
+ranks() { n=$1; shift; timeout 120 mpirun --oversubscribe -n "$n" "$@"; }
+
+# rank_of R FILE: the process that is rank R of the run that saves FILE
+rank_of() {
+    pgrep -f "$p train .*$2" | while read -r pid; do
+        tr '\0' '\n' <"/proc/$pid/environ" | grep -q "^OMPI_COMM_WORLD_RANK=$1\$" && echo "$pid"
+    done
+}
+# alike A B: two logs, all numbers but the seconds within 1e-4 of one another
+alike() {
+    paste -d, "$1" "$2" | awk -F, -v k="$3" 'NR > 1 { for (i = 1; i < NF / 2; i++) {
+        d = $i - $(i + NF / 2); if (d < 0) d = -d; if (d > 1e-4 * ($i > 1 ? $i : 1)) exit 1 } rows++ } END { exit rows < 2 }' ||
+        fails "$1 and $2 are different curves:
+$(cat "$1" "$2")"
+}
+
+if [ -x build/release/tests/test_ranks ]; then
+    for n in 2 3; do ends 0 'PASSED' ranks $n build/release/tests/test_ranks; done
+fi
+
+# ---- the same curve ---------------------------------------------------------------------------------------------------
+"$p" paint "$dir/leaves" --n 70 --size 40 --diseases 2 --varieties 2 >"$dir/out"
+few="$dir/leaves --size 32 --resize 40,squish --batch 16 --precision f32 --threads 1 --epochs 2 --lr 1e-3"
+for arch in convnext_atto resnet10t; do
+    for n in 1 2 4; do
+        says 'disease_error' ranks $n "$p" train $few --arch $arch --log "$dir/$arch.$n.csv" --save "$dir/$arch.$n.safetensors" --workers 1
+        alike "$dir/$arch.1.csv" "$dir/$arch.$n.csv"
+    done
+done
+# more ranks than samples in the last batch of 56 = 3 x 16 + 8, and in every batch
+says 'disease_error' ranks 3 "$p" train $few --arch convnext_atto --batch 2 --epochs 1 --log "$dir/tiny3.csv"
+says 'disease_error' "$p" train $few --arch convnext_atto --batch 2 --epochs 1 --log "$dir/tiny1.csv"
+cat "$dir/tiny1.csv" >>"$dir/tiny1.csv.2"; tail -1 "$dir/tiny1.csv" >>"$dir/tiny1.csv.2"
+cat "$dir/tiny3.csv" >>"$dir/tiny3.csv.2"; tail -1 "$dir/tiny3.csv" >>"$dir/tiny3.csv.2"
+alike "$dir/tiny1.csv.2" "$dir/tiny3.csv.2"
+for n in 1 2; do
+    says 'disease_error' ranks $n "$p" train $few --arch convnext_atto --batch 8 --accumulate 2 --log "$dir/parts.$n.csv"
+done
+alike "$dir/parts.1.csv" "$dir/parts.2.csv"
+awk 'BEGIN { print "user,item,rating"; for (i = 0; i < 4000; i++) print i * 7919 % 97 "," i * 104729 % 211 "," 1 + (i * 31 % 97 + i * 17 % 211) % 5 }' \
+    >"$dir/films.csv"
+for n in 1 2; do
+    says 'rmse' ranks $n "$m" train "$dir/films.csv" --epochs 2 --model bias --log "$dir/films.$n.csv" --threads 1
+done
+alike "$dir/films.1.csv" "$dir/films.2.csv"
+
+# ---- a checkpoint goes on with any number -----------------------------------------------------------------------------
+long="$dir/leaves --size 32 --resize 40,squish --batch 16 --precision f32 --threads 1 --epochs 12 --lr 1e-3 --arch convnext_atto"
+ranks 2 "$p" train $long --save "$dir/half.safetensors" --log "$dir/half.csv" >"$dir/out" 2>&1 &
+waited=0
+until [ -s "$dir/half.safetensors" ] || [ $waited -gt 300 ]; do sleep 0.1; waited=$((waited + 1)); done
+kill -INT $(rank_of 1 half.safetensors)
+wait
+grep -q 'go on with' "$dir/out" || fails "an interrupted run of two does not say how to go on:
+$(cat "$dir/out")"
+says 'saved in' "$p" train $long --save "$dir/whole.safetensors" --log "$dir/whole.csv"
+says 'saved in' ranks 3 "$p" train $long --save "$dir/half.safetensors" --log "$dir/half.csv" --resume "$dir/half.safetensors"
+alike "$dir/whole.csv" "$dir/half.csv"
+
+# ---- one voice, and the end of all ------------------------------------------------------------------------------------
+ranks 2 "$p" train "$dir/none" >"$dir/out" 2>&1 && fails 'a folder that is not there is no error'
+[ "$(grep -c 'there is no folder' "$dir/out")" = 1 ] || fails "not one error of two ranks:
+$(cat "$dir/out")"
+ranks 3 "$p" train $long --save "$dir/killed.safetensors" >"$dir/out" 2>&1 &
+waited=0
+until [ -s "$dir/killed.safetensors" ] || [ $waited -gt 300 ]; do sleep 0.1; waited=$((waited + 1)); done
+start=$(date +%s)
+kill -9 $(rank_of 1 killed.safetensors)
+wait
+[ $(($(date +%s) - start)) -le 10 ] || fails 'the others go on for more than 10 s when one dies'
+grep -q 'rank 1' "$dir/out" || fails "nobody says which rank died:
+$(cat "$dir/out")"
+says 'disease' "$p" predict "$dir/killed.safetensors" "$(ls "$dir"/leaves/train_images/*/*.jpg | head -1)"
+done_with
