@@ -22,7 +22,7 @@ SAME(AG_LT_OP_T, CUBLAS_OP_T);
 static_assert(sizeof(ag_lt_result) == sizeof(cublasLtMatmulHeuristicResult_t), "a heuristic's result");
 #endif
 
-enum { PLANS = 256 };
+enum { PLANS = 2048 };                                 /* an image model has some hundred products */
 static const size_t WORKSPACE = (size_t)32 << 20;       /* what cuBLAS recommends on Hopper */
 
 struct plan {

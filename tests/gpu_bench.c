@@ -145,6 +145,87 @@ static void adamw_row(void)
     row("AdamW step, 64 Mi parameters", 28e-9 * (double)n * (double)n / best, "GB/s");
 }
 
+/* ---- image models ------------------------------------------------------------------------------------- */
+
+typedef ag_tensor *(*layer)(ag_tensor **in);
+typedef struct { layer fn; ag_tensor *in[6]; bool learns; } layer_run;
+
+static ag_tensor *depthwise_7x7(ag_tensor **in)
+{
+    return ag_conv2d(in[0], in[1], .pad = 3, .groups = (int)in[0]->shape[3]);
+}
+static ag_tensor *conv_3x3(ag_tensor **in) { return ag_conv2d(in[0], in[1], .pad = 1); }
+static ag_tensor *mlp(ag_tensor **in) { return ag_mlp(in[0], in[1], in[2], in[3], in[4], AG_LINEAR_GELU); }
+
+static void run_layer(void *arg)
+{
+    AG_SCOPE;
+    layer_run *r = arg;
+    ag_tensor *y = r->fn(r->in);
+    if (r->learns) ag_backward(y, .grad = y);
+}
+
+static void run_narrow_layer(void *arg)
+{
+    AG_AUTOCAST(bf16);
+    run_layer(arg);
+}
+
+/* Forward, then forward and backward; `products`: multiply-adds of forward. */
+static void layer_rows(const char *what, layer fn, const ag_shape *shapes, int n, double products)
+{
+    AG_SCOPE;
+    layer_run r = { .fn = fn };
+    char name[96];
+    for (int narrow = 0; narrow < 2; narrow++) {
+        AG_SCOPE;
+        for (int i = 0; i < n; i++) r.in[i] = ag_param(ag_full_(AG_HERE, 0.01, shapes[i]));
+        for (int learns = 0; learns < 2; learns++) {
+            r.learns = learns;
+            snprintf(name, sizeof name, "%s, %s, forward%s", what, narrow ? "autocast to bf16" : "f32",
+                     learns ? " and backward" : "");
+            row(name, 2e-12 * products * (learns ? 3 : 1) / seconds(narrow ? run_narrow_layer : run_layer, &r), "TFLOP/s");
+        }
+    }
+}
+
+typedef struct { nn_module *net; optim *opt; ag_tensor *x, *classes; } classifier;
+
+static void image_step(void *arg)
+{
+    AG_AUTOCAST(bf16);
+    classifier *c = arg;
+    ag_backward(ag_cross_entropy(nn_call(c->net, c->x), c->classes));
+    optim_step(c->opt);
+}
+
+static void model_row(const char *model, int64_t batch, int64_t size)
+{
+    AG_SCOPE;
+    char name[96];
+    classifier c = { .net = model_create(model, .classes = 10), .x = ag_randn(batch, size, size, 3),
+                     .classes = ag_empty(AG_I64, batch) };
+    ag_fill(c.classes, 0);
+    c.opt = optim_adamw(c.net, 1e-4);
+    snprintf(name, sizeof name, "%s %d, batch %d, training in bf16", model, (int)size, (int)batch);
+    row(name, (double)batch / seconds(image_step, &c), "images/s");
+}
+
+static void image_rows(void)
+{
+    const int64_t n = small ? 1 : 64, side = small ? 9 : 56, c = small ? 8 : 96, pixels = n * side * side;
+    const ag_shape depthwise[] = { AG_SHAPE(n, side, side, c), AG_SHAPE(c, 1, 7, 7) };
+    const ag_shape conv[] = { AG_SHAPE(n, side, side, c), AG_SHAPE(c, c, 3, 3) };
+    const ag_shape hidden[] = { AG_SHAPE(pixels, c), AG_SHAPE(4 * c, c), AG_SHAPE(4 * c), AG_SHAPE(c, 4 * c), AG_SHAPE(c) };
+    layer_rows("depthwise 7x7, 64 x 56 x 56 x 96", depthwise_7x7, depthwise, 2, (double)(pixels * c * 49));
+    layer_rows("conv 3x3, 64 x 56 x 56 x 96", conv_3x3, conv, 2, (double)(pixels * c * c * 9));
+    layer_rows("MLP, 200,704 x 96", mlp, hidden, 5, (double)(pixels * c * c * 8));
+    if (small) return;
+    model_row("convnext_tiny", 128, 224);
+    model_row("resnet50", 128, 224);
+    model_row("vit_small_patch16_224", 128, 224);
+}
+
 int main(int argc, char **argv)
 {
     char why[512];
@@ -160,6 +241,7 @@ int main(int argc, char **argv)
     matmul_rows();
     adamw_row();
     recommender_row(944, 1683, 50, 64);
+    image_rows();
     if (small) return 0;
     recommender_row(944, 1683, 50, 8192);
     recommender_row(69878, 10677, 48, 8192);
