@@ -217,10 +217,20 @@ static void stop_awaiting(ag_node *n)
     ag_release(n->out);
 }
 
+/* Of a node that failed between offer and accept. */
+static void withdraw_gradients(ag_node *n)
+{
+    for (int k = 0; k < n->n_in; k++) {
+        if (n->din[k]) ag_release(n->din[k]);
+        n->din[k] = NULL;
+    }
+}
+
 static void let_go(void *p)
 {
     walk_hold *h = p;
     walking_for = h->outer, ag_running = h->running, ag_in_backward = h->inner;
+    if (h->here && h->here->node != h->floor) withdraw_gradients(h->here->node);
     while (h->here && h->here->node != h->floor) {
         ag_node *prev = h->here->node->prev;
         if (!h->below && prev) h->below = ag_retain(prev->out);

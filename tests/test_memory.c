@@ -291,6 +291,37 @@ static void test_a_limit_is_kept(void **state)
     assert_true(nn_numel(net) == 1501500 && ag_memory_budget() > 25000000);
 }
 
+/* Half a step of a net with linear layers, norms and a second use of one tensor. */
+static void one_step(void *unused)
+{
+    (void)unused;
+    AG_SCOPE;
+    nn_module *net = nn_sequential(nn_linear(64, 256), nn_layer_norm(256), nn_gelu(), nn_linear(256, 256));
+    ag_tensor *y = nn_call(net, ag_randn(200, 64));
+    ag_backward(ag_mean(ag_mul(y, ag_add(y, y))));
+}
+
+/* Wherever it ends, forward or backward, nothing is left of it. */
+static void test_a_step_without_memory_leaves_nothing(void **state)
+{
+    (void)state;
+    int failed = 0;
+    for (int64_t limit = 0;; limit += 40000) {
+        ag_memory_trim();
+        const ag_memory_stats before = ag_memory(AG_CPU);
+        ag_memory_limit(before.held + 1 + limit);
+        const bool fails = ag_try(one_step, NULL);
+        ag_memory_limit(0);
+        const ag_memory_stats after = ag_memory(AG_CPU);
+        if (after.tensors != before.tensors || after.nodes != before.nodes || after.in_use != before.in_use)
+            fail_msg("with %d bytes: %d tensors, %d bytes are left", (int)limit, (int)(after.tensors - before.tensors),
+                     (int)(after.in_use - before.in_use));
+        if (!fails) break;
+        failed++;
+    }
+    assert_true(failed > 20);
+}
+
 static void test_limits_are_read_from_the_environment(void **state)
 {
     (void)state;
@@ -312,6 +343,7 @@ int main(void)
         cmocka_unit_test(test_recomputing_notices_overwritten_weights),
         cmocka_unit_test(test_the_report_names_modules),
         cmocka_unit_test(test_a_limit_is_kept),
+        cmocka_unit_test(test_a_step_without_memory_leaves_nothing),
         cmocka_unit_test(test_limits_are_read_from_the_environment),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
