@@ -144,6 +144,7 @@ static double mb(int64_t bytes) { return (double)bytes / 1e6; }
 
 void ag_out_of_memory(const char *at, int64_t bytes)
 {
+    ag_tensor_unborn_drop();
     enum { SHOWN = 3 };
     lines l = { .used = 0 };
     ag_memory_row row[SHOWN];

@@ -50,6 +50,7 @@ ag_storage *ag_storage_new(const char *at, ag_device device, ag_mem_kind kind, i
 void ag_storage_release(ag_storage *s);
 void ag_memory_count(ag_device device, ag_mem_kind kind, int64_t bytes);    /* + held, - released */
 void ag_memory_count_objects(int tensors, int nodes);
+void ag_tensor_unborn_drop(void);           /* what a tensor holds that cannot be made for want of memory */
 void ag_memory_count_system(void);          /* the system was asked for memory */
 bool ag_memory_injected(void);              /* a failure that a test wants */
 ag_mem_kind ag_memory_kind(void);           /* of tensors of which nothing else is said (ag_memory_kind_begin) */

@@ -105,12 +105,22 @@ static void contiguous_strides(ag_tensor *t)
     }
 }
 
+static _Thread_local ag_storage *unborn;        /* of the tensor that is being made */
+
+void ag_tensor_unborn_drop(void)
+{
+    ag_storage *s = unborn;
+    unborn = NULL;
+    if (s) ag_storage_release(s);
+}
+
 ag_tensor *ag_tensor_new(const char *at, ag_device device, ag_mem_kind kind, ag_dtype dtype, ag_shape shape)
 {
     const int64_t bytes = ag_mul_size(at, ag_shape_numel(at, shape), (int64_t)ag_dtype_size(dtype));
     if (ag_ledger_now) device = AG_META;
-    ag_storage *s = ag_storage_new(at, device, kind, bytes);
+    ag_storage *s = unborn = ag_storage_new(at, device, kind, bytes);
     ag_tensor *t = tensor_struct();
+    unborn = NULL;
     *t = (ag_tensor){ .ndim = shape.ndim, .dtype = dtype, .device = device, .data = s->data, .storage = s,
                       .at = at, .refs = 1 };
     for (int i = 0; i < shape.ndim; i++) t->shape[i] = shape.dim[i];

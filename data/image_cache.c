@@ -77,8 +77,8 @@ static void describe(const data_images *m, char text[TEXT])
     int used = snprintf(text, TEXT, "%s\n%s\n", format, ag_image_decoders());
     for (int t = 0; t < m->n_tfms && t < (m->cached ? m->cached : 1); t++) {
         const data_transform *f = &m->tfms[t];
-        used += snprintf(text + used, (size_t)(TEXT - used), "%s %.40s %" PRId64 " %" PRId64 " %d %d", t < m->cached ? "by" : "for",
-                         f->name, f->width, f->height, f->method, f->pad);
+        used += snprintf(text + used, (size_t)(TEXT - used), "%s %.40s %" PRId64 " %" PRId64 " %d %d",
+                         t < m->cached ? "by" : "for", f->name, f->width, f->height, f->method, f->pad);
         for (int k = 0; k < 8; k++) used += snprintf(text + used, (size_t)(TEXT - used), " %a", f->number[k]);
         used += snprintf(text + used, (size_t)(TEXT - used), "\n");
     }

@@ -1,4 +1,5 @@
-/* Pictures prepared in a file: the same bits as read from theirs, however the file is damaged, whatever became of the pictures. */
+/* Pictures prepared in a file: the same bits as read from theirs, however the file is damaged, whatever became of the
+ * pictures. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -139,7 +140,8 @@ static void assert_made_again(const char *why)
 static void brighter(const data_transform *t, data_image *image, data_random *r)
 {
     (void)t, (void)r;
-    for (int64_t i = 0; i < 3 * image->width * image->height; i++) image->pixels[i] = (uint8_t)(255 - (255 - image->pixels[i]) / 2);
+    for (int64_t i = 0; i < 3 * image->width * image->height; i++)
+        image->pixels[i] = (uint8_t)(255 - (255 - image->pixels[i]) / 2);
 }
 
 static void test_the_same_bits(void **state)
@@ -264,7 +266,8 @@ static void all_of_it(const data_transform *t, int64_t *width, int64_t *height)
 static void unknown_needs(void *unused)
 {
     (void)unused;
-    bits_of((how){ .first = { .name = "brighter", .apply = brighter, .needs = all_of_it }, .second = data_resize(9), .cached = true });
+    const data_transform own = { .name = "brighter", .apply = brighter, .needs = all_of_it };
+    bits_of((how){ .first = own, .second = data_resize(9), .cached = true });
 }
 
 static void test_refusals(void **state)
