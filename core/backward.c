@@ -35,10 +35,11 @@ static ag_tensor *grad_memory(const ag_tensor *t)
 static void make_unique(ag_tensor *t)
 {
     if (t->grad->storage->refs == 1 || !t->node) return;       /* B3, B4: a leaf's memory is never given away */
-    ag_tensor *own = grad_memory(t);
+    AG_SCOPE;
+    ag_tensor *own = ag_scoped(grad_memory(t));
     ag_assign_any(own, t->grad);
     ag_release(t->grad);
-    t->grad = own;
+    t->grad = ag_retain(own);
 }
 
 static bool wanted(const ag_tensor *t, const targets *only)
@@ -84,7 +85,6 @@ static void accept_gradients(ag_node *n)
     for (int k = 0; k < n->n_in; k++) {
         ag_tensor *t = n->in[k], *d = n->din[k];
         if (!d) continue;
-        n->din[k] = NULL;
         if (first_occurrence(n, k) == k) {
             if (t->grad != d) {
                 ag_release(t->grad);
@@ -99,8 +99,19 @@ static void accept_gradients(ag_node *n)
             make_unique(t);
             ag_add_any(t->grad, d);
         }
+        n->din[k] = NULL;
         ag_release(d);
         if (ag_leaf_arrived && !t->node) ag_leaf_arrived(ag_leaf_arg, t);
+    }
+}
+
+/* Of a node whose backward failed. */
+static void withdraw_gradients(void *p)
+{
+    ag_node *n = p;
+    for (int k = 0; k < n->n_in; k++) {
+        if (n->din[k]) ag_release(n->din[k]);
+        n->din[k] = NULL;
     }
 }
 
@@ -152,9 +163,10 @@ static void run_backward(ag_node *n, const targets *only)
     ag_running = n->module;
     check_versions(n);
     if (!backward && device != AG_META) ag_node_fail(n, "no %s kernel for the gradient", ag_device_name(device));
-    offer_gradients(n, only);
     AG_SCOPE;                               /* of workspaces and of what gradients are composed from */
     AG_NO_GRAD;
+    ag_defer(withdraw_gradients, n);
+    offer_gradients(n, only);
     const double start = ag_profiling ? ag_profile_now() : 0;
     compute(n, backward);
     if (ag_profiling && !n->op->replays) ag_profile_add(n, true, ag_profile_now() - start);
@@ -193,11 +205,12 @@ static void seed(const char *at, ag_tensor *loss, ag_tensor *grad)
     if (loss->node && loss->node->used)
         ag_fail(at, "ag_backward: the graph of the tensor made at %s was used by an earlier backward and is gone; pass "
                 ".retain_graph = true there, or compute the loss again", loss->at);
-    ag_tensor *g = grad_memory(loss);
+    AG_SCOPE;
+    ag_tensor *g = ag_scoped(grad_memory(loss));
     if (grad) ag_assign_any(g, grad);
     else ag_fill_any(g, 1);
     ag_release(loss->grad);
-    loss->grad = g;
+    loss->grad = ag_retain(g);
 }
 
 /* What the walk holds: the output whose node has its turn, and the one below, so that letting go of inputs cannot free

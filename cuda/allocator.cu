@@ -52,9 +52,11 @@ static void *take_idle(size_t size)
     return nullptr;
 }
 
-static void trim_locked(void)
+/* The caller holds the lock, so that it is the caller who fails. */
+static cudaError_t trim_locked(void)
 {
-    ag_cuda_check(cudaStreamSynchronize(ag_cuda_stream()), "giving back memory");
+    const cudaError_t e = cudaStreamSynchronize(ag_cuda_stream());
+    if (e != cudaSuccess) return e;
     for (int i = 0; i < BINS; i++)
         while (A.idle[i]) {
             block *b = A.idle[i];
@@ -64,6 +66,7 @@ static void trim_locked(void)
             b->next = A.spare;
             A.spare = b;
         }
+    return cudaSuccess;
 }
 
 static void *take_new(size_t size)
@@ -72,8 +75,7 @@ static void *take_new(size_t size)
     A.calls++;
     if (cudaMalloc(&p, size) != cudaSuccess) {
         cudaGetLastError();                 /* the runtime remembers an error until it is asked */
-        trim_locked();
-        if (cudaMalloc(&p, size) != cudaSuccess) return cudaGetLastError(), nullptr;
+        if (trim_locked() != cudaSuccess || cudaMalloc(&p, size) != cudaSuccess) return cudaGetLastError(), nullptr;
     }
     block *b = A.spare;
     if (b) A.spare = b->next;
@@ -116,8 +118,9 @@ void ag_cuda_free(void *p)
 void ag_cuda_trim(void)
 {
     pthread_mutex_lock(&A.lock);
-    trim_locked();
+    const cudaError_t e = trim_locked();
     pthread_mutex_unlock(&A.lock);
+    ag_cuda_check(e, "giving back memory");
 }
 
 void ag_cuda_memory(ag_device_memory *m)

@@ -34,7 +34,7 @@ struct plan {
 };
 
 static struct {
-    bool tried, works;
+    bool tried, works, made;
     char why[512];
     ag_lt_functions f;
     ag_lt_handle handle;
@@ -84,14 +84,15 @@ static void start(const char *at)
     if (!B.tried) {
         B.tried = true;
         B.works = ag_lt_load(&B.f, B.why, sizeof B.why);
-        if (B.works) {
-            check(B.f.create(&B.handle), "cublasLtCreate");
-            check(B.f.pref_create(&B.pref), "a preference");
-            check(B.f.pref_set(B.pref, AG_LT_PREF_WORKSPACE, &WORKSPACE, sizeof WORKSPACE), "a workspace");
-            B.workspace = ag_cuda_alloc(WORKSPACE);
-        }
     }
     if (!B.works) ag_fail(at, "%s", B.why);
+    if (!B.made) check(B.f.create(&B.handle), "cublasLtCreate");
+    B.made = true;                                      /* what failed once is tried again by the next product */
+    if (!B.pref) {
+        check(B.f.pref_create(&B.pref), "a preference");
+        check(B.f.pref_set(B.pref, AG_LT_PREF_WORKSPACE, &WORKSPACE, sizeof WORKSPACE), "a workspace");
+    }
+    if (!B.workspace) B.workspace = ag_cuda_alloc(WORKSPACE);
     if (!B.workspace) ag_fail(at, "cuda: no memory left for cuBLASLt's workspace of 32 MiB");
 }
 

@@ -70,6 +70,7 @@ static bool init(char *why, size_t size)
     if (e == cudaSuccess && n) e = cudaMalloc((void **)&trap, sizeof *trap);
     if (e == cudaSuccess && n) e = cudaMemsetAsync(trap, 0, sizeof *trap, stream);
     if (e == cudaSuccess && n) return true;
+    cudaFree(trap);
     cudaGetLastError();
     snprintf(why, size, "the NVIDIA driver found no GPU to use: %s. Everything works on the CPU",
              e == cudaSuccess ? "it counts 0 devices" : cudaGetErrorString(e));

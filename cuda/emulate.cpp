@@ -223,6 +223,10 @@ std::map<char *, size_t> blocks;
 size_t held;
 const size_t TOTAL = (size_t)1 << 30;
 
+struct { int64_t calls, from, to; } planted;    /* failures */
+
+cudaError_t good() { return ag_emulate_fails() ? cudaErrorUnknown : cudaSuccess; }
+
 void check_guards(const char *kernel)
 {
     for (auto &b : blocks)
@@ -303,6 +307,10 @@ void ag_emulate_launch(const char *kernel, dim3 grid, dim3 block, size_t shared,
         E.error = std::string(kernel) + ": a launch of no block, no thread, or too many of them";
         return;
     }
+    if (ag_emulate_fails()) {
+        E.error = std::string(kernel) + ": a planted failure";
+        return;
+    }
     gridDim = grid;
     blockDim = block;
     E.body = body;
@@ -316,10 +324,25 @@ void ag_emulate_launch(const char *kernel, dim3 grid, dim3 block, size_t shared,
     check_guards(kernel);
 }
 
+void ag_emulate_fail(int64_t at, int64_t count)
+{
+    planted = { 0, at, at + count };
+}
+
+int64_t ag_emulate_calls(void)
+{
+    return planted.calls;
+}
+
+bool ag_emulate_fails(void)
+{
+    return ++planted.calls >= planted.from && planted.calls < planted.to;
+}
+
 cudaError_t cudaMalloc(void **p, size_t bytes)
 {
     *p = nullptr;
-    if (bytes > TOTAL - held) return cudaErrorMemoryAllocation;
+    if (ag_emulate_fails() || bytes > TOTAL - held) return cudaErrorMemoryAllocation;
     char *raw = (char *)aligned_alloc(GUARD, (bytes + 3 * GUARD - 1) / GUARD * GUARD);
     if (!raw) return cudaErrorMemoryAllocation;
     memset(raw, POISON, bytes + 2 * GUARD);
@@ -341,12 +364,14 @@ cudaError_t cudaFree(void *p)
 
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind, cudaStream_t)
 {
+    if (good()) return cudaErrorUnknown;
     memcpy(dst, src, bytes);
     return cudaSuccess;
 }
 
 cudaError_t cudaMemsetAsync(void *dst, int byte, size_t bytes, cudaStream_t)
 {
+    if (good()) return cudaErrorUnknown;
     memset(dst, byte, bytes);
     return cudaSuccess;
 }
@@ -355,7 +380,7 @@ cudaError_t cudaMemGetInfo(size_t *free, size_t *total)
 {
     *free = TOTAL - held;
     *total = TOTAL;
-    return cudaSuccess;
+    return good();
 }
 
 cudaError_t cudaGetLastError(void)
@@ -366,11 +391,12 @@ cudaError_t cudaGetLastError(void)
 const char *cudaGetErrorString(cudaError_t e)
 {
     if (e == cudaErrorLaunchFailure) return E.error.c_str();
+    if (e == cudaErrorUnknown) return "a planted failure";
     return e == cudaErrorMemoryAllocation ? "out of memory" : "invalid value";
 }
 
-cudaError_t cudaGetDeviceCount(int *n) { return *n = 1, cudaSuccess; }
-cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int *n) { return *n = 1, good(); }
+cudaError_t cudaSetDevice(int) { return good(); }
 cudaError_t cudaDeviceGetAttribute(int *value, int, int) { return *value = 4, cudaSuccess; }
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) { return *s = nullptr, cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) { return *s = nullptr, good(); }
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return good(); }

@@ -97,9 +97,15 @@ template <class F> static inline void ag_emulate_run(const char *name, dim3 grid
 #define AG_DYNAMIC_SHARED(type, name) type *const name = (type *)ag_emulate_dynamic_shared()
 
 /* ---- the runtime: a device whose memory is the host's -------------------------------------------------- */
+/* From now on the calls number `at` to at + count - 1 of the runtime, launches and products among them, fail; 0: none. */
+extern "C" void ag_emulate_fail(int64_t at, int64_t count);
+extern "C" int64_t ag_emulate_calls(void);          /* since ag_emulate_fail */
+bool ag_emulate_fails(void);                        /* a call's question whether it is one of them */
+
 typedef int cudaError_t;
 typedef struct ag_emulate_stream *cudaStream_t;
-enum { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorLaunchFailure = 719 };
+enum { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorLaunchFailure = 719,
+       cudaErrorUnknown = 999 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 enum { cudaStreamNonBlocking = 1, cudaDevAttrMultiProcessorCount = 16 };
 

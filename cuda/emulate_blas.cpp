@@ -11,7 +11,7 @@ struct desc { int32_t trans_a, trans_b; uint32_t epilogue; const void *bias; };
 struct pref { uint32_t align[4]; };
 struct layout { int type; uint64_t rows, cols; int64_t ld, step; int32_t batch; };
 
-enum { SUCCESS = 0, INVALID_VALUE = 7 };
+enum { SUCCESS = 0, NOT_INITIALIZED = 1, INVALID_VALUE = 7, EXECUTION_FAILED = 13 };
 
 template <class T> int make(T **slot, T value)
 {
@@ -19,7 +19,7 @@ template <class T> int make(T **slot, T value)
     return SUCCESS;
 }
 
-int create(ag_lt_handle *h) { return *h = nullptr, SUCCESS; }
+int create(ag_lt_handle *h) { return *h = nullptr, ag_emulate_fails() ? NOT_INITIALIZED : SUCCESS; }
 int desc_create(ag_lt_desc *d, int, int) { return make((desc **)d, desc{}); }
 int desc_destroy(ag_lt_desc d) { return delete (desc *)d, SUCCESS; }
 int layout_destroy(ag_lt_layout l) { return delete (layout *)l, SUCCESS; }
@@ -80,6 +80,7 @@ int heuristic(ag_lt_handle, ag_lt_desc dh, ag_lt_layout ah, ag_lt_layout bh, ag_
                       fits(b, d->trans_b ? c->cols : k, d->trans_b ? k : c->cols) && fits(c, c->rows, c->cols) &&
                       a->batch == c->batch && b->batch == c->batch && a->type == b->type &&
                       (a->type == c->type || (a->type == AG_LT_R_16BF && c->type == AG_LT_R_32F));
+    if (ag_emulate_fails()) return NOT_INITIALIZED;
     *got = good;
     memset(result, 0, sizeof *result);
     memcpy(result->algo.data, ((const pref *)ph)->align, sizeof(pref));     /* the algorithm relies on it */
@@ -122,6 +123,7 @@ int matmul(ag_lt_handle, ag_lt_desc dh, const void *alpha, const void *a, ag_lt_
     const layout *la = (const layout *)ah, *lb = (const layout *)bh, *lc = (const layout *)ch;
     const float scale = *(const float *)alpha, keep = *(const float *)beta;
     const uint32_t *align = (const uint32_t *)algo->data;
+    if (ag_emulate_fails()) return EXECUTION_FAILED;
     if (!aligned(a, align[0]) || !aligned(b, align[1]) || !aligned(c, align[2]) || !aligned(out, align[3]))
         return INVALID_VALUE;
     if (la->type == AG_LT_R_32F)

@@ -94,7 +94,7 @@ void ag_optim_exchange_cuda(const optim_segment *segment, int n)
 
 /* ---- sums ---------------------------------------------------------------------------------------------- */
 
-/* Of K numbers of every thread, to every thread. */
+/* Of K numbers of every thread, to thread 0. */
 template <int K> static __device__ inline void block_sum(double *sum)
 {
     AG_SHARED(double, shared, K * AG_BLOCK);
@@ -104,8 +104,7 @@ template <int K> static __device__ inline void block_sum(double *sum)
         if ((int)threadIdx.x < half)
             for (int k = 0; k < K; k++) shared[k * AG_BLOCK + threadIdx.x] += shared[k * AG_BLOCK + threadIdx.x + half];
     }
-    __syncthreads();
-    for (int k = 0; k < K; k++) sum[k] = shared[k * AG_BLOCK];
+    for (int k = 0; k < K && !threadIdx.x; k++) sum[k] = shared[k * AG_BLOCK];
 }
 
 static __global__ void optim_squares(__grid_constant__ const optim_batch b, double *partial)

@@ -13,8 +13,9 @@ struct optim_ema {
     ag_owner *owner;            /* of the averages */
     pair *pair;
     optim_segment *segment;     /* [n] */
+    ag_named *named;            /* scratch of making them */
     int64_t n;
-    bool swapped;
+    bool swapped, filled;
 };
 
 static void drop(void *p)
@@ -23,6 +24,7 @@ static void drop(void *p)
     for (int64_t i = 0; i < e->n; i++) ag_release(e->pair[i].value);
     ag_owner_free(e->owner);
     ag_free(e->segment);
+    ag_free(e->named);
     ag_free(e->pair);
     ag_free(e);
 }
@@ -34,32 +36,38 @@ static bool is_known(const optim_ema *e, const ag_tensor *t)
     return false;
 }
 
+/* Without averages yet, so that someone owns it when making them fails. */
 static optim_ema *make(const char *at, nn_module *net, double decay)
 {
     if (!(decay >= 0 && decay < 1)) ag_fail(at, "optim_ema_new: a decay of %g; it lies in [0, 1)", decay);
-    optim_ema *e = ag_alloc(1, sizeof *e);
     const int64_t n = nn_named_count(net);
-    ag_named *named = ag_alloc(n, sizeof *named);
+    optim_ema *e = ag_alloc(1, sizeof *e);
     *e = (optim_ema){ .decay = decay, .owner = ag_owner_new(), .pair = ag_alloc(n, sizeof *e->pair),
-                      .segment = ag_alloc(n, sizeof *e->segment) };
-    nn_to_named(net, named);
+                      .segment = ag_alloc(n, sizeof *e->segment), .named = ag_alloc(n, sizeof *e->named) };
+    return e;
+}
+
+static void fill(const char *at, optim_ema *e, nn_module *net)
+{
+    const int64_t n = nn_named_count(net);
+    nn_to_named(net, e->named);
     ag_owner_enter(e->owner);
     for (int64_t i = 0; i < n; i++) {
-        ag_tensor *t = named[i].tensor;
+        ag_tensor *t = e->named[i].tensor;
         if (is_known(e, t)) continue;               /* under two names */
         ag_tensor *average = ag_to(ag_empty_(at, t->dtype, ag_shape_of(t)), t->device);
-        e->pair[e->n++] = (pair){ ag_intern(named[i].name), ag_retain(t), average };      /* a net that grows moves its names */
+        e->pair[e->n++] = (pair){ ag_intern(e->named[i].name), ag_retain(t), average }; /* a net that grows moves its names */
     }
     ag_owner_leave(e->owner);
-    ag_free(named);
     ag_optim_ema_reset(e);
-    return e;
+    e->filled = true;
 }
 
 optim_ema *ag_optim_ema_new_(const char *at, nn_module *net, double decay)
 {
     optim_ema *e = make(at, net, decay);
     ag_defer(drop, e);
+    fill(at, e, net);
     return e;
 }
 
@@ -153,7 +161,11 @@ static void swap_to(keeper *k, bool averages)
 static int64_t averages(learner *l, void *state, ag_named *out)
 {
     keeper *k = state;
-    if (!k->ema) k->ema = make(l->in->at, l->net, k->o.decay);
+    if (k->ema && !k->ema->filled) drop(k->ema), k->ema = NULL;
+    if (!k->ema) {
+        k->ema = make(l->in->at, l->net, k->o.decay);
+        fill(l->in->at, k->ema, l->net);
+    }
     swap_to(k, false);
     return ag_optim_ema_named(k->ema, out);
 }

@@ -1,0 +1,123 @@
+/* tests/test_cuda_failures.c - in the emulation of the GPU (cuda/emulate.h) every call of the runtime fails once, and once
+ * together with the next: one error that says what was being done, nothing leaked, the same bits when it is done again. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "tests/cuda_cases.h"
+
+#ifdef AG_EMULATE
+void ag_emulate_fail(int64_t at, int64_t count);
+int64_t ag_emulate_calls(void);
+
+enum { STEPS = 2, BATCH = 6, IN = 4, HEADS = 2, WIDTH = 3, IDS = 5 };
+
+/* Some steps of a net with a table, attention, products, a norm; clipped; with averages, exchanged at the end. */
+static void work(void *arg)
+{
+    values *out = arg;
+    AG_SCOPE;
+    out->n = 0;
+    ag_init(.device = "cuda", .seed = 3);
+    nn_module *in = nn_linear(IN, 3 * HEADS * WIDTH), *norm = nn_layer_norm(HEADS * WIDTH), *last = nn_linear(HEADS * WIDTH, 1);
+    nn_module *table = nn_embedding(IDS, IN), *net = nn_sequential(table, in, norm, last);
+    optim *opt = optim_adamw(net, 1e-2, .weight_decay = 0.1);
+    optim_ema *ema = optim_ema_new(net, 0.5);
+    for (int step = 0; step < STEPS; step++) {
+        AG_SCOPE;
+        const int64_t id[BATCH] = { 0, 1, 2, 3, 4, 1 };
+        ag_tensor *qkv = ag_reshape(nn_call(in, nn_call(table, ag_from(AG_I64, id, BATCH))), 1, BATCH, 3, HEADS, WIDTH);
+        ag_tensor *y = ag_gelu(ag_reshape(ag_attention_qkv(qkv), BATCH, HEADS * WIDTH));
+        ag_tensor *error = ag_mean(ag_square(nn_call(last, nn_call(norm, y))));
+        ag_backward(error);
+        out->v[out->n++] = optim_clip_norm(opt, 0.1);
+        optim_step(opt);
+        optim_ema_update(ema);
+        out->v[out->n++] = ag_item(error);
+    }
+    optim_ema_swap(ema);
+    for (int64_t i = 0; i < nn_param_count(net); i++) take(out, nn_param_at(net, i));
+}
+
+static bool attempt(int64_t at, int64_t count, values *out)
+{
+    ag_emulate_fail(at, count);
+    const bool failed = ag_try(work, out);
+    const int64_t calls = ag_emulate_calls();
+    ag_emulate_fail(0, 0);
+    ag_emulate_error();
+    ag_init(.device = "cpu");
+    ag_device_table(AG_CUDA)->trim();
+    if (!failed) return calls >= at;
+    const char *text = ag_error();
+    if (!strstr(text, "cuda: ") && !strstr(text, "memory")) fail_msg("call %d: a vague error: %s", (int)at, text);
+    if (strstr(strstr(text, "cuda: ") ? strstr(text, "cuda: ") + 1 : text, "cuda: ")) fail_msg("two errors: %s", text);
+    return true;
+}
+
+static void test_every_call_fails_once(void **state)
+{
+    (void)state;
+    static values want, got;
+    int64_t k = 1, errors = 0;
+    assert_true(ag_cuda_available(NULL, 0));
+    for (; attempt(k, 1, &got); k++) { }                /* what is made once, such as cuBLASLt's workspace, is made now */
+    attempt(INT64_MAX, 0, &want);
+    for (int64_t together = 1; together <= 2; together++) {
+        const ag_memory_stats gpu = ag_memory(AG_CUDA), cpu = ag_memory(AG_CPU);
+        for (k = 1; attempt(k, together, &got); k++) {
+            const ag_memory_stats g = ag_memory(AG_CUDA), c = ag_memory(AG_CPU);
+            errors += got.n < want.n;
+            if (g.in_use != gpu.in_use || c.in_use != cpu.in_use || c.tensors != cpu.tensors || c.nodes != cpu.nodes)
+                fail_msg("call %d: %d bytes of the GPU, %d of the CPU, %d tensors, %d nodes were left behind", (int)k,
+                         (int)(g.in_use - gpu.in_use), (int)(c.in_use - cpu.in_use), (int)(c.tensors - cpu.tensors),
+                         (int)(c.nodes - cpu.nodes));
+            attempt(INT64_MAX, 0, &got);
+            assert_int_equal(got.n, want.n);
+            assert_memory_equal(got.v, want.v, (size_t)want.n * sizeof *want.v);
+        }
+    }
+    print_message("%d calls, %d errors\n", (int)k - 1, (int)errors);
+    assert_true(k > 100 && errors > k);
+}
+
+/* In a process of its own each: the device is begun once. */
+static void test_a_device_that_cannot_be_begun_is_explained(void **state)
+{
+    (void)state;
+    int begun = 0;
+    for (int k = 1; k <= 8 && !begun; k++) {
+        const pid_t child = fork();
+        assert_true(child >= 0);
+        if (!child) {
+            char why[512] = "";
+            ag_emulate_fail(k, 1);
+            const bool works = ag_cuda_available(why, sizeof why);
+            const bool reason = strstr(why, "a planted failure") || strstr(why, "out of memory");
+            _exit(works ? 2 : reason && strstr(why, "Everything works on the CPU") ? 0 : 1);
+        }
+        int status = 0;
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFEXITED(status) && WEXITSTATUS(status) != 1);
+        if (WEXITSTATUS(status) == 2) begun = k;
+    }
+    assert_true(begun > 3);
+}
+#endif
+
+int main(void)
+{
+#ifdef AG_EMULATE
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_device_that_cannot_be_begun_is_explained),
+        cmocka_unit_test(test_every_call_fails_once),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+#else
+    print_message("SKIP: calls fail at will in the emulation only (make BUILD=emu)\n");
+    return 0;
+#endif
+}
