@@ -5,12 +5,11 @@
 
 /* Heads of more than 128 columns: a block for each 128 of them, all with the same weights. */
 template <int C, class T>
-static __global__ void attention_forward(ag_attention_job j, const float *q_inverse, const float *k_inverse, int64_t tiles,
+static __global__ void __launch_bounds__(AG_BLOCK, sizeof(T) == sizeof(ag_bf16) && C < 8 ? 2 : 1)
+attention_forward(ag_attention_job j, const float *q_inverse, const float *k_inverse, int64_t tiles,
                                          int64_t parts)
 {
-    AG_SHARED(quad, a_piece, PIECE * PITCH / 4);
-    AG_SHARED(quad, b_piece, PIECE * PITCH / 4);
-    AG_SHARED(quad, weights, TILE * PITCH / 4);
+    TILE_MEMORY(T, memory);
     AG_SHARED(int64_t, q_pixel, TILE);
     AG_SHARED(int64_t, k_pixel, TILE);
     const int64_t part = blockIdx.x % parts, row = blockIdx.x / parts / tiles;
@@ -24,7 +23,7 @@ static __global__ void attention_forward(ag_attention_job j, const float *q_inve
         float x[4][4];
         find_pixels(j, at.n, at.c0, j.s, k_pixel);
         __syncthreads();
-        products<T>(j.d, q, q_pixel, k, k_pixel, (float *)a_piece, (float *)b_piece, x);
+        products(j.d, q, q_pixel, k, k_pixel, memory, x);
         to_unit(j, at, x);
         logits(j, at, x, x);
         for (int r = 0; r < 4; r++) {
@@ -41,8 +40,8 @@ static __global__ void attention_forward(ag_attention_job j, const float *q_inve
                 for (int c = 0; c < 4; c++) x[r][c] *= keep[c];
             }
         }
-        lay_down(x, true, (float *)weights);
-        add_product<C, T>(j.s - at.c0, (const float *)weights, j.d, part * C * SIDE, v, k_pixel, (float *)a_piece, out);
+        lay_down<T>(x, true, memory);
+        add_product<C>(j.s - at.c0, j.d, part * C * SIDE, v, k_pixel, memory, out);
     }
     float inverse[4];
     for (int r = 0; r < 4; r++) {

@@ -1,38 +1,16 @@
-/* cuda/attention.h - attention's tiles: 64 queries x 64 keys in the registers of 256 threads, 4 x 4 each.
+/* cuda/attention.h - what the kernels of attention share: tiles of 64 queries x 64 keys by 256 threads, 4 x 4 each.
  *
  * A1  Thread (ty, tx) of 16 x 16 has rows 4 ty .. + 3 and columns 4 tx .. + 3 of a tile of products; of a sum [64, 16 C]
  *     it has the same rows and C columns. Rows of a product are summed over its half of a warp.
- * A2  Operands pass through shared memory in pieces, the summed axis outside: [piece][64], rows PITCH apart, so that
- *     every thread reads its 4 in one access. What lies behind the last token or column is 0 there.
+ * A2  Products of tiles: cuda/attention_tiles.h.
  * A3  Rows of a tile are found by their pixels: token i, or the i-th pixel of a window; -1 behind the last one.
  * A4  A tile's weights are made from the products again in every kernel, by the same function: no L x S matrix is kept. */
 #ifndef AG_CUDA_ATTENTION_H
 #define AG_CUDA_ATTENTION_H
 #include "core/philox.h"
-#include "cuda/cuda.h"
+#include "cuda/attention_tiles.h"
 #include "ops/attention.h"
 #include "ops/formulas.h"
-
-enum { TILE = 64, SIDE = 16, PIECE = 32, PITCH = TILE + 4, BUFFER = PIECE * TILE };
-
-struct alignas(16) quad { float v[4]; };
-template <int C> struct alignas(4 * (C < 4 ? C : 4)) run { float v[C < 4 ? C : 4]; };
-
-static __device__ inline int tile_column(void) { return (int)threadIdx.x % SIDE; }
-static __device__ inline int tile_row(void) { return (int)threadIdx.x / SIDE; }
-
-/* Column c of a thread's C in a sum [64, 16 C]: runs of at most 4, those of neighbouring threads side by side. */
-template <int C> static __device__ inline int sum_column(int c)
-{
-    const int width = C < 4 ? C : 4;
-    return c / width * SIDE * width + tile_column() * width + c % width;
-}
-
-/* One head of one sample: row `pixel` at p + pixel token. */
-template <class T> struct head_rows {
-    T *p;
-    int64_t token;
-};
 
 template <class T> static __device__ inline head_rows<T> rows_of(const ag_attention_job &j, const ag_heads &t, int64_t n, int64_t h)
 {
@@ -53,68 +31,6 @@ static __device__ inline void find_pixels(const ag_attention_job &j, int64_t n, 
         at = (y < j.h ? y : y - j.h) * j.w + (x < j.w ? x : x - j.w);
     }
     pixel[threadIdx.x] = at;
-}
-
-/* x = a b', a and b [64, d]; begins and ends with nothing of a, b being read. */
-template <class T>
-static __device__ inline void products(int64_t d, head_rows<const T> a, const int64_t *a_pixel, head_rows<const T> b,
-                                       const int64_t *b_pixel, float *a_piece, float *b_piece, float x[4][4])
-{
-    for (int r = 0; r < 4; r++)
-        for (int c = 0; c < 4; c++) x[r][c] = 0;
-    for (int64_t begin = 0; begin < d; begin += PIECE) {
-        for (int e = (int)threadIdx.x; e < TILE * PIECE; e += AG_BLOCK) {
-            const int row = e / PIECE, c = e % PIECE;
-            const bool inside = begin + c < d;
-            a_piece[c * PITCH + row] = inside && a_pixel[row] >= 0 ? ag_load(a.p[a_pixel[row] * a.token + begin + c]) : 0;
-            b_piece[c * PITCH + row] = inside && b_pixel[row] >= 0 ? ag_load(b.p[b_pixel[row] * b.token + begin + c]) : 0;
-        }
-        __syncthreads();
-        AG_UNROLL(8)
-        for (int k = 0; k < PIECE; k++) {
-            const quad u = *(const quad *)(a_piece + k * PITCH + 4 * tile_row());
-            const quad v = *(const quad *)(b_piece + k * PITCH + 4 * tile_column());
-            for (int r = 0; r < 4; r++)
-                for (int c = 0; c < 4; c++) x[r][c] += u.v[r] * v.v[c];
-        }
-        __syncthreads();
-    }
-}
-
-/* sum [64, 16 C] += w' b, w [64, 64] as lay_down left it, b the columns first ... of the rows at `pixel`. */
-template <int C, class T>
-static __device__ inline void add_product(int64_t count, const float *w, int64_t d, int64_t first, head_rows<const T> b,
-                                          const int64_t *pixel, float *piece, float sum[4][C])
-{
-    enum { WIDTH = C * SIDE, ROWS = BUFFER / WIDTH, RUN = C < 4 ? C : 4 };
-    for (int begin = 0; begin < TILE && begin < count; begin += ROWS) {
-        for (int e = (int)threadIdx.x; e < BUFFER; e += AG_BLOCK) {
-            const int64_t at = pixel[begin + e / WIDTH], c = first + e % WIDTH;
-            piece[e] = at >= 0 && c < d ? ag_load(b.p[at * b.token + c]) : 0;
-        }
-        __syncthreads();
-        AG_UNROLL(8)
-        for (int k = 0; k < ROWS; k++) {
-            const quad u = *(const quad *)(w + (begin + k) * PITCH + 4 * tile_row());
-            for (int part = 0; part < C / RUN; part++) {
-                const run<C> v = *(const run<C> *)(piece + k * WIDTH + sum_column<C>(part * RUN));
-                for (int r = 0; r < 4; r++)
-                    for (int c = 0; c < RUN; c++) sum[r][part * RUN + c] += u.v[r] * v.v[c];
-            }
-        }
-        __syncthreads();
-    }
-}
-
-/* A tile of queries x keys to shared memory: to[query][key], or by_key: to[key][query]. */
-static __device__ inline void lay_down(const float x[4][4], bool by_key, float *to)
-{
-    for (int k = 0; k < 4; k++) {
-        quad q;
-        for (int i = 0; i < 4; i++) q.v[i] = by_key ? x[i][k] : x[k][i];
-        const int outer = 4 * (by_key ? tile_column() : tile_row()), inner = 4 * (by_key ? tile_row() : tile_column());
-        *(quad *)(to + (outer + k) * PITCH + inner) = q;
-    }
 }
 
 /* d[rows at pixel, columns first ...] = or += f(row, column of the sum, value) */

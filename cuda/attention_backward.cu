@@ -11,17 +11,17 @@
 
 struct attention_rows { const float *q_inverse, *k_inverse, *delta; };
 
-struct attention_shared { float *a, *b; int64_t *q_pixel, *k_pixel; };
+struct attention_shared { tile_memory memory; int64_t *q_pixel, *k_pixel; };
 
 /* Of a tile: products x; w = weights as they entered the product with v; d = dx. All threads of a block together. */
 template <class T>
 static __device__ inline void tile_gradients(const ag_attention_job &j, const ag_attention_tile &at, const float *delta,
                                              const attention_shared &s, float x[4][4], float w[4][4], float d[4][4])
 {
-    products<T>(j.d, rows_of<const T>(j, j.at.q, at.n, at.h), s.q_pixel, rows_of<const T>(j, j.at.k, at.n, at.h), s.k_pixel,
-                s.a, s.b, x);
-    products<T>(j.d, rows_of<const T>(j, j.at.dout, at.n, at.h), s.q_pixel, rows_of<const T>(j, j.at.v, at.n, at.h), s.k_pixel,
-                s.a, s.b, d);
+    products(j.d, rows_of<const T>(j, j.at.q, at.n, at.h), s.q_pixel, rows_of<const T>(j, j.at.k, at.n, at.h), s.k_pixel,
+                s.memory, x);
+    products(j.d, rows_of<const T>(j, j.at.dout, at.n, at.h), s.q_pixel, rows_of<const T>(j, j.at.v, at.n, at.h), s.k_pixel,
+                s.memory, d);
     to_unit(j, at, x);
     logits(j, at, x, w);
     for (int r = 0; r < 4; r++) {
@@ -40,14 +40,13 @@ static __device__ inline void tile_gradients(const ag_attention_job &j, const ag
 /* ---- dq ------------------------------------------------------------------------------------------------ */
 
 template <int C, class T>
-static __global__ void attention_dq(ag_attention_job j, attention_rows rows, int64_t tiles, int64_t parts)
+static __global__ void __launch_bounds__(AG_BLOCK, C < 8 ? 2 : 1)
+attention_dq(ag_attention_job j, attention_rows rows, int64_t tiles, int64_t parts)
 {
-    AG_SHARED(quad, weights, TILE * PITCH / 4);
-    AG_SHARED(quad, a_piece, PIECE * PITCH / 4);
-    AG_SHARED(quad, b_piece, PIECE * PITCH / 4);
+    TILE_MEMORY(T, memory);
     AG_SHARED(int64_t, q_pixel, TILE);
     AG_SHARED(int64_t, k_pixel, TILE);
-    const attention_shared shared = { (float *)a_piece, (float *)b_piece, q_pixel, k_pixel };
+    const attention_shared shared = { memory, q_pixel, k_pixel };
     const int64_t first = blockIdx.x % parts * C * SIDE, row = blockIdx.x / parts / tiles;
     ag_attention_tile at = { row / j.heads, row % j.heads, blockIdx.x / parts % tiles * TILE, 0, rows.q_inverse, rows.k_inverse };
     const float scale = scale_of(j, at.h);
@@ -64,9 +63,9 @@ static __global__ void attention_dq(ag_attention_job j, attention_rows rows, int
                 along[r] += d[r][c] * x[r][c];
                 if (j.cosine && at.key(c) < j.s) d[r][c] *= rows.k_inverse[row * j.s + at.key(c)];
             }
-        lay_down(d, true, (float *)weights);
-        add_product<C, T>(j.s - at.c0, (const float *)weights, j.d, first, rows_of<const T>(j, j.at.k, at.n, at.h), k_pixel,
-                          (float *)a_piece, dq);
+        lay_down<T>(d, true, memory);
+        add_product<C>(j.s - at.c0, j.d, first, rows_of<const T>(j, j.at.k, at.n, at.h), k_pixel,
+                          memory, dq);
     }
     for (int r = 0; r < 4; r++) along[r] = row_sum(along[r]);
     const head_rows<const T> q = rows_of<const T>(j, j.at.q, at.n, at.h);
@@ -84,13 +83,10 @@ static __global__ void attention_dq(ag_attention_job j, attention_rows rows, int
 template <int C, class T>
 static __global__ void attention_dkv(ag_attention_job j, attention_rows rows, int64_t tiles, int64_t parts)
 {
-    AG_SHARED(quad, weights, TILE * PITCH / 4);
-    AG_SHARED(quad, a_piece, PIECE * PITCH / 4);
-    AG_SHARED(quad, b_piece, PIECE * PITCH / 4);
+    TILE_MEMORY(T, memory);
     AG_SHARED(int64_t, q_pixel, TILE);
     AG_SHARED(int64_t, k_pixel, TILE);
-    AG_SHARED(float, along_key, TILE * SIDE);
-    const attention_shared shared = { (float *)a_piece, (float *)b_piece, q_pixel, k_pixel };
+    const attention_shared shared = { memory, q_pixel, k_pixel };
     const int64_t first = blockIdx.x % parts * C * SIDE, row = blockIdx.x / parts / tiles;
     ag_attention_tile at = { row / j.heads, row % j.heads, 0, blockIdx.x / parts % tiles * TILE, rows.q_inverse, rows.k_inverse };
     const float scale = scale_of(j, at.h);
@@ -108,20 +104,21 @@ static __global__ void attention_dkv(ag_attention_job j, attention_rows rows, in
                 if (j.cosine && at.query(r) < j.l) d[r][c] *= rows.q_inverse[row * j.l + at.query(r)];
             }
         if (j.at.dv.data) {
-            lay_down(w, false, (float *)weights);
-            add_product<C, T>(j.l - at.i0, (const float *)weights, j.d, first, rows_of<const T>(j, j.at.dout, at.n, at.h),
-                              q_pixel, (float *)a_piece, dv);
+            lay_down<T>(w, false, memory);
+            add_product<C>(j.l - at.i0, j.d, first, rows_of<const T>(j, j.at.dout, at.n, at.h),
+                              q_pixel, memory, dv);
         }
         if (j.at.dk.data) {
-            lay_down(d, false, (float *)weights);
-            add_product<C, T>(j.l - at.i0, (const float *)weights, j.d, first, rows_of<const T>(j, j.at.q, at.n, at.h),
-                              q_pixel, (float *)a_piece, dk);
+            lay_down<T>(d, false, memory);
+            add_product<C>(j.l - at.i0, j.d, first, rows_of<const T>(j, j.at.q, at.n, at.h),
+                              q_pixel, memory, dk);
         }
     }
     if (j.at.dv.data)
         store_rows<C>(j.d, first, rows_of<T>(j, j.at.dv, at.n, at.h), j.at.dv.add, k_pixel, dv,
                       [](int, int64_t, int64_t, float g) { return g; });
     if (!j.at.dk.data) return;
+    float *const along_key = memory.a;          /* [64, 16] */
     for (int c = 0; c < 4; c++) along_key[(4 * tile_column() + c) * SIDE + tile_row()] = along[c];
     __syncthreads();
     const head_rows<const T> k = rows_of<const T>(j, j.at.k, at.n, at.h);
@@ -145,12 +142,11 @@ struct attention_sums { int64_t runs, heads, tiles; float *dbias, *dlogit; bool 
 template <class T>
 static __global__ void attention_terms(ag_attention_job j, attention_rows rows, attention_sums out)
 {
-    AG_SHARED(quad, a_piece, PIECE * PITCH / 4);
-    AG_SHARED(quad, b_piece, PIECE * PITCH / 4);
+    TILE_MEMORY(T, memory);
     AG_SHARED(int64_t, q_pixel, TILE);
     AG_SHARED(int64_t, k_pixel, TILE);
     AG_SHARED(float, dots, TILE);
-    const attention_shared shared = { (float *)a_piece, (float *)b_piece, q_pixel, k_pixel };
+    const attention_shared shared = { memory, q_pixel, k_pixel };
     const int64_t across = (j.s + TILE - 1) / TILE, tile = blockIdx.x % out.tiles, head = blockIdx.x / out.tiles % out.heads;
     const int64_t part = blockIdx.x / out.tiles / out.heads, each = j.heads / out.heads;
     ag_attention_tile at = { 0, 0, tile / across * TILE, tile % across * TILE, rows.q_inverse, rows.k_inverse };
