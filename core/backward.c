@@ -105,16 +105,6 @@ static void accept_gradients(ag_node *n)
     }
 }
 
-/* Of a node whose backward failed. */
-static void withdraw_gradients(void *p)
-{
-    ag_node *n = p;
-    for (int k = 0; k < n->n_in; k++) {
-        if (n->din[k]) ag_release(n->din[k]);
-        n->din[k] = NULL;
-    }
-}
-
 void ag_node_give(ag_node *n, int k, ag_tensor *g)
 {
     ag_tensor *d = n->din[k], *t = n->in[k];
@@ -163,10 +153,9 @@ static void run_backward(ag_node *n, const targets *only)
     ag_running = n->module;
     check_versions(n);
     if (!backward && device != AG_META) ag_node_fail(n, "no %s kernel for the gradient", ag_device_name(device));
+    offer_gradients(n, only);
     AG_SCOPE;                               /* of workspaces and of what gradients are composed from */
     AG_NO_GRAD;
-    ag_defer(withdraw_gradients, n);
-    offer_gradients(n, only);
     const double start = ag_profiling ? ag_profile_now() : 0;
     compute(n, backward);
     if (ag_profiling && !n->op->replays) ag_profile_add(n, true, ag_profile_now() - start);
