@@ -126,7 +126,7 @@ $(out)/$(1): $$(patsubst %.c,$(out)/%.c.o,$$(wildcard examples/$(1)/*.c examples
 endef
 $(foreach p,movielens model paddy,$(eval $(call variant,$(p))))
 
-tsan_tests := $(patsubst %,build/tsan/tests/test_%,loader block learner engine optim)
+tsan_tests := $(patsubst %,build/tsan/tests/test_%,loader block image_cache learner engine optim)
 tsan:                   ## loaders, learner, engine and optimizers under the thread sanitizer
 	@$(MAKE) --no-print-directory BUILD=tsan -j $(tsan_tests)
 	@for t in $(tsan_tests); do echo "== $$t"; $$t || exit 1; done

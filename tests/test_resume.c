@@ -58,13 +58,16 @@ static int remove_folder(void **state)
 
 static learner_flow stop(learner *l, learner_event e, void *state)
 {
-    const int *s = state;           /* the step, and the signal */
-    if (e == LEARNER_AFTER_STEP && l->step == s[0]) raise(s[1]);
+    int *s = state;                 /* the step, of both parts of fine_tune, and the signal */
+    (void)l;
+    if (e == LEARNER_AFTER_STEP && --s[0] == 0) raise(s[1]);
     return LEARNER_GO;
 }
 
+typedef enum { FROM_SCRATCH, FINE_TUNE } kind;
+
 /* In the innermost scope. signal 0: to the end; resumes: from the checkpoint, where there is one. */
-static learner *run(int workers, const char *checkpoint, int step, int with, bool resumes)
+static learner *run(kind how, int workers, const char *checkpoint, int step, int with, bool resumes)
 {
     static int moment[2];
     moment[0] = step, moment[1] = with;
@@ -74,6 +77,7 @@ static learner *run(int workers, const char *checkpoint, int step, int with, boo
                                        .batch_tfms = data_aug_transforms(.size = 32, .min_scale = 0.5),
                                        .loaders = { .batch = BATCH, .seed = 5, .workers = workers });
     learner *l = vision_learner(&d, "mobilenetv3_small_050", .drop_path = 0.3, .dropout = 0.2,
+                                .weights = how == FINE_TUNE ? in_folder("first.safetensors") : NULL,
                                 .learner = { .checkpoint = checkpoint, .quiet = true });
     learner_add(l, learner_ema(.decay = 0.9));
     if (with) learner_add(l, (learner_callback){ .on = stop, .state = moment });
@@ -81,7 +85,8 @@ static learner *run(int workers, const char *checkpoint, int step, int with, boo
         ag_manual_seed(99);
         learner_resume(l, checkpoint);
     }
-    learner_fit_one_cycle(l, EPOCHS, 1e-3);
+    if (how == FINE_TUNE) learner_fine_tune(l, EPOCHS - 1, 1e-3);
+    else learner_fit_one_cycle(l, EPOCHS, 1e-3);
     return l;
 }
 
@@ -110,14 +115,18 @@ static void assert_same(outcome a, outcome b, const char *what)
                  a.train_loss, a.valid_loss);
 }
 
-static outcome uninterrupted(void)
+static outcome uninterrupted(kind how)
 {
-    static outcome o;
-    if (o.bits) return o;
+    static outcome o[2];
+    if (o[how].bits) return o[how];
     AG_SCOPE;
-    const learner *l = run(0, NULL, 0, 0, false);
-    assert_int_equal(l->steps, STEPS);
-    return o = outcome_of(l);
+    if (how == FINE_TUNE) {
+        ag_manual_seed(4);
+        nn_save(model_create("mobilenetv3_small_050", .classes = 2), in_folder("first.safetensors"));
+    }
+    const learner *l = run(how, 0, NULL, 0, 0, false);
+    assert_int_equal(l->steps, how == FINE_TUNE ? STEPS - STEPS / EPOCHS : STEPS);
+    return o[how] = outcome_of(l);
 }
 
 /* ---- tests --------------------------------------------------------------------------------------------- */
@@ -129,7 +138,7 @@ static void test_workers_change_no_bit(void **state)
         AG_SCOPE;
         char what[32];
         snprintf(what, sizeof what, "%d workers", workers);
-        assert_same(uninterrupted(), outcome_of(run(workers, NULL, 0, 0, false)), what);
+        assert_same(uninterrupted(FROM_SCRATCH), outcome_of(run(FROM_SCRATCH, workers, NULL, 0, 0, false)), what);
     }
 }
 
@@ -138,44 +147,57 @@ static int random_step(int k)
     return 1 + (int)(ag_philox(17, 1, (uint64_t)k).v[0] % STEPS);
 }
 
+static void interrupt_at(kind how, int step, int k)
+{
+    static const int count_of[] = { 0, 1, 2, 4 };
+    char what[64], path[300];
+    snprintf(what, sizeof what, "interrupted after step %d, %d workers", step, count_of[k % 4]);
+    snprintf(path, sizeof path, "%s/%d.safetensors", folder, k);
+    AG_SCOPE;
+    const outcome want = uninterrupted(how);
+    assert_true(run(how, count_of[k % 4], path, step, SIGINT, false)->interrupted);
+    const learner *l = run(how, count_of[(k + 1) % 4], path, 0, 0, true);
+    assert_false(l->interrupted);
+    assert_same(want, outcome_of(l), what);
+    unlink(path);
+}
+
 /* By Ctrl-C: after the last step of an epoch, or of all, as well. */
 static void test_interrupted_anywhere(void **state)
 {
-    static const int count_of[] = { 0, 1, 2, 4 };
     (void)state;
-    for (int k = 0; k < 10; k++) {
-        char what[64], path[300];
-        const int step = random_step(k), workers = count_of[k % 4];
-        snprintf(what, sizeof what, "interrupted after step %d, %d workers", step, workers);
-        snprintf(path, sizeof path, "%s/%d.safetensors", folder, k);
-        AG_SCOPE;
-        assert_true(run(workers, path, step, SIGINT, false)->interrupted);
-        const learner *l = run(count_of[(k + 1) % 4], path, 0, 0, true);
-        assert_false(l->interrupted);
-        assert_same(uninterrupted(), outcome_of(l), what);
-        unlink(path);
-    }
+    for (int k = 0; k < 10; k++) interrupt_at(FROM_SCRATCH, random_step(k), k);
+}
+
+/* In its first part, at its end, and in its second one. */
+static void test_fine_tuning_interrupted(void **state)
+{
+    static const int steps[] = { 2, STEPS / EPOCHS, STEPS / EPOCHS + 1, STEPS / EPOCHS + 6, STEPS };
+    (void)state;
+    for (int k = 0; k < 5; k++) interrupt_at(FINE_TUNE, steps[k], k);
 }
 
 /* By a signal that cannot be caught: it goes on from the epoch's end before, or from the beginning. */
 static void test_killed_anywhere(void **state)
 {
     (void)state;
-    for (int k = 10; k < 13; k++) {
+    for (int k = 10; k < 16; k++) {
         char what[64], path[300], step[16];
         int status;
+        const kind how = k < 13 ? FROM_SCRATCH : FINE_TUNE;
+        const outcome want = uninterrupted(how);
         snprintf(step, sizeof step, "%d", random_step(k));
         snprintf(what, sizeof what, "killed after step %s", step);
         snprintf(path, sizeof path, "%s/killed%d.safetensors", folder, k);
         const pid_t child = fork();
         if (!child) {
-            execl("/proc/self/exe", "test_resume", folder, path, step, (char *)NULL);
+            execl("/proc/self/exe", "test_resume", folder, path, step, how ? "tune" : "fit", (char *)NULL);
             _exit(1);
         }
         assert_int_equal(waitpid(child, &status, 0), child);
         assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
         AG_SCOPE;
-        assert_same(uninterrupted(), outcome_of(run(1, path, 0, 0, true)), what);
+        assert_same(want, outcome_of(run(how, 1, path, 0, 0, true)), what);
         unlink(path);
     }
 }
@@ -185,6 +207,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_workers_change_no_bit),
         cmocka_unit_test(test_interrupted_anywhere),
+        cmocka_unit_test(test_fine_tuning_interrupted),
         cmocka_unit_test(test_killed_anywhere),
     };
 #ifndef AG_HAVE_STB
@@ -192,9 +215,9 @@ int main(int argc, char **argv)
     return 0;
 #endif
     ag_init(.seed = 1);
-    if (argc == 4) {                /* the one that is killed */
+    if (argc == 5) {                /* the one that is killed */
         snprintf(folder, sizeof folder, "%s", argv[1]);
-        run(2, argv[2], atoi(argv[3]), SIGKILL, false);
+        run(*argv[4] == 't' ? FINE_TUNE : FROM_SCRATCH, 2, argv[2], atoi(argv[3]), SIGKILL, false);
         return 0;
     }
     return cmocka_run_group_tests(tests, make_folder, remove_folder);

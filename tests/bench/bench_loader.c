@@ -55,7 +55,7 @@ int main(int argc, char **argv)
         path[i] = p;
     }
     double best = 1e30;
-    for (int k = 0; k < 200; k++) {
+    for (int k = 0; k < 600; k++) {
         const double begin = now();
         if (!decoded(path[0])) return 1;
         const double took = now() - begin;

@@ -81,7 +81,7 @@ def theirs(paths):
     if not torch:
         return {}
     took = []
-    for _ in range(150):
+    for _ in range(450):
         start = time.perf_counter()
         draft(paths[0])
         took.append(time.perf_counter() - start)
