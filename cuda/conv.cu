@@ -11,7 +11,7 @@
 #include "cuda/fused.h"
 #include "cuda/vector.h"
 
-enum { CHUNK = 16 << 20, FEWEST = 128 };        /* bytes of patches; rows of them */
+enum { FEWEST = 128 };                          /* patches at once */
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -138,7 +138,7 @@ static void copy_patches(const ag_conv *c, int64_t first, int64_t count, const v
 static int64_t pixels_at_once(const ag_conv *c, int64_t size)
 {
     const int64_t row = most(c->at.groups * depth_of(c) * size, 1);
-    return least(most(ag_conv_pixels(c), 1), most(CHUNK / row / FEWEST * FEWEST, FEWEST));
+    return least(most(ag_conv_pixels(c), 1), most(ag_cuda_chunk / row / FEWEST * FEWEST, FEWEST));
 }
 
 /* ---- forward ------------------------------------------------------------------------------------------- */
@@ -224,7 +224,7 @@ static void run_gather(const ag_conv *c, const band *b, const float *patch, void
 static band band_at(const ag_conv *c, int64_t first, int64_t top)
 {
     const ag_conv_arg *a = &c->at;
-    const int64_t rows = most(CHUNK / most(c->ow * a->groups * depth_of(c) * (int64_t)sizeof(float), 1), 1);
+    const int64_t rows = most(ag_cuda_chunk / most(c->ow * a->groups * depth_of(c) * (int64_t)sizeof(float), 1), 1);
     if (rows >= c->oh) return { first, least(rows / most(c->oh, 1), c->n - first), 0, c->h, 0, c->oh };
     const int64_t reach = (c->kh - 1) * a->dilation_h, met = reach / a->stride_h + 1;
     const int64_t bottom = least(c->h, top + most(1, (rows - met) * a->stride_h)), back = top + a->pad_top - reach;

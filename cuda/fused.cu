@@ -5,6 +5,8 @@
 #include "cuda/vector.h"
 #include "ops/fused.h"
 
+int64_t ag_cuda_chunk = 16 << 20;
+
 /* ---- the activation ------------------------------------------------------------------------------------ */
 
 /* z: what it takes; y may be z. n: vectors of N. */

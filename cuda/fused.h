@@ -6,6 +6,10 @@
 #include "ops/ops.h"
 AG_BEGIN_DECLS
 
+/* Bytes of passing values (patches of images, hidden layers) that are made before a product takes them: with what the product
+ * writes they stay in the second cache. The tests make it small. */
+extern int64_t ag_cuda_chunk;
+
 /* Behind the product, in ag_fused_target(n): out = activation(what it gave). */
 void ag_cuda_fused_finish(ag_node *n, ag_activation activation);
 /* y = activation(z), n elements; y may be z. */

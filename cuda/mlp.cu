@@ -12,7 +12,7 @@
 #include "ops/registry.h"
 
 enum { X = AG_MLP_X, W1, B1, W2, B2, RESIDUAL, SCALE };
-enum { CHUNK = 16 << 20, FEWEST = 256 };                /* bytes of hidden layer; rows */
+enum { FEWEST = 256 };                                  /* rows at once */
 
 struct mlp {
     ag_node *n;
@@ -37,7 +37,7 @@ static mlp sizes_of(ag_node *n)
     mlp m = {};
     m.n = n, m.arg = *(const ag_mlp_arg *)n->arg, m.type = x->dtype, m.size = (int64_t)ag_dtype_size(m.type);
     m.in = w1->shape[1], m.hidden = w1->shape[0], m.out = n->in[W2]->shape[0], m.rows = ag_numel(n->out) / m.out;
-    m.chunk = most(CHUNK / (m.hidden * m.size) / FEWEST * FEWEST, FEWEST);
+    m.chunk = most(ag_cuda_chunk / (m.hidden * m.size) / FEWEST * FEWEST, FEWEST);
     m.tail = n->n_in == AG_MLP_TAIL_INPUTS;
     if (!m.tail) return m;
     const int64_t samples = x->ndim > 1 ? most(x->shape[0], 1) : 1;
