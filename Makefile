@@ -79,9 +79,7 @@ tests: $(tests)
 
 # The ops in double, the GPU's kernels on the CPU.
 variants := $(if $(filter release,$(BUILD)),build/f64/tests/test_ops \
-              build/emu/tests/test_cuda build/emu/tests/test_cuda_training build/emu/tests/test_cuda_norms \
-              build/emu/tests/test_cuda_attention build/emu/tests/test_cuda_learner \
-              build/emu/tests/test_cuda_failures)
+              $(patsubst tests/%.c,build/emu/tests/%,$(wildcard tests/test_cuda*.c)))
 run-tests: export LSAN_OPTIONS = suppressions=$(CURDIR)/tests/leaks:print_suppressions=0
 run-tests:
 	@for t in $(if $(T),$(out)/tests/test_$(T),$(tests) $(variants)); do \
