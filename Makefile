@@ -72,7 +72,7 @@ demo: setup             ## sets up, learns from ratings and from leaves, shows w
 
 test: setup             ## sets up, builds everything, passes the tests (T=name: one)
 	@$(MAKE) --no-print-directory -j all tests && $(MAKE) --no-print-directory BUILD=f64 -j build/f64/tests/test_ops
-	@$(MAKE) --no-print-directory BUILD=emu -j $(filter build/emu/%,$(variants))
+	@$(MAKE) --no-print-directory BUILD=emu -j $(filter build/emu/%,$(variants)) build/emu/paddy build/emu/movielens
 	@$(MAKE) --no-print-directory run-tests
 
 tests: $(tests)
@@ -84,7 +84,7 @@ run-tests: export LSAN_OPTIONS = suppressions=$(CURDIR)/tests/leaks:print_suppre
 run-tests:
 	@for t in $(if $(T),$(out)/tests/test_$(T),$(tests) $(variants)); do \
 	    echo "== $$t"; $$t || exit 1; done
-	@$(if $(T),,if [ $(BUILD) = release ]; then tests/movielens.sh && tests/model.sh && tests/paddy.sh && tests/ranks.sh; fi)
+	@$(if $(T),,if [ $(BUILD) = release ]; then tests/movielens.sh && tests/model.sh && tests/paddy.sh && tests/ranks.sh && tests/device.sh; fi)
 
 # ---- building -------------------------------------------------------------------------------------------------------
 

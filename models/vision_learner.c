@@ -15,7 +15,7 @@ static nn_module *make_net(const char *at, const model_info *info, const data_lo
                            ag_shape image)
 {
     nn_module *net = ag_model_create_(at, info->name, (model_opts){
-        .classes = classes_of(&dls->targets), .size = info->fixed_size ? 0 : image.dim[1], .drop_path = o->drop_path,
+        .classes = classes_of(&dls->targets), .size = image.dim[1], .drop_path = o->drop_path,
         .dropout = o->dropout, .recompute = o->recompute });
     const bool wanted = o->head && !strcmp(o->head, "fastai");
     if (o->head && !wanted && strcmp(o->head, "timm"))
@@ -48,9 +48,8 @@ learner *ag_vision_learner_(const char *at, const data_loaders *dls, const char 
 {
     const model_info *info = ag_model_find_(at, arch);
     const ag_shape batch = ag_data_batch_shape(dls->train);
-    if (info->fixed_size && (batch.dim[1] != info->size || batch.dim[2] != info->size))
-        ag_fail(at, "%s takes images of %" PRId64 " x %" PRId64 ", the loaders give %" PRId64 " x %" PRId64, arch, info->size,
-                info->size, batch.dim[1], batch.dim[2]);
+    if (info->fixed_size && batch.dim[1] != batch.dim[2])
+        ag_fail(at, "%s takes squares, the loaders give images of %" PRId64 " x %" PRId64, arch, batch.dim[1], batch.dim[2]);
     data_stats stats = { { 0 }, { 0 } };
     for (int k = 0; k < 3; k++) stats.mean[k] = (float)info->mean[k], stats.std[k] = (float)info->std[k];
     ag_data_normalize_default(dls, stats);

@@ -44,13 +44,16 @@ if [ "$build" != emu ] && ! command -v "${NVCC:-nvcc}" >/dev/null; then
          "make test runs the kernels on the CPU."
     exit 0
 fi
-step "build, nvcc" 240 make -s -j"$(nproc)" BUILD="$build" "$tests" $others "$bench" || print_table
+programs="build/paddy build/movielens"
+[ "$build" = release ] || programs="build/$build/paddy build/$build/movielens"
+step "build, nvcc" 240 make -s -j"$(nproc)" BUILD="$build" "$tests" $others "$bench" $programs || print_table
 if ! why=$("$bench" --probe); then
     echo "gpu-check: no GPU here; everything was compiled and linked, nothing was run on one: $why"
     print_table
 fi
 step "kernels against the CPU" 60 "$tests"
 for t in $others; do step "${t##*/test_cuda_} against the CPU" 90 "$t"; done
+step "both programs, their curves beside the CPU's" 120 tests/device.sh $programs
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
 if [ -n "$sanitizer" ]; then
     for tool in memcheck racecheck initcheck synccheck; do

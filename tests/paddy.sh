@@ -49,7 +49,7 @@ done
 says 'together' "$p" report "$dir/v1.safetensors" "$dir/v2.safetensors" "$dir/leaves" --out "$dir/report.html"
 says '8 photographs that were not learned from' cat "$dir/report.html"
 [ "$(grep -c '<figure>' "$dir/report.html")" = 8 ] || fails 'not a picture for each of the largest losses'
-says 'disease_error' "$p" report "$dir/a.safetensors" "$dir/leaves" --tta --out "$dir/report.html"
+says 'disease_error' "$p" report "$dir/a.safetensors" "$dir/leaves" --tta --batch 64 --out "$dir/report.html"
 refuses 'held out different pictures' "$p" report "$dir/a.safetensors" "$dir/v1.safetensors" "$dir/leaves" --out "$dir/r.html"
 { cat "$dir/valid.csv"; echo absent.jpg,blast; } >"$dir/more_valid.csv"
 refuses 'names no item' "$p" report "$dir/a.safetensors" "$dir/leaves" --valid-table "$dir/more_valid.csv" --out "$dir/r.html"
@@ -95,7 +95,7 @@ says '21 of 40 pictures' "$p" train "$dir/leaves" --table "$dir/some.csv" $few -
 refuses 'variety' "$p" train "$dir/leaves" --targets label,varity $few
 refuses 'the nearest are resnet10t' "$p" train "$dir/leaves" --arch resnet10 $few
 refuses '--resize takes' "$p" train "$dir/leaves" --resize 40
-refuses 'takes images of 224' "$p" train "$dir/leaves" --arch swin_tiny_patch4_window7_224 $few
+refuses 'sides of images' "$p" train "$dir/leaves" --arch vit_tiny_patch16_224 $few --size 40
 refuses 'it is a folder' "$p" train "$dir/leaves" --save "$dir/leaves" $few
 refuses 'cannot write' "$p" lr-find "$dir/leaves" --out "$dir/none/lr.png" $few
 refuses 'cannot write' "$p" predict "$dir/a.safetensors" "$leaf" --csv "$dir/none/out.csv"

@@ -7,7 +7,8 @@
 int main(int argc, char **argv)
 {
     const options o = read_options(argc, argv);
-    ag_init(.seed = (uint64_t)o.seed, .threads = (int)o.threads);
+    ag_init(.seed = (uint64_t)o.seed, .threads = (int)o.threads,
+            .device = o.device ? o.device : o.line.command->device);
     AG_SCOPE;
     return o.line.command->run(&o);
 }

@@ -8,7 +8,7 @@
 
 struct options {
     command_line line;
-    const char *ratings;                    /* positional: RATINGS, the model file F or DIR */
+    const char *device, *ratings;                    /* positional: RATINGS, the model file F or DIR */
     const char *query;                      /* second positional: a title */
     const char *model, *optimizer, *by, *log, *save, *resume, *valid_file, *out, *fresh, *user, *item;
     int64_t factors, epochs, batch, accumulate, seed, seeds, threads, steps, top;

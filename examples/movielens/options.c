@@ -29,6 +29,7 @@ static const option known[] = {
     OPTION("by", TEXT, AT(by), 0, 0, "title id", "what a film is: its title or its id (title)"),
     OPTION("seed", COUNT, AT(seed), 0, 9e18, NULL, "of weights, split and order (42)"),
     OPTION("seeds", COUNT, AT(seeds), 1, 1000, NULL, "chapter: runs of each row (5)"),
+    OPTION("device", TEXT, AT(device), 0, 0, "auto cpu cuda", "cuda, cpu, or cuda where it can be used (auto)"),
     OPTION("threads", COUNT, AT(threads), 1, 4096, NULL, "for the computation (all cores)"),
     OPTION("log", TEXT, AT(log), 0, 0, NULL, "CSV of the epochs"),
     OPTION("save", TEXT, AT(save), 0, 0, NULL, "model file, written after every epoch"),
@@ -49,17 +50,17 @@ static int show_help(const options *o)
     return options_help(&o->line);
 }
 
-#define DATA "valid valid-file by seed threads "
+#define DATA "valid valid-file by seed device threads "
 #define MODEL "model factors layers range batch accumulate lr wd optim "
 static const command commands[] = {
-    { "train", "[RATINGS]", 0, 1, MODEL DATA "epochs log save resume", "", train, "cpu", "learn from ratings" },
-    { "chapter", "[RATINGS]", 0, 1, "seeds by threads", "", chapter, "cpu", "the table of fastbook's chapter 8, and ours" },
+    { "train", "[RATINGS]", 0, 1, MODEL DATA "epochs log save resume", "", train, "auto", "learn from ratings" },
+    { "chapter", "[RATINGS]", 0, 1, "seeds by device threads", "", chapter, "auto", "the table of fastbook's chapter 8, and ours" },
     { "recommend", "F", 1, 1, "user new top threads", "", recommend, "cpu", "films for a user, or for a new one" },
     { "similar", "F TITLE", 2, 2, "top", "", similar, "cpu", "films whose factors point the same way" },
     { "biases", "F", 1, 1, "top", "", biases, "cpu", "films liked or disliked whatever the taste" },
     { "predict", "F", 1, 1, "user item threads", "user item", predict, "cpu", "one rating" },
     { "map", "F", 1, 1, "out top", "out", map, "cpu", "films in two dimensions" },
-    { "lr-find", "[RATINGS]", 0, 1, MODEL DATA "out", "", lr_find, "cpu", "loss against learning rate" },
+    { "lr-find", "[RATINGS]", 0, 1, MODEL DATA "out", "", lr_find, "auto", "loss against learning rate" },
     { "spreadsheet", "DIR", 1, 1, "bias steps rate", "", spreadsheet, "cpu", "the same by gradient descent, cell by cell" },
     { "download", "", 0, 0, "", "", download, "cpu", "MovieLens 100K into data/ml-100k" },
     { "help", "[COMMAND]", 0, 1, "", "", show_help, "cpu", "this, or the options of a command" },

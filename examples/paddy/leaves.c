@@ -65,6 +65,7 @@ static void be_like(data_folder_opts *d, const model *m)
     d->item_tfms[0] = leaves_resize(m->resize);
     d->batch_tfms.size = m->size;
     d->labels = columns_of(&m->targets);
+    d->loaders.valid_batch = d->loaders.batch, d->loaders.batch = 1;        /* nothing is trained, however few there are */
     for (int k = 0; k < m->targets.n; k++) d->vocab[k] = m->targets.target[k].vocab;
     for (int k = 0; k < 3; k++) d->normalize.mean[k] = (float)info->mean[k], d->normalize.std[k] = (float)info->std[k];
 }

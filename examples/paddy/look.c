@@ -75,7 +75,7 @@ int check(const options *o)
 static int64_t measured(const char *arch, int64_t n, int64_t side)
 {
     AG_SCOPE;
-    nn_module *net = model_create(arch, .classes = 20, .size = model_find(arch)->fixed_size ? 0 : side);
+    nn_module *net = model_create(arch, .classes = 20, .size = side);
     optim *opt = optim_adamw(net, 1e-3);
     ag_tensor *x = ag_full(0, n, side, side, 3), *y = ag_cast(ag_full(0, n), AG_I64);
     for (int step = 0; step < 2; step++) {
@@ -96,7 +96,7 @@ static void size_line(const options *o, const char *arch)
     int n = 0;
     {
         AG_SCOPE;
-        nn_module *net = model_create(arch, .classes = 20, .size = info->fixed_size ? 0 : side);
+        nn_module *net = model_create(arch, .classes = 20, .size = side);
         for (; n < 4 && o->accumulate[n]; n++)
             plan[n] = ag_memory_plan(net, AG_SHAPE((o->batch + o->accumulate[n] - 1) / o->accumulate[n], side, side, 3),
                                      .train = true);

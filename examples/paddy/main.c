@@ -8,7 +8,8 @@
 int main(int argc, char **argv)
 {
     const options o = read_options(argc, argv);
-    ag_init(.seed = (uint64_t)o.seed, .threads = (int)o.threads, .device = o.measure ? "cpu" : o.line.command->device);
+    ag_init(.seed = (uint64_t)o.seed, .threads = (int)o.threads,
+            .device = o.measure ? "cpu" : o.device ? o.device : o.line.command->device);
     AG_SCOPE;
     return o.line.command->run(&o);
 }

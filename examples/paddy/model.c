@@ -56,7 +56,7 @@ model model_open(const char *path)
         classes += t->classes = data_vocab_size(t->vocab);
     }
     if (!classes) ag_fail(NULL, "%s: no targets", path);
-    m.net = model_create(m.arch, .classes = classes, .size = model_find(m.arch)->fixed_size ? 0 : m.size);
+    m.net = model_create(m.arch, .classes = classes, .size = m.size);
     if (!strcmp(require(f, path, "head"), "fastai") && model_takes_fastai_head(m.net)) model_use_fastai_head(m.net, classes);
     nn_load_from(m.net, f, "", "optim.* callback.*");
     return m;

@@ -20,6 +20,7 @@ static const option known[] = {
     OPTION("valid-table", TEXT, AT(valid_table), 0, 0, NULL, "CSV whose image_id are held out instead"),
     OPTION("seed", COUNT, AT(seed), 1, 9e18, NULL, "of weights, split, order, augmentation (42)"),
     OPTION("workers", COUNT, AT(workers), 0, 256, NULL, "threads that prepare pictures ahead (1)"),
+    OPTION("device", TEXT, AT(device), 0, 0, "auto cpu cuda", "cuda, cpu, or cuda where it can be used (auto)"),
     OPTION("threads", COUNT, AT(threads), 1, 4096, NULL, "for the computation (all cores)"),
     OPTION("memory", BYTES, AT(memory), 1 << 20, 1e15, NULL, "may be used, as 8G: batches are split to fit"),
     OPTION("tta", FLAG, AT(tta), 0, 0, NULL, "test-time augmentation as well"),
@@ -41,15 +42,16 @@ static int show_help(const options *o)
     return options_help(&o->line);
 }
 
-#define DATA "table targets size resize batch valid valid-table seed workers threads "
+#define SOURCE "table targets size resize batch valid valid-table seed workers threads "
+#define DATA SOURCE "device "
 #define MODEL "arch weights accumulate lr wd precision memory "
 static const command commands[] = {
-    { "train", "[DIR]", 0, 1, DATA MODEL "epochs freeze-epochs tta log save resume", "", train, "cpu", "learn from photographs" },
-    { "lr-find", "[DIR]", 0, 1, DATA MODEL "out", "", lr_find, "cpu", "loss against learning rate" },
-    { "show", "[DIR]", 0, 1, DATA "out augmented", "out", show, "cpu", "a batch as a picture" },
-    { "predict", "F... IMAGE...|DIR", 2, ANY_NUMBER, "batch threads csv tta", "", predict, "cpu",
+    { "train", "[DIR]", 0, 1, DATA MODEL "epochs freeze-epochs tta log save resume", "", train, "auto", "learn from photographs" },
+    { "lr-find", "[DIR]", 0, 1, DATA MODEL "out", "", lr_find, "auto", "loss against learning rate" },
+    { "show", "[DIR]", 0, 1, SOURCE "out augmented", "out", show, "cpu", "a batch as a picture" },
+    { "predict", "F... IMAGE...|DIR", 2, ANY_NUMBER, "batch device threads csv tta", "", predict, "auto",
       "photographs by one model, or several" },
-    { "report", "F... [DIR]", 1, ANY_NUMBER, "out table valid-table batch workers threads tta", "out", report, "cpu",
+    { "report", "F... [DIR]", 1, ANY_NUMBER, "out table valid-table batch workers device threads tta", "out", report, "auto",
       "errors of saved models, as a page" },
     { "sizes", "[ARCH...]", 0, ANY_NUMBER, "batch size accumulate measure threads", "", sizes, "meta",
       "memory of a step by accumulation" },

@@ -9,7 +9,7 @@
 enum { MAX_MODELS = 16 };
 struct options {
     command_line line;
-    const char *table, *targets, *arch, *weights, *resize, *precision, *log, *save, *resume, *out, *csv, *valid_table;
+    const char *device, *table, *targets, *arch, *weights, *resize, *precision, *log, *save, *resume, *out, *csv, *valid_table;
     int64_t size, epochs, freeze_epochs, batch, accumulate[4], seed, workers, threads, memory, n, diseases, varieties;
     double lr, wd, valid;
     bool tta, augmented, measure;
