@@ -72,6 +72,26 @@ says 'saved in' "$p" train $long --save "$dir/whole.safetensors" --log "$dir/who
 says 'saved in' ranks 3 "$p" train $long --save "$dir/half.safetensors" --log "$dir/half.csv" --resume "$dir/half.safetensors"
 alike "$dir/whole.csv" "$dir/half.csv"
 
+# ---- two hosts: network namespaces with a cable between them -----------------------------------------------------------
+h1=ag1-$$ h2=ag2-$$
+if ip netns add $h1 2>/dev/null && ip netns add $h2 2>/dev/null; then
+    trap 'ip netns del $h1; ip netns del $h2; chmod -R u+w "$dir"; rm -rf "$dir"' EXIT
+    ip -n $h1 link add v1 type veth peer name v2 netns $h2
+    for h in 1 2; do
+        eval "ns=\$h$h"
+        ip -n "$ns" addr add 10.77.0.$h/24 dev v$h && ip -n "$ns" link set v$h up && ip -n "$ns" link set lo up
+    done
+    printf '#!/bin/sh\nhost=$1; shift\n[ "$host" = 10.77.0.1 ] && ns=%s || ns=%s\nexec ip netns exec $ns sh -c "$*"\n' $h1 $h2 >"$dir/agent"
+    chmod +x "$dir/agent"
+    says 'disease_error' timeout 120 ip netns exec $h1 mpirun --mca plm_rsh_agent "$dir/agent" --mca btl tcp,self \
+        --mca btl_tcp_if_include 10.77.0.0/24 --mca oob_tcp_if_include 10.77.0.0/24 -host 10.77.0.1:1,10.77.0.2:1 -n 2 \
+        -x OMPI_ALLOW_RUN_AS_ROOT -x OMPI_ALLOW_RUN_AS_ROOT_CONFIRM \
+        "$(realpath "$p")" train $few --arch convnext_atto --log "$dir/hosts.csv"
+    alike "$dir/convnext_atto.1.csv" "$dir/hosts.csv"
+else
+    echo 'ranks.sh: SKIP: two hosts; no network namespace can be made here (root and iproute2)'
+fi
+
 # ---- one voice, and the end of all ------------------------------------------------------------------------------------
 ranks 2 "$p" train "$dir/none" >"$dir/out" 2>&1 && fails 'a folder that is not there is no error'
 [ "$(grep -c 'there is no folder' "$dir/out")" = 1 ] || fails "not one error of two ranks:
