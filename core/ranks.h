@@ -30,7 +30,7 @@ void ag_ranks_sum_real(real *v, int64_t n);
 void ag_ranks_broadcast(void *v, int64_t bytes);
 void ag_ranks_barrier(void);
 
-/* Sums that go on while the caller computes: `v` is in use until ag_ranks_wait. Poll now and then: MPI works while it is called. */
+/* Sums that go on while the caller computes: `v` is in use until ag_ranks_wait. Poll: MPI works while it is called. */
 enum { AG_RANKS_PENDING = 256 };
 void ag_ranks_start_sum(real *v, int64_t n);
 void ag_ranks_poll(void);

@@ -235,7 +235,8 @@ static void backward_chunk(const mlp &m, const desk &d, int64_t first, int64_t r
     if (n->din[W1])
         weight_gradient(m, rows, m.hidden, m.in, d.dh, at_row(m, n->in[X]->data, first, m.in), ag_real(n->din[W1]),
                         first > 0 || n->accumulate[W1]);
-    if (n->din[X]) by_weight(m, rows, d.dh, W1, false, nullptr, at_row(m, n->din[X]->data, first, m.in), m.type, n->accumulate[X]);
+    if (n->din[X])
+        by_weight(m, rows, d.dh, W1, false, nullptr, at_row(m, n->din[X]->data, first, m.in), m.type, n->accumulate[X]);
     if (n->din[B1])
         ag_cuda_column_sums(n, d.dh, m.type, rows, m.hidden, ag_real(n->din[B1]), first > 0 || n->accumulate[B1]);
     ag_cuda_column_sums(n, g, m.type, rows, m.out, d.sums, first > 0);

@@ -1,4 +1,4 @@
-/* ops/interpolate.h - the taps of resized images, on both devices: output i of an axis is a weighted sum of neighbouring inputs. */
+/* ops/interpolate.h - the taps of resized images, on both devices: output i of an axis is a weighted sum of inputs. */
 #ifndef AG_INTERPOLATE_H
 #define AG_INTERPOLATE_H
 #include "ops/formulas.h"

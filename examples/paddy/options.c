@@ -46,7 +46,8 @@ static int show_help(const options *o)
 #define DATA SOURCE "device "
 #define MODEL "arch weights accumulate lr wd precision memory "
 static const command commands[] = {
-    { "train", "[DIR]", 0, 1, DATA MODEL "epochs freeze-epochs tta log save resume", "", train, "auto", "learn from photographs" },
+    { "train", "[DIR]", 0, 1, DATA MODEL "epochs freeze-epochs tta log save resume", "", train, "auto",
+      "learn from photographs" },
     { "lr-find", "[DIR]", 0, 1, DATA MODEL "out", "", lr_find, "auto", "loss against learning rate" },
     { "show", "[DIR]", 0, 1, SOURCE "out augmented", "out", show, "cpu", "a batch as a picture" },
     { "predict", "F... IMAGE...|DIR", 2, ANY_NUMBER, "batch device threads csv tta", "", predict, "auto",
