@@ -12,7 +12,8 @@
 #include "ops/attention.h"
 #include "ops/formulas.h"
 
-template <class T> static __device__ inline head_rows<T> rows_of(const ag_attention_job &j, const ag_heads &t, int64_t n, int64_t h)
+template <class T>
+static __device__ inline head_rows<T> rows_of(const ag_attention_job &j, const ag_heads &t, int64_t n, int64_t h)
 {
     const int64_t image = j.window ? n / (j.w / j.window * (j.h / j.window)) : n;
     return { (T *)t.data + (image * t.batch + h * t.head), t.token };
@@ -82,7 +83,8 @@ static __device__ inline float scale_of(const ag_attention_job &j, int64_t h)
     return j.cosine ? j.logit_scale[h] : (float)j.scale;
 }
 
-static __device__ inline const float *term_row(const ag_attention_job &j, const ag_terms &t, const ag_attention_tile &at, int64_t i)
+static __device__ inline const float *term_row(const ag_attention_job &j, const ag_terms &t, const ag_attention_tile &at,
+                                               int64_t i)
 {
     return t.batches ? t.data + (((at.n % t.batches) * t.heads + at.h % t.heads) * j.l + i) * j.s : nullptr;
 }

@@ -117,7 +117,8 @@ static __device__ inline void add_product(int64_t count, int64_t d, int64_t firs
 struct alignas(16) eight { ag_bf16 v[8]; };
 
 /* Columns begin ... begin + 63 of 64 rows, as far as products read them; 16 bytes at a time where all lies so. */
-static __device__ inline void load_tile(int64_t d, int64_t begin, head_rows<const ag_bf16> from, const int64_t *pixel, ag_bf16 *to)
+static __device__ inline void load_tile(int64_t d, int64_t begin, head_rows<const ag_bf16> from, const int64_t *pixel,
+                                        ag_bf16 *to)
 {
     const bool wide = d % 8 == 0 && from.token % 8 == 0 && (uintptr_t)from.p % sizeof(eight) == 0;
     AG_UNROLL(1)

@@ -40,6 +40,8 @@ static void test_attention_of_many_tiles(void **state)
         { "heads of 40", "q[2,5,1,40] k[2,66,1,40] v[2,66,1,40]", plain },
         { "heads of 64, of whole tiles", "q[1,64,1,64] k[1,64,1,64] v[1,64,1,64]", plain },
         { "heads of 100, one query", "q[1,1,2,100] k[1,9,2,100] v[1,9,2,100]", plain },
+        { "heads of 70, two tiles", "q[1,65,1,70] k[1,3,1,70] v[1,3,1,70]", plain },
+        { "heads of 140, two tiles in two parts", "q[1,3,1,140] k[1,65,1,140] v[1,65,1,140]", plain },
         { "heads of 140, in two parts", "q[1,6,1,140] k[1,7,1,140] v[1,7,1,140]", plain },
         { "a bias for all heads", "q[2,66,3,4] k[2,5,3,4] v[2,5,3,4] bias[1,66,5]", biased },
         { "a bias for every sample", "q[2,5,2,4] k[2,65,2,4] v[2,65,2,4] bias[2,1,5,65]", biased },
@@ -79,6 +81,7 @@ static void test_attention_in_bf16(void **state)
         { "bf16, heads of 64, two tiles", "q[1,65,1,64] k[1,66,1,64] v[1,66,1,64]", half },
         { "bf16, packed heads of 8", "qkv[2,66,3,2,8] bias[2,66,66]", half_packed },
         { "bf16, heads of 132", "q[1,5,1,132] k[1,7,1,132] v[1,7,1,132]", half },
+        { "bf16, cosines of two tiles", "q[1,66,1,6] k[1,7,1,6] v[1,7,1,6] bias[1,66,7] logit_scale[1]:pos", half_cosine },
         { "bf16, cosines", "q[2,6,2,5] k[2,7,2,5] v[2,7,2,5] bias[2,6,7] logit_scale[2]:pos", half_cosine },
         { "bf16, windows", "qkv[1,6,6,3,2,4] bias[2,9,9]", half_windows },
     };
