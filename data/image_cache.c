@@ -18,6 +18,7 @@
 #include "core/tensor.h"
 #include "data/block_inside.h"
 #include "data/image_inside.h"
+#include "data/resize.h"
 
 enum { TEXT = 4096, MOST_MAKERS = 64 };
 static const char format[] = "agrad pictures 1";
@@ -74,7 +75,7 @@ static bool same_file(const entry *a, const entry *b)
 static void describe(const data_images *m, char text[TEXT])
 {
     memset(text, 0, TEXT);
-    int used = snprintf(text, TEXT, "%s\n%s\n", format, ag_image_decoders());
+    int used = snprintf(text, TEXT, "%s\n%s\n%s\n", format, ag_image_decoders(), ag_data_resizer_name());
     for (int t = 0; t < m->n_tfms && t < (m->cached ? m->cached : 1); t++) {
         const data_transform *f = &m->tfms[t];
         used += snprintf(text + used, (size_t)(TEXT - used), "%s %.40s %" PRId64 " %" PRId64 " %d %d",

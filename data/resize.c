@@ -5,6 +5,9 @@
  * there at once than one result row mixes: a photograph is made smaller while it is decoded. */
 #include <math.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 #include "core/memory.h"
 #include "data/resize.h"
 
@@ -44,6 +47,41 @@ static void mix_free(mix *m)
 
 /* ---- rows ------------------------------------------------------------------------------------------------------ */
 
+#ifdef __AVX512F__
+enum { LANES = 16 };
+
+/* to = sum of weight[k] row[k], n bytes each */
+static inline void mix_rows_of(const uint8_t *const *row, const float *weight, int64_t taps, int64_t n, float *restrict to)
+{
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int64_t k = 0; k < taps; k++) {
+            const __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)(row[k] + i));
+            sum = _mm512_fmadd_ps(_mm512_set1_ps(weight[k]), _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)), sum);
+        }
+        _mm512_storeu_ps(to + i, sum);
+    }
+    for (; i < n; i++) {
+        float sum = 0;
+        for (int64_t k = 0; k < taps; k++) sum += weight[k] * (float)row[k][i];
+        to[i] = sum;
+    }
+}
+
+/* The usual numbers of taps with loops unrolled: compilers widen bytes in more steps than it takes. */
+static void mix_rows(const uint8_t *const *row, const float *weight, int64_t taps, int64_t n, float *to)
+{
+    switch (taps) {
+    case 2: mix_rows_of(row, weight, 2, n, to); break;
+    case 3: mix_rows_of(row, weight, 3, n, to); break;
+    case 4: mix_rows_of(row, weight, 4, n, to); break;
+    case 5: mix_rows_of(row, weight, 5, n, to); break;
+    case 6: mix_rows_of(row, weight, 6, n, to); break;
+    default: mix_rows_of(row, weight, taps, n, to);
+    }
+}
+#else
 #define AT(k) weight[k] * (float)row##k[i]
 #define SUM(...) for (int64_t i = 0; i < n; i++) to[i] = (first ? 0 : to[i]) + (__VA_ARGS__)
 
@@ -66,6 +104,7 @@ static void mix_rows(const uint8_t *const *row, const float *weight, int64_t tap
 {
     for (int64_t k = 0; k < taps;) k += mix_some(row + k, weight + k, taps - k, k == 0, n, to);
 }
+#endif
 
 /* ---- columns --------------------------------------------------------------------------------------------------- */
 
@@ -102,6 +141,17 @@ static void mix_columns(const mix *m, const float *from, float *to)
 static void round_row(const float *from, int64_t n, uint8_t *restrict to)
 {
     for (int64_t i = 0; i < n; i++) to[i] = (uint8_t)(int32_t)(from[i] + 0.5f);
+}
+
+const char *ag_data_resizer_name(void)
+{
+#if defined __AVX512F__
+    return "avx512";
+#elif defined __FMA__
+    return "fma";
+#else
+    return "plain";
+#endif
 }
 
 /* ---- row by row ------------------------------------------------------------------------------------------------ */

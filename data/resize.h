@@ -10,5 +10,7 @@ data_resizer *ag_data_resizer_new(int64_t from_width, int64_t from_height, data_
 uint8_t *ag_data_resizer_row(data_resizer *r, int64_t y);
 /* Frees it; the result, pixels from ag_alloc. */
 data_image ag_data_resizer_end(data_resizer *r);
+/* How this build adds: others may differ by a grey level. */
+const char *ag_data_resizer_name(void);
 
 #endif
