@@ -143,7 +143,7 @@ static void run_forward(ag_node *n)
     if (ag_profiling) ag_profile_add(n, false, ag_profile_now() - start);
 }
 
-/* The kernels of cuda/ may read whatever they like; what the device table does (copies) is as on the CPU. */
+/* Of kernels in cuda/ more has to be asked; what the device table does (copies) is as on the CPU. */
 static bool of_cuda(const ag_op *op, ag_device device)
 {
     return device == AG_CUDA && op->forward[AG_CUDA] != op->forward[AG_CPU];
@@ -191,7 +191,7 @@ ag_tensor *ag_apply_(const char *at, const ag_op *op, int n_in, ag_tensor **in, 
     check_devices(n);
     op->infer(n);
     AG_ASSERT(n->out);
-    if (of_cuda(op, n->out->device)) n->unread = 0, n->unread_out = false;
+    if (of_cuda(op, n->out->device) && !op->unread_cuda) n->unread = 0, n->unread_out = false;
     run_forward(n);
     ag_tensor *out = n->out;
     pending = n->next;

@@ -55,6 +55,7 @@ struct ag_op {
      * made by an op with unread_out and held by nothing but unread inputs lets go of its memory. */
     uint32_t unread;
     bool unread_out;
+    bool unread_cuda;                   /* its kernels in cuda/ do not read it either; else they may read what they like */
     uint32_t bf16;                      /* bit k: in[k] may be bf16 as well as f32; others are widened before */
     uint32_t bf16_cuda;                 /* the same of its kernels in cuda/, where they differ from the CPU's */
     /* For plans of memory, where kernels do not run: the bytes of ag_workspace that forward (backward) holds at most at one

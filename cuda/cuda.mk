@@ -7,7 +7,9 @@ CUDA      ?= $(if $(shell command -v $(NVCC)),1,0)
 CUDA_ARCH ?= 90# compute capability to compile for; on others from 8.0 on, kernels are compiled when first run
 
 cflags.emu := -O2 -g -DAG_EMULATE
-CXXFLAGS   := -std=c++17 -Wall -Wextra -Werror -fPIC $(cflags.$(BUILD))
+# A pack read from where it is not aligned is an error on a GPU; here it traps.
+aligned.emu := -fsanitize=alignment -fsanitize-undefined-trap-on-error
+CXXFLAGS   := -std=c++17 -Wall -Wextra -Werror -fPIC $(cflags.$(BUILD)) $(aligned.$(BUILD))
 NVCCFLAGS  := -std=c++17 -O3 -gencode arch=compute_80,code=[sm_$(strip $(CUDA_ARCH)),compute_80] -Werror all-warnings \
               -Xptxas -warn-spills,-Werror -Xcompiler -Wall,-fPIC,-fno-threadsafe-statics,-fno-exceptions
 LINK       := $(CC)

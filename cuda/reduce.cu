@@ -28,54 +28,66 @@ static ag_split<2> split(const ag_node *n, uint32_t axes)
     return ag_split_of<2>(n->in[0], axes, both);
 }
 
-/* dx[i] = or += f(x, i, o) with o the output element that x[i] went into */
-template <class F>
-static __global__ void spread(ag_walk<2> w, F f, const float *x, float *dx, bool add)
+/* dx[i] = or += f(x, i, o) with o the output element that x[i] went into; x NULL: f does not ask */
+template <class F, class T>
+static __global__ void spread(ag_walk<2> w, F f, const float *x, T *dx, bool add)
 {
     AG_EACH (i, w.n) {
         int64_t at[2];
         ag_walk_at(w, i, at);
-        const float d = f(x[at[0]], i, at[1]);
-        dx[i] = add ? dx[i] + d : d;
+        const float d = f(x ? x[at[0]] : 0, i, at[1]);
+        ag_store(dx + i, add ? ag_load(dx[i]) + d : d);
     }
 }
 
-template <class F> static void run_spread(ag_node *n, F f)
+template <class T, class F> static void run_spread_typed(ag_node *n, F f)
 {
     const ag_tensor out = like(n->in[0], axes_of(n)), *both[2] = { n->in[0], &out };
     const ag_walk<2> w = ag_walk_of<2>(n->in[0], both);
     if (w.n && n->din[0])
-        LAUNCH(spread<F>, ag_blocks(w.n), AG_BLOCK, 0, w, f, ag_real(n->in[0]), ag_real(n->din[0]), n->accumulate[0]);
+        LAUNCH((spread<F, T>), ag_blocks(w.n), AG_BLOCK, 0, w, f, n->unread & 1 ? nullptr : ag_real(n->in[0]),
+               (T *)n->din[0]->data, n->accumulate[0]);
 }
+
+template <class F> static void run_spread(ag_node *n, F f) { run_spread_typed<float>(n, f); }
 
 /* ---- sum, mean ----------------------------------------------------------------------------------------- */
 
-struct value_of {
-    const float *x;
-    __device__ inline float operator()(const int64_t *at, int64_t, int64_t) const { return x[at[0]]; }
+template <class T> struct value_of {
+    const T *x;
+    __device__ inline float operator()(const int64_t *at, int64_t, int64_t) const { return ag_load(x[at[0]]); }
 };
 
-struct spread_sum {
-    const float *g;
+template <class T> struct spread_sum {
+    const T *g;
     float scale;
-    __device__ inline float operator()(float, int64_t, int64_t o) const { return scale * g[o]; }
+    __device__ inline float operator()(float, int64_t, int64_t o) const { return scale * ag_load(g[o]); }
 };
 
-static void sum_into(ag_node *n, float *y, bool mean)
+template <class T> static void sum_into(ag_node *n, T *y, bool mean)
 {
     const ag_split<2> w = split(n, axes_of(n));
-    ag_reduce<ag_fold_sum>(n, w, value_of{ ag_real(n->in[0]) },
-                           ag_put_sum{ y, mean ? 1 / (float)w.reduced.n : 1, false });
+    ag_reduce<ag_fold_sum>(n, w, value_of<T>{ (const T *)n->in[0]->data },
+                           ag_put_scaled<T>{ y, mean ? 1 / (float)w.reduced.n : 1, false });
 }
 
-void ag_sum_forward_cuda(ag_node *n) { sum_into(n, ag_real(n->out), false); }
-void ag_sum_backward_cuda(ag_node *n) { run_spread(n, spread_sum{ ag_real(n->out->grad), 1 }); }
-void ag_mean_forward_cuda(ag_node *n) { sum_into(n, ag_real(n->out), true); }
-void ag_mean_backward_cuda(ag_node *n)
+static void sum_forward(ag_node *n, bool mean)
 {
-    const float count = (float)split(n, axes_of(n)).reduced.n;
-    run_spread(n, spread_sum{ ag_real(n->out->grad), 1 / count });
+    if (n->out->dtype == AG_BF16) sum_into(n, (ag_bf16 *)n->out->data, mean);
+    else sum_into(n, ag_real(n->out), mean);
 }
+
+static void sum_backward(ag_node *n, float scale)
+{
+    const ag_tensor *g = n->out->grad;
+    if (g->dtype == AG_BF16) run_spread_typed<ag_bf16>(n, spread_sum<ag_bf16>{ (const ag_bf16 *)g->data, scale });
+    else run_spread(n, spread_sum<float>{ ag_real(g), scale });
+}
+
+void ag_sum_forward_cuda(ag_node *n) { sum_forward(n, false); }
+void ag_sum_backward_cuda(ag_node *n) { sum_backward(n, 1); }
+void ag_mean_forward_cuda(ag_node *n) { sum_forward(n, true); }
+void ag_mean_backward_cuda(ag_node *n) { sum_backward(n, 1 / (float)split(n, axes_of(n)).reduced.n); }
 
 /* ---- max, min, argmax ---------------------------------------------------------------------------------- */
 

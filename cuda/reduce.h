@@ -126,10 +126,15 @@ static void ag_reduce(const ag_node *n, const ag_split<K> &w, Map map, Put put)
 }
 
 /* The usual ends: y[o] = s a, or y[o] += s a. */
-struct ag_put_sum {
-    float *y, scale;
+template <class T> struct ag_put_scaled {
+    T *y;
+    float scale;
     bool add;
-    __device__ inline void operator()(int64_t o, float a) const { y[o] = add ? y[o] + scale * a : scale * a; }
+    __device__ inline void operator()(int64_t o, float a) const
+    {
+        ag_store(y + o, add ? ag_load(y[o]) + scale * a : scale * a);
+    }
 };
+typedef ag_put_scaled<float> ag_put_sum;
 
 #endif

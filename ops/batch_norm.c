@@ -403,7 +403,8 @@ static ag_tensor *running_check(ag_tensor **in)       /* what training does to t
 
 const ag_op ag_op_batch_norm = {
     .name = "batch_norm", .inputs = "x weight bias running_mean running_var residual", .infer = batch_infer,
-    .unread_out = true, .bf16 = 1 << X | 1 << RESIDUAL, .bf16_cuda = 1 << X | 1 << RESIDUAL, .workspace = batch_workspace,
+    .unread_out = true, .unread_cuda = true, .bf16 = 1 << X | 1 << RESIDUAL, .bf16_cuda = 1 << X | 1 << RESIDUAL,
+    .workspace = batch_workspace,
     .forward = { batch_forward, AG_CUDA_FN(ag_batch_norm_forward_cuda) },
     .backward = { batch_backward, AG_CUDA_FN(ag_batch_norm_backward_cuda) },
     .check = { { "x[4,5] weight[5] bias[5]", train_check }, { "x[2,3,5] weight[5] bias[5]", train_hardswish_check },

@@ -339,8 +339,8 @@ static int64_t binary_workspace(const ag_node *n, bool backward)
     static void id##_give(ag_node *n) { binary_give(n, id##_gradients); }                                        \
     static ag_tensor *id##_check(ag_tensor **in) { return ag_##id(in[0], in[1]); }                               \
     const ag_op ag_op_##id = {                                                                                   \
-        .name = #id, .inputs = "a b", .infer = id##_infer, .strided = true, .bf16 = 3,                           \
-        .workspace = binary_workspace,                                                                           \
+        .name = #id, .inputs = "a b", .infer = id##_infer, .strided = true, .bf16 = 3, .bf16_cuda = 3,           \
+        .unread_cuda = true, .workspace = binary_workspace,                                                      \
         .forward = { id##_forward, AG_CUDA_FN(ag_##id##_forward_cuda) },                                         \
         .backward = { id##_backward, AG_CUDA_FN(ag_##id##_backward_cuda), id##_give },                           \
         .check = { { "a[3,5]" domain " b[3,5]" domain, id##_check },                                             \

@@ -198,7 +198,7 @@ static ag_tensor *nll_sum(ag_tensor **in) { return ag_nll_loss(in[0], in[1], .re
 
 const ag_op ag_op_cross_entropy = {
     .name = "cross_entropy", .inputs = "x target weight", .infer = entropy_infer, .bf16 = 1 << X, .bf16_cuda = 1 << X,
-    .unread_out = true, .workspace = entropy_workspace,
+    .unread_out = true, .unread_cuda = true, .workspace = entropy_workspace,
     .forward = { entropy_forward, AG_CUDA_FN(ag_cross_entropy_forward_cuda) },
     .backward = { entropy_backward, AG_CUDA_FN(ag_cross_entropy_backward_cuda) },
     .check = { { "x[6,5] target[6]:i64<5", hard }, { "x[6,5] target[6]:i64<5", hard_none },
@@ -207,7 +207,7 @@ const ag_op ag_op_cross_entropy = {
 };
 const ag_op ag_op_nll_loss = {
     .name = "nll_loss", .inputs = "x target weight", .infer = entropy_infer, .bf16 = 1 << X, .bf16_cuda = 1 << X,
-    .unread_out = true, .workspace = entropy_workspace,
+    .unread_out = true, .unread_cuda = true, .workspace = entropy_workspace,
     .forward = { entropy_forward, AG_CUDA_FN(ag_nll_loss_forward_cuda) },
     .backward = { entropy_backward, AG_CUDA_FN(ag_nll_loss_backward_cuda) },
     .check = { { "x[6,5] target[6]:i64<5 weight[5]:cpos", nll }, { "x[6,5] target[6]:i64<5", nll_sum } },

@@ -59,7 +59,8 @@ static ag_tensor *dropout_check(ag_tensor **in) { return ag_dropout(in[0], 0, 1)
 static ag_tensor *dropout_all_check(ag_tensor **in) { return ag_dropout(in[0], 1, 1); }
 
 const ag_op ag_op_dropout = {
-    .name = "dropout", .inputs = "x", .unread = 1, .unread_out = true, .infer = dropout_infer, .bf16 = 1, .bf16_cuda = 1,
+    .name = "dropout", .inputs = "x", .unread = 1, .unread_out = true, .unread_cuda = true, .infer = dropout_infer,
+    .bf16 = 1, .bf16_cuda = 1,
     .forward = { dropout_forward, AG_CUDA_FN(ag_dropout_forward_cuda) },
     .backward = { dropout_backward, AG_CUDA_FN(ag_dropout_backward_cuda) },
     .check = { { "x[3,5]", dropout_check }, { "x[3,5]", dropout_all_check } },

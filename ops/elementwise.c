@@ -118,7 +118,7 @@ static void unary_backward(ag_node *n, grad_loop gradients, bool by_x, bool by_y
 #define UNARY_OP(fn, domain, ...)                                                                                \
     static ag_tensor *fn##_check(ag_tensor **in) { return ag_##fn(__VA_ARGS__); }                                \
     const ag_op ag_op_##fn = {                                                                                   \
-        .name = #fn, .inputs = "x", .infer = fn##_infer, .bf16 = 1,                                              \
+        .name = #fn, .inputs = "x", .infer = fn##_infer, .bf16 = 1, .bf16_cuda = 1, .unread_cuda = true,         \
         .forward = { fn##_forward, AG_CUDA_FN(ag_##fn##_forward_cuda) },                                         \
         .backward = { fn##_backward, AG_CUDA_FN(ag_##fn##_backward_cuda) },                                      \
         .check = { { "x[3,4]" domain, fn##_check }, { "x[1]" domain, fn##_check }, { "x[5,13]" domain, fn##_check } }, \

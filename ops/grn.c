@@ -87,7 +87,7 @@ static int64_t grn_workspace(const ag_node *n, bool backward)
 static ag_tensor *grn_check(ag_tensor **in) { return ag_grn(in[0], in[1], in[2]); }
 
 const ag_op ag_op_grn = {
-    .name = "grn", .inputs = "x weight bias", .infer = grn_infer, .unread_out = true,
+    .name = "grn", .inputs = "x weight bias", .infer = grn_infer, .unread_out = true, .unread_cuda = true,
     .bf16 = 1 << X, .bf16_cuda = 1 << X, .workspace = grn_workspace,
     .forward = { grn_forward, AG_CUDA_FN(ag_grn_forward_cuda) },
     .backward = { grn_backward, AG_CUDA_FN(ag_grn_backward_cuda) },

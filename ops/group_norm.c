@@ -115,7 +115,7 @@ static ag_tensor *group_plain(ag_tensor **in) { return ag_group_norm(in[0], 3, .
 
 const ag_op ag_op_group_norm = {
     .name = "group_norm", .inputs = "x weight bias", .infer = group_infer,
-    .unread_out = true, .bf16 = 1 << X, .bf16_cuda = 1 << X, .workspace = group_workspace,
+    .unread_out = true, .unread_cuda = true, .bf16 = 1 << X, .bf16_cuda = 1 << X, .workspace = group_workspace,
     .forward = { group_forward, AG_CUDA_FN(ag_group_norm_forward_cuda) },
     .backward = { group_backward, AG_CUDA_FN(ag_group_norm_backward_cuda) },
     .check = { { "x[2,3,3,4] weight[4] bias[4]", group_check }, { "x[3,6]:far", group_plain },

@@ -195,7 +195,7 @@ static ag_tensor *layer_plain(ag_tensor **in) { return ag_layer_norm(in[0], .eps
 
 const ag_op ag_op_layer_norm = {
     .name = "layer_norm", .inputs = "x weight bias", .infer = layer_infer,
-    .unread_out = true, .bf16 = 1 << X, .bf16_cuda = 1 << X, .workspace = layer_workspace,
+    .unread_out = true, .unread_cuda = true, .bf16 = 1 << X, .bf16_cuda = 1 << X, .workspace = layer_workspace,
     .forward = { layer_forward, AG_CUDA_FN(ag_layer_norm_forward_cuda) },
     .backward = { layer_backward, AG_CUDA_FN(ag_layer_norm_backward_cuda) },
     .check = { { "x[3,7] weight[7] bias[7]", layer_check }, { "x[2,3,5]", layer_plain },

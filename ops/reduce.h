@@ -24,7 +24,7 @@ void ag_reduce_hand_over(ag_node *n, const ag_reduce_layout *l, ag_tensor *g);
     static ag_tensor *id##_outer(ag_tensor **in) { return ag_##id(in[0], .axes = AG_AXES(0, -1)); }              \
     static ag_tensor *id##_pixels(ag_tensor **in) { return ag_##id(in[0], .axes = AG_AXES(1, 2)); }              \
     const ag_op ag_op_##id = {                                                                                   \
-        .name = #id, .inputs = "x", .infer = infer_fn, __VA_ARGS__                                               \
+        .name = #id, .inputs = "x", .infer = infer_fn, .unread_cuda = true, __VA_ARGS__                          \
         .forward = { id##_forward, AG_CUDA_FN(ag_##id##_forward_cuda) },                                         \
         .backward = { backward_fn, AG_CUDA_FN(ag_##id##_backward_cuda) },                                        \
         .check = { { "x[3,37]", id##_all }, { "x[2,3,5]", id##_last }, { "x[3,2,70]", id##_first },              \

@@ -171,7 +171,7 @@ static ag_tensor *drop_check(ag_tensor **in)
 }
 
 const ag_op ag_op_residual = {
-    .name = "residual", .inputs = "x branch scale", .infer = residual_infer, .unread_out = true,
+    .name = "residual", .inputs = "x branch scale", .infer = residual_infer, .unread_out = true, .unread_cuda = true,
     .bf16 = 1 << X | 1 << BRANCH, .bf16_cuda = 1 << X | 1 << BRANCH, .workspace = residual_workspace,
     .forward = { residual_forward, AG_CUDA_FN(ag_residual_forward_cuda) },
     .backward = { residual_backward, AG_CUDA_FN(ag_residual_backward_cuda), residual_give },

@@ -186,14 +186,14 @@ static ag_tensor *log_softmax_last(ag_tensor **in) { return ag_log_softmax(in[0]
 static ag_tensor *log_softmax_middle(ag_tensor **in) { return ag_log_softmax(in[0], 1); }
 
 const ag_op ag_op_softmax = {
-    .name = "softmax", .inputs = "x", .infer = softmax_infer, .bf16 = 1, .bf16_cuda = 1, .unread = 1,
+    .name = "softmax", .inputs = "x", .infer = softmax_infer, .bf16 = 1, .bf16_cuda = 1, .unread = 1, .unread_cuda = true,
     .workspace = softmax_workspace,
     .forward = { softmax_forward, AG_CUDA_FN(ag_softmax_forward_cuda) },
     .backward = { softmax_backward, AG_CUDA_FN(ag_softmax_backward_cuda) },
     .check = { { "x[3,7]", softmax_last }, { "x[3,2,5]", softmax_first } },
 };
 const ag_op ag_op_log_softmax = {
-    .name = "log_softmax", .inputs = "x", .infer = softmax_infer, .bf16 = 1, .bf16_cuda = 1, .unread = 1,
+    .name = "log_softmax", .inputs = "x", .infer = softmax_infer, .bf16 = 1, .bf16_cuda = 1, .unread = 1, .unread_cuda = true,
     .workspace = softmax_workspace,
     .forward = { log_softmax_forward, AG_CUDA_FN(ag_log_softmax_forward_cuda) },
     .backward = { log_softmax_backward, AG_CUDA_FN(ag_log_softmax_backward_cuda) },

@@ -146,7 +146,7 @@ static void sum_backward(ag_node *n) { spread(n, false); }
 static void mean_forward(ag_node *n) { sum_scaled(n, true); }
 static void mean_backward(ag_node *n) { spread(n, true); }
 
-AG_REDUCTION_OP(sum, "x[2,9,8,3]", ag_reduce_infer, sum_backward, .unread = 1, .unread_out = true, .bf16 = 1,
+AG_REDUCTION_OP(sum, "x[2,9,8,3]", ag_reduce_infer, sum_backward, .unread = 1, .unread_out = true, .bf16 = 1, .bf16_cuda = 1,
                 .workspace = sum_workspace,)
-AG_REDUCTION_OP(mean, "x[2,9,8,3]", mean_infer, mean_backward, .unread = 1, .unread_out = true, .bf16 = 1,
+AG_REDUCTION_OP(mean, "x[2,9,8,3]", mean_infer, mean_backward, .unread = 1, .unread_out = true, .bf16 = 1, .bf16_cuda = 1,
                 .workspace = sum_workspace,)

@@ -50,16 +50,23 @@ static inline ag_tensor *moved(ag_tensor *t, ag_device device, bool strided)
 static inline void run(function fn, int n, ag_tensor **cpu, ag_device device, bool strided, values *out)
 {
     AG_SCOPE;
-    ag_tensor *leaf[MAX_INPUTS], *in[MAX_INPUTS];
+    ag_tensor *leaf[MAX_INPUTS], *in[MAX_INPUTS], *y = NULL;
     out->n = 0;
     for (int i = 0; i < n; i++) leaf[i] = moved(cpu[i], device, strided);
     for (int round = 0; round < 2; round++) {
-        for (int i = 0; i < n; i++) in[i] = strided ? ag_select(leaf[i], -1, 1) : leaf[i];
         ag_init(.device = ag_device_name(device));              /* for what fn makes */
-        ag_tensor *y = fn(in);
+        {
+            AG_SCOPE;           /* what backward does not read is let go, before (in the first round) and behind fn */
+            for (int i = 0; i < n; i++) {
+                in[i] = strided ? ag_select(leaf[i], -1, 1) : leaf[i];
+                if (leaf[i]->requires_grad && !strided && !round) in[i] = ag_scale(in[i], 1);
+            }
+            y = fn(in);
+            y = ag_keep(y->requires_grad ? ag_scale(y, 1) : y);
+        }
         ag_init(.device = "cpu");
         ag_tensor *w = ag_empty_(AG_HERE, AG_F32, ag_shape_of(y));
-        if (!round) take(out, y);
+        if (!round) out->v[out->n++] = (double)y->dtype, take(out, y);
         if (!y->requires_grad) return;
         ag_fill_uniform(ag_real(w), ag_numel(w), 5);
         ag_backward(y, .grad = ag_to(w, device));

@@ -104,6 +104,17 @@ static ag_tensor *parts(ag_tensor **in)
     return ag_matmul(ag_slice(in[0], 1, 1, 4), ag_transpose(ag_slice(in[1], 1, 2, 5), 0, 1));
 }
 static ag_tensor *half(ag_tensor **in) { return ag_cast(ag_cast(in[0], AG_BF16), AG_F32); }
+static ag_tensor *quotient(ag_tensor **in) { return ag_div(in[0], in[1]); }
+static ag_tensor *product_twice(ag_tensor **in) { return ag_mul(in[0], ag_mul(in[0], in[1])); }
+static ag_tensor *difference(ag_tensor **in) { return ag_sub(in[0], in[1]); }
+static ag_tensor *shifted(ag_tensor **in)
+{
+    return ag_mul(ag_sigmoid(ag_slice(in[0], 0, 1, 41)), ag_slice(in[0], 0, 2, 42));
+}
+static ag_tensor *columns(ag_tensor **in)
+{
+    return ag_mul(ag_slice(in[0], 1, 0, 40), ag_slice(in[0], 1, 0, 40));
+}
 static ag_tensor *loss(ag_tensor **in) { return ag_mse_loss(in[0], in[1]); }
 
 static void test_other_sizes_agree(void **state)
@@ -115,6 +126,12 @@ static void test_other_sizes_agree(void **state)
         { "sum of columns", "x[70,67]", first_sum }, { "max of a middle axis", "x[3,33,40]", middle_max },
         { "mean of all", "x[9001]", all_mean }, { "var of outer axes", "x[20,3,30]", outer_var },
         { "product, broadcast", "a[40,1,9] b[7,1]", product }, { "product, more than a grid", "a[9000]", square },
+        { "product by columns, packs", "a[7,40] b[40]", product }, { "product by rows, packs", "a[7,40] b[7,1]", product },
+        { "quotient by rows, packs", "a[7,40]:pos b[7,1]:pos", quotient }, { "unaligned values", "a[43]", shifted },
+        { "rows that do not begin on packs", "a[5,43]", columns },
+        { "product, one gradient added", "a[9,8] b[9,8]", product_twice },
+        { "quotient, broadcast, packs", "a[5,1,40]:pos b[6,1]:pos", quotient },
+        { "difference, packs", "a[9000] b[9000]", difference }, { "difference by one", "a[3,8] b[1]", difference },
         { "embedding, many positions of few rows", "w[5,3] ids[600]:i64<5", table },
         { "embedding, wide", "w[9,300] ids[4]:i64<9", table },
         { "dot_bias, many", "u[11,50] i[11,50] bu[11,1] bi[11,1] ids[600,2]:i64<11", scores },
@@ -126,6 +143,28 @@ static void test_other_sizes_agree(void **state)
         { "bf16 and back", "x[4,70]", half }, { "mse of many", "x[5000] t[5000]", loss },
     };
     compare_cases(cases, sizeof cases / sizeof *cases, 5e-6);
+}
+
+static ag_tensor *narrow(ag_tensor *x) { return ag_cast(x, AG_BF16); }
+static ag_tensor *narrow_gelu(ag_tensor **in) { return ag_gelu(narrow(in[0])); }
+static ag_tensor *narrow_sigmoid(ag_tensor **in) { return ag_sigmoid(narrow(in[0])); }
+static ag_tensor *narrow_product(ag_tensor **in) { return ag_mul(narrow(in[0]), narrow(in[1])); }
+static ag_tensor *narrow_difference(ag_tensor **in) { return ag_sub(narrow(in[0]), narrow(in[1])); }
+static ag_tensor *narrow_mean(ag_tensor **in) { return ag_mean(narrow(in[0]), .axes = AG_AXES(1)); }
+static ag_tensor *narrow_sum(ag_tensor **in) { return ag_sum(narrow(in[0]), .axes = AG_AXES(-1), .keepdim = true); }
+
+static void test_bf16_agrees(void **state)
+{
+    (void)state;
+    static const cuda_case cases[] = {
+        { "gelu of bf16, packs", "x[7,16]", narrow_gelu }, { "gelu of bf16", "x[7,9]", narrow_gelu },
+        { "sigmoid of bf16", "x[7,16]", narrow_sigmoid }, { "product of bf16", "a[7,16] b[7,16]", narrow_product },
+        { "product of bf16 by columns", "a[7,16] b[16]", narrow_product },
+        { "product of bf16 by rows", "a[7,9] b[7,1]", narrow_product },
+        { "difference of bf16", "a[7,16] b[7,16]", narrow_difference }, { "mean of bf16", "x[3,20,8]", narrow_mean },
+        { "sum of bf16", "x[3,70]", narrow_sum },
+    };
+    compare_cases(cases, sizeof cases / sizeof *cases, 1e-2);
 }
 
 static void test_nan_and_ties_as_on_the_cpu(void **state)
@@ -213,6 +252,24 @@ static void test_memory_is_reused_and_its_end_is_an_error(void **state)
     assert_int_equal(ag_memory(AG_CUDA).in_use, before);
     ag_device_table(AG_CUDA)->trim();
     assert_int_equal(ag_memory(AG_CUDA).cached, 0);
+}
+
+/* Of six tensors one is held, and the parameter. */
+static void test_what_backward_does_not_read_is_let_go(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    enum { N = 50000 };
+    ag_tensor *x = ag_param(ag_to(ag_ones(N), AG_CUDA)), *y = x;
+    const int64_t before = ag_memory(AG_CUDA).in_use;
+    {
+        AG_SCOPE;
+        for (int i = 0; i < 6; i++) y = ag_scale(y, 2);
+        ag_keep(y);
+    }
+    assert_true(ag_memory(AG_CUDA).in_use - before < 2 * N * (int64_t)sizeof(float));
+    ag_backward(ag_sum(y));
+    assert_true(ag_at(ag_to(x->grad, AG_CPU), 7) == 64);
 }
 
 static void mix_devices(void *arg)
@@ -357,10 +414,12 @@ int main(void)
         cmocka_unit_test(test_ops_agree_with_the_cpu),
         cmocka_unit_test(test_strided_inputs_agree),
         cmocka_unit_test(test_other_sizes_agree),
+        cmocka_unit_test(test_bf16_agrees),
         cmocka_unit_test(test_nan_and_ties_as_on_the_cpu),
         cmocka_unit_test(test_copies_between_all_dtypes),
         cmocka_unit_test(test_an_id_out_of_range_is_named),
         cmocka_unit_test(test_memory_is_reused_and_its_end_is_an_error),
+        cmocka_unit_test(test_what_backward_does_not_read_is_let_go),
         cmocka_unit_test(test_operands_on_two_devices_are_an_error),
 #ifdef AG_EMULATE
         cmocka_unit_test(test_a_missing_barrier_shows),
