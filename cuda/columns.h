@@ -140,6 +140,12 @@ template <int K> struct ag_put_column {
     }
 };
 
+/* The only sum, over all groups in one. */
+struct ag_put_only {
+    ag_put_column<0> d;
+    __device__ inline void operator()(int64_t, int64_t c, const double *s) const { d(c, s); }
+};
+
 static inline float *ag_real_or_null(const ag_tensor *t) { return t ? ag_real(t) : nullptr; }
 
 /* For backward without elements: a sum of nothing. */

@@ -1,7 +1,7 @@
 #include "cuda/fused.h"
 #include "cuda/activation.h"
+#include "cuda/columns.h"
 #include "cuda/device.h"
-#include "cuda/reduce.h"
 #include "cuda/vector.h"
 #include "ops/fused.h"
 
@@ -79,18 +79,24 @@ void ag_cuda_add_bias(void *y, ag_dtype type, int64_t rows, int64_t width, const
     if (n) AG_TYPED(type, T, LAUNCH(add_bias<T>, ag_blocks(n), AG_BLOCK, 0, n, width, bias, (T *)y));
 }
 
-template <class T> struct value_at {
-    const T *x;
-    __device__ inline float operator()(const int64_t *at, int64_t, int64_t) const { return ag_load(x[at[0]]); }
+template <class T> struct column_values {
+    const T *g;
+    template <int V> struct at {
+        const T *g;
+        __device__ inline at(const column_values &m, int64_t, int64_t) : g(m.g) {}
+        __device__ inline void operator()(const column_values &, int64_t i, float (&s)[1][V])
+        {
+            float v[V];
+            ag_get_pack(g + i, v);
+            for (int k = 0; k < V; k++) s[0][k] += v[k];
+        }
+    };
 };
 
 void ag_cuda_column_sums(const ag_node *n, const void *g, ag_dtype type, int64_t rows, int64_t width, float *to, bool add)
 {
-    ag_tensor t = {};
-    const ag_tensor *one[1] = { &t };
-    t.ndim = 2, t.shape[0] = rows, t.shape[1] = t.stride[0] = width, t.stride[1] = 1;
-    const ag_split<1> s = ag_split_of<1>(&t, 1, one);
-    AG_TYPED(type, T, ag_reduce<ag_fold_sum>(n, s, value_at<T>{ (const T *)g }, ag_put_sum{ to, 1, add }));
+    AG_TYPED(type, T, ag_columns_sum<1, T>(n, ag_columns_of<T>(1, rows, width, ag_aligned(g)), column_values<T>{ (const T *)g },
+                                           ag_put_only{ { to, add } }));
 }
 
 void ag_cuda_bias_gradient(const ag_node *n, int k, const void *g)

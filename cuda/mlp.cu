@@ -4,6 +4,7 @@
  * the second cache between the kernel that writes it and the product that reads it; a chunk's a, da and dh are all that is in
  * memory beside h. */
 #include "cuda/activation.h"
+#include "cuda/columns.h"
 #include "cuda/fused.h"
 #include "cuda/reduce.h"
 #include "cuda/vector.h"
@@ -117,41 +118,53 @@ static void forward(ag_node *n)
 
 /* ---- backward ------------------------------------------------------------------------------------------ */
 
-/* a = activation(h), dh = da activation'(h); dh may be da. n: vectors of N. */
-template <int N, class T>
-static __global__ void hidden_gradient(int64_t n, ag_activation activation, const T *h, const T *da, T *a, T *dh)
-{
-    AG_EACH (i, n) {
-        ag_pack<T, N> v = ag_get<N>(h, i), d = ag_get<N>(da, i);
-        for (int k = 0; k < N; k++) {
-            const float z = ag_load(v.v[k]);
-            ag_store(&v.v[k], ag_activation_value(activation, z));
-            ag_store(&d.v[k], ag_load(d.v[k]) * ag_activation_slope(activation, z));
+/* a = activation(h), dh = da activation'(h) in the place of da, and its sums. */
+template <class T> struct hidden_gradient {
+    ag_activation activation;
+    const T *h;
+    T *a, *dh;
+    template <int V> struct at {
+        __device__ inline at(const hidden_gradient &, int64_t, int64_t) {}
+        __device__ inline void operator()(const hidden_gradient &m, int64_t i, float (&s)[1][V])
+        {
+            float z[V], d[V];
+            ag_get_pack(m.h + i, z);
+            ag_get_pack(m.dh + i, d);
+            for (int k = 0; k < V; k++) {
+                d[k] *= ag_activation_slope(m.activation, z[k]);
+                z[k] = ag_activation_value(m.activation, z[k]);
+                s[0][k] += d[k];
+            }
+            ag_put_pack(m.a + i, z, false);
+            ag_put_pack(m.dh + i, d, false);
         }
-        ag_put(a, i, v);
-        ag_put(dh, i, d);
-    }
-}
+    };
+};
 
-template <class T> static void run_hidden(int64_t n, ag_activation activation, const T *h, T *a, T *dh)
-{
-    enum { N = 16 / sizeof(T) };
-    if (ag_wide(n, h, a, dh))
-        LAUNCH((hidden_gradient<N, T>), ag_blocks(n / N), AG_BLOCK, 0, n / N, activation, h, (const T *)dh, a, dh);
-    else LAUNCH((hidden_gradient<1, T>), ag_blocks(n), AG_BLOCK, 0, n, activation, h, (const T *)dh, a, dh);
-}
-
-/* kept = keep dy, scaled = scale keep dy, for rows from `first` on */
-template <class T>
-static __global__ void branch_gradient(mlp m, int64_t first, int64_t rows, const T *dy, T *kept, T *scaled)
-{
-    AG_EACH (i, rows * m.out) {
-        const int64_t row = first + i / m.out;
-        const float g = (m.keep ? m.keep[row / m.sample] : 1) * ag_load(dy[first * m.out + i]);
-        if (kept) ag_store(&kept[i], g);
-        if (scaled) ag_store(&scaled[i], m.scale[i % m.out] * g);
-    }
-}
+/* kept = keep dy (and its sums), scaled = scale keep dy, for rows from `first` on; both only where they are wanted */
+template <class T> struct branch_gradient {
+    mlp m;
+    int64_t first;
+    const T *dy;
+    T *kept, *scaled;
+    template <int V> struct at {
+        float scale[V];
+        __device__ inline at(const branch_gradient &b, int64_t, int64_t c)
+        {
+            for (int k = 0; k < V; k++) scale[k] = b.m.scale ? b.m.scale[c + k] : 1;
+        }
+        __device__ inline void operator()(const branch_gradient &b, int64_t i, float (&s)[1][V])
+        {
+            const float keep = b.m.keep ? b.m.keep[(b.first + i / b.m.out) / b.m.sample] : 1;
+            float g[V];
+            ag_get_pack(b.dy + i, g);
+            for (int k = 0; k < V; k++) s[0][k] += g[k] *= keep;
+            if (b.kept) ag_put_pack(b.kept + i, g, false);
+            for (int k = 0; k < V; k++) g[k] *= scale[k];
+            if (b.scaled) ag_put_pack(b.scaled + i, g, false);
+        }
+    };
+};
 
 struct product_of {
     const float *a, *b;
@@ -219,27 +232,36 @@ static desk desk_of(const mlp &m)
     return d;
 }
 
+/* What the branch's gradient is made of, and the sums of dh into din[B1] where that is wanted. */
+template <class T> static void chunk_gradients(const mlp &m, const desk &d, int64_t first, int64_t rows, bool branch)
+{
+    ag_node *n = m.n;
+    if (branch) {
+        const branch_gradient<T> b = { m, first, (const T *)at_row(m, n->out->grad->data, first, m.out), (T *)d.kept,
+                                       (T *)d.scaled };
+        ag_columns_sum<1, T>(n, ag_columns_of<T>(1, rows, m.out, ag_aligned(b.dy) && ag_aligned(d.kept) && ag_aligned(d.scaled)),
+                             b, ag_put_only{ { d.sums, first > 0 } });
+        return;
+    }
+    const hidden_gradient<T> h = { m.arg.activation, (const T *)at_row(m, n->saved[0]->data, first, m.hidden), (T *)d.a,
+                                   (T *)d.dh };
+    ag_columns_sum<1, T>(n, ag_columns_of<T>(1, rows, m.hidden, ag_aligned(h.h) && ag_aligned(h.a) && ag_aligned(h.dh)), h,
+                         ag_put_only{ { ag_real_or_null(n->din[B1]), first > 0 || n->accumulate[B1] } });
+}
+
 static void backward_chunk(const mlp &m, const desk &d, int64_t first, int64_t rows)
 {
     ag_node *n = m.n;
-    const void *dy = at_row(m, n->out->grad->data, first, m.out), *g = m.keep ? d.kept : dy;
-    const int64_t count = rows * m.out;
-    if ((m.keep || m.scale) && count)
-        AG_TYPED(m.type, T, LAUNCH(branch_gradient<T>, ag_blocks(count), AG_BLOCK, 0, m, first, rows,
-                                   (const T *)n->out->grad->data, (T *)d.kept, (T *)d.scaled));
+    const void *g = m.keep ? d.kept : at_row(m, n->out->grad->data, first, m.out);
+    AG_TYPED(m.type, T, chunk_gradients<T>(m, d, first, rows, true));
     by_weight(m, rows, m.scale ? d.scaled : g, W2, false, nullptr, d.dh, m.type, false);
-    if (rows)
-        AG_TYPED(m.type, T, run_hidden(rows * m.hidden, m.arg.activation,
-                                       (const T *)at_row(m, n->saved[0]->data, first, m.hidden), (T *)d.a, (T *)d.dh));
+    AG_TYPED(m.type, T, chunk_gradients<T>(m, d, first, rows, false));
     if (d.sums_of_w2) weight_gradient(m, rows, m.out, m.hidden, g, d.a, d.sums_of_w2, first > 0 || d.add_w2);
     if (n->din[W1])
         weight_gradient(m, rows, m.hidden, m.in, d.dh, at_row(m, n->in[X]->data, first, m.in), ag_real(n->din[W1]),
                         first > 0 || n->accumulate[W1]);
     if (n->din[X])
         by_weight(m, rows, d.dh, W1, false, nullptr, at_row(m, n->din[X]->data, first, m.in), m.type, n->accumulate[X]);
-    if (n->din[B1])
-        ag_cuda_column_sums(n, d.dh, m.type, rows, m.hidden, ag_real(n->din[B1]), first > 0 || n->accumulate[B1]);
-    ag_cuda_column_sums(n, g, m.type, rows, m.out, d.sums, first > 0);
 }
 
 static void backward(ag_node *n)
