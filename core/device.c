@@ -2,6 +2,8 @@
 #include <pthread.h>
 #include <string.h>
 
+int ag_cuda_wanted = -1;
+
 static bool cpu_init(char *why, size_t size)
 {
     (void)why, (void)size;

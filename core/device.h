@@ -44,6 +44,9 @@ const ag_device_ops *ag_device_table(ag_device device);
 /* Whether AG_CUDA can be used; when not, `why` (may be NULL) says what is missing. */
 bool ag_cuda_available(char *why, size_t size);
 
+/* Which of several GPUs: from .device = "cuda:1", or -1: the first, or for ranks of one machine (core/ranks.h) one each. Set
+ * before the first use. */
+extern int ag_cuda_wanted;
 extern const ag_device_ops ag_cuda_device;      /* cuda/device.cu or cuda/stub.c */
 
 AG_END_DECLS

@@ -2,6 +2,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include "core/engine.h"
 #include "core/random.h"
@@ -22,10 +23,19 @@ static void set_device(const char *at, const char *name)
 {
     char why[512] = "";
     const bool automatic = strcmp(name, "auto") == 0;
+    if (strncmp(name, "cuda:", 5) == 0) {
+        char *end;
+        const long index = strtol(name + 5, &end, 10);
+        if (end == name + 5 || *end || index < 0 || index > 1023)
+            ag_fail(at, "ag_init: .device = \"%s\"; behind cuda: stands the number of a GPU, from 0", name);
+        ag_cuda_wanted = (int)index;
+        name = "cuda";
+    }
     if (strcmp(name, "cpu") == 0) default_device = AG_CPU;
     else if (strcmp(name, "meta") == 0) default_device = AG_META;
     else if (!automatic && strcmp(name, "cuda") != 0)
-        ag_fail(at, "ag_init: .device = \"%s\" is unknown; it is \"cpu\", \"cuda\", \"auto\" or \"meta\"", name);
+        ag_fail(at, "ag_init: .device = \"%s\" is unknown; it is \"cpu\", \"cuda\", \"cuda:1\" (the second GPU), "
+                "\"auto\" or \"meta\"", name);
     else if (ag_cuda_available(why, sizeof why)) default_device = AG_CUDA;
     else if (!automatic) ag_fail(at, "ag_init: .device = \"cuda\" cannot be used: %s", why);
     else {

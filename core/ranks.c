@@ -31,6 +31,13 @@ static int told_rank(void)
     return told(names);
 }
 
+int ag_ranks_local(void)
+{
+    static const char *const names[] = { "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID", NULL };
+    const int rank = told_ranks() > 1 ? told(names) : 0;
+    return rank > 0 ? rank : 0;
+}
+
 void ag_ranks_before_message(char *prefix, size_t size)
 {
     const int rank = ag_ranks_ > 1 ? ag_rank_ : told_ranks() > 1 ? told_rank() : -1;

@@ -13,6 +13,8 @@ AG_BEGIN_DECLS
 #define ag_rank() ag_rank_
 #define ag_ranks() ag_ranks_
 extern int ag_rank_, ag_ranks_;
+/* Its number among the ranks of this machine, as the launcher says; 0 where it does not. */
+int ag_ranks_local(void);
 
 /* By ag_init. */
 void ag_ranks_begin(const char *at);

@@ -1,6 +1,8 @@
 /* cuda/device.cu - the GPU's entry in the device table: driver, stream, copies. */
 #include <dlfcn.h>
 #include <stdio.h>
+#include <string.h>
+#include "core/ranks.h"
 #include "cuda/device.h"
 
 static cudaStream_t stream;
@@ -60,20 +62,50 @@ static bool driver_found(char *why, size_t size)
     return true;
 }
 
+enum { LEAST_MAJOR = 8 };                   /* compute capability: bf16 in hardware */
+
+/* Why not, and what to do about it. */
+static void explain(cudaError_t e, int n, int index, char *why, size_t size)
+{
+    int driver = 0, runtime = 0;
+    if (e == cudaErrorInsufficientDriver && cudaDriverGetVersion(&driver) == cudaSuccess &&
+        cudaRuntimeGetVersion(&runtime) == cudaSuccess)
+        snprintf(why, size, "the NVIDIA driver is for CUDA %d.%d, and this build was made with CUDA %d.%d; update the driver, or "
+                 "build with an older toolkit", driver / 1000, driver / 10 % 100, runtime / 1000, runtime / 10 % 100);
+    else if (e == cudaErrorDevicesUnavailable)
+        snprintf(why, size, "GPU %d is busy: another process has it for itself (nvidia-smi shows which)", index);
+    else if (e == cudaErrorMemoryAllocation)
+        snprintf(why, size, "GPU %d is out of memory: not even its first bytes are free (nvidia-smi shows who holds them)", index);
+    else if (e == cudaSuccess && n && index >= n)
+        snprintf(why, size, "there is no GPU %d: the driver counts %d, from 0", index, n);
+    else
+        snprintf(why, size, "the NVIDIA driver found no GPU to use: %s", e == cudaSuccess ? "it counts 0 devices"
+                                                                                        : cudaGetErrorString(e));
+    const size_t used = strlen(why);
+    snprintf(why + used, size - used, ". Everything works on the CPU");
+}
+
 static bool init(char *why, size_t size)
 {
-    int n = 0;
+    int n = 0, major = 0;
     if (!driver_found(why, size)) return false;
     cudaError_t e = cudaGetDeviceCount(&n);
-    if (e == cudaSuccess && n) e = cudaSetDevice(0);
+    const int index = ag_cuda_wanted >= 0 ? ag_cuda_wanted : n ? ag_ranks_local() % n : 0;
+    if (e != cudaSuccess || index >= n) return explain(e, n, index, why, size), false;
+    e = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index);
+    if (e == cudaSuccess && major < LEAST_MAJOR) {
+        snprintf(why, size, "GPU %d has compute capability %d.x; %d.0 (Ampere) is the least. Everything works on the CPU", index,
+                 major, LEAST_MAJOR);
+        return false;
+    }
+    if (e == cudaSuccess) e = cudaSetDevice(index);
     if (e == cudaSuccess && n) e = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
     if (e == cudaSuccess && n) e = cudaMalloc((void **)&trap, sizeof *trap);
     if (e == cudaSuccess && n) e = cudaMemsetAsync(trap, 0, sizeof *trap, stream);
     if (e == cudaSuccess && n) return true;
     cudaFree(trap);
     cudaGetLastError();
-    snprintf(why, size, "the NVIDIA driver found no GPU to use: %s. Everything works on the CPU",
-             e == cudaSuccess ? "it counts 0 devices" : cudaGetErrorString(e));
+    explain(e, n, index, why, size);
     return false;
 }
 

@@ -395,8 +395,15 @@ const char *cudaGetErrorString(cudaError_t e)
     return e == cudaErrorMemoryAllocation ? "out of memory" : "invalid value";
 }
 
-cudaError_t cudaGetDeviceCount(int *n) { return *n = 1, good(); }
-cudaError_t cudaSetDevice(int) { return good(); }
-cudaError_t cudaDeviceGetAttribute(int *value, int, int) { return *value = 4, cudaSuccess; }
+static struct { int devices, major; cudaError_t count, use; } driver = { 1, 9, cudaSuccess, cudaSuccess };
+void ag_emulate_driver(int devices, int major, cudaError_t count, cudaError_t use) { driver = { devices, major, count, use }; }
+cudaError_t cudaDriverGetVersion(int *version) { return *version = 12040, cudaSuccess; }
+cudaError_t cudaRuntimeGetVersion(int *version) { return *version = 13000, cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int *n) { return *n = driver.devices, driver.count ? driver.count : good(); }
+cudaError_t cudaSetDevice(int) { return driver.use ? driver.use : good(); }
+cudaError_t cudaDeviceGetAttribute(int *value, int attribute, int)
+{
+    return *value = attribute == cudaDevAttrComputeCapabilityMajor ? driver.major : 4, cudaSuccess;
+}
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) { return *s = nullptr, good(); }
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return good(); }

@@ -105,10 +105,14 @@ bool ag_emulate_fails(void);                        /* a call's question whether
 typedef int cudaError_t;
 typedef struct ag_emulate_stream *cudaStream_t;
 enum { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorLaunchFailure = 719,
-       cudaErrorUnknown = 999 };
+       cudaErrorInsufficientDriver = 35, cudaErrorDevicesUnavailable = 46, cudaErrorUnknown = 999 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
-enum { cudaStreamNonBlocking = 1, cudaDevAttrMultiProcessorCount = 16 };
+enum { cudaStreamNonBlocking = 1, cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75 };
 
+/* What the driver says from now on: so many GPUs of this major capability, or an error of the first use. */
+extern "C" void ag_emulate_driver(int devices, int major, cudaError_t count, cudaError_t use);
+cudaError_t cudaDriverGetVersion(int *version);
+cudaError_t cudaRuntimeGetVersion(int *version);
 cudaError_t cudaGetDeviceCount(int *n);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaDeviceGetAttribute(int *value, int attribute, int device);

@@ -12,6 +12,8 @@
 #ifdef AG_EMULATE
 void ag_emulate_fail(int64_t at, int64_t count);
 int64_t ag_emulate_calls(void);
+void ag_emulate_driver(int devices, int major, int count, int use);
+enum { OUT_OF_MEMORY = 2, OLD_DRIVER = 35, BUSY = 46 };          /* cudaError_t */
 
 enum { STEPS = 2, BATCH = 6, IN = 4, HEADS = 2, WIDTH = 3, IDS = 5 };
 
@@ -106,12 +108,49 @@ static void test_a_device_that_cannot_be_begun_is_explained(void **state)
     }
     assert_true(begun > 3);
 }
+
+/* The device table's own question, before the first use. */
+static void test_what_a_driver_can_say(void **state)
+{
+    (void)state;
+    static const struct { int devices, major, count, use, wanted; const char *why; } cases[] = {
+        { 0, 9, 0, 0, -1, "it counts 0 devices" },
+        { 2, 9, 0, 0, 2, "there is no GPU 2: the driver counts 2, from 0" },
+        { 1, 7, 0, 0, -1, "GPU 0 has compute capability 7.x; 8.0 (Ampere) is the least" },
+        { 1, 9, OLD_DRIVER, 0, -1, "the NVIDIA driver is for CUDA 12.4, and this build was made with CUDA 13.0; update the driver" },
+        { 2, 9, 0, BUSY, 1, "GPU 1 is busy" },
+        { 1, 9, 0, OUT_OF_MEMORY, -1, "GPU 0 is out of memory" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char why[512] = "";
+        ag_emulate_driver(cases[i].devices, cases[i].major, cases[i].count, cases[i].use);
+        ag_cuda_wanted = cases[i].wanted;
+        assert_false(ag_cuda_device.init(why, sizeof why));
+        if (!strstr(why, cases[i].why) || !strstr(why, "Everything works on the CPU")) fail_msg("%s", why);
+    }
+    ag_emulate_driver(1, 9, 0, 0);
+    ag_cuda_wanted = -1;
+}
+
+static void no_number(void *unused)
+{
+    (void)unused;
+    ag_init(.device = "cuda:one");
+}
+
+static void test_the_number_of_a_device(void **state)
+{
+    (void)state;
+    assert_int_equal(ag_try(no_number, NULL), 1);
+    assert_non_null(strstr(ag_error(), "behind cuda: stands the number of a GPU, from 0"));
+}
 #endif
 
 int main(void)
 {
 #ifdef AG_EMULATE
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_what_a_driver_can_say), cmocka_unit_test(test_the_number_of_a_device),
         cmocka_unit_test(test_a_device_that_cannot_be_begun_is_explained),
         cmocka_unit_test(test_every_call_fails_once),
     };

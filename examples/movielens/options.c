@@ -29,7 +29,7 @@ static const option known[] = {
     OPTION("by", TEXT, AT(by), 0, 0, "title id", "what a film is: its title or its id (title)"),
     OPTION("seed", COUNT, AT(seed), 0, 9e18, NULL, "of weights, split and order (42)"),
     OPTION("seeds", COUNT, AT(seeds), 1, 1000, NULL, "chapter: runs of each row (5)"),
-    OPTION("device", TEXT, AT(device), 0, 0, "auto cpu cuda", "cuda, cpu, or cuda where it can be used (auto)"),
+    OPTION("device", TEXT, AT(device), 0, 0, NULL, "cpu, cuda, cuda:1, or a GPU where there is one (auto)"),
     OPTION("threads", COUNT, AT(threads), 1, 4096, NULL, "for the computation (all cores)"),
     OPTION("log", TEXT, AT(log), 0, 0, NULL, "CSV of the epochs"),
     OPTION("save", TEXT, AT(save), 0, 0, NULL, "model file, written after every epoch"),

@@ -20,7 +20,7 @@ static const option known[] = {
     OPTION("valid-table", TEXT, AT(valid_table), 0, 0, NULL, "CSV whose image_id are held out instead"),
     OPTION("seed", COUNT, AT(seed), 1, 9e18, NULL, "of weights, split, order, augmentation (42)"),
     OPTION("workers", COUNT, AT(workers), 0, 256, NULL, "threads that prepare pictures ahead (1)"),
-    OPTION("device", TEXT, AT(device), 0, 0, "auto cpu cuda", "cuda, cpu, or cuda where it can be used (auto)"),
+    OPTION("device", TEXT, AT(device), 0, 0, NULL, "cpu, cuda, cuda:1, or a GPU where there is one (auto)"),
     OPTION("threads", COUNT, AT(threads), 1, 4096, NULL, "for the computation (all cores)"),
     OPTION("memory", BYTES, AT(memory), 1 << 20, 1e15, NULL, "may be used, as 8G: batches are split to fit"),
     OPTION("tta", FLAG, AT(tta), 0, 0, NULL, "test-time augmentation as well"),
