@@ -62,6 +62,11 @@ static void test_attention_of_many_tiles(void **state)
 #define HALF(i) ag_cast(in[i], AG_BF16)
 #define WHOLE(x) ag_cast(x, AG_F32)
 static ag_tensor *half(ag_tensor **in) { return WHOLE(ag_attention(HALF(0), HALF(1), HALF(2))); }
+static ag_tensor *half_cut(ag_tensor **in)
+{
+    ag_tensor *q = ag_slice(HALF(0), 3, 0, 8), *k = ag_slice(HALF(1), 3, 0, 8), *v = ag_slice(HALF(2), 3, 4, 12);
+    return WHOLE(ag_attention(q, k, v));
+}
 static ag_tensor *half_packed(ag_tensor **in) { return WHOLE(ag_attention_qkv(HALF(0), .bias = in[1])); }
 static ag_tensor *half_cosine(ag_tensor **in)
 {
@@ -79,6 +84,8 @@ static void test_attention_in_bf16(void **state)
         { "bf16, heads of 5", "q[2,66,2,5] k[2,67,2,5] v[2,67,2,5]", half },
         { "bf16, heads of 40", "q[1,5,1,40] k[1,7,1,40] v[1,7,1,40]", half },
         { "bf16, heads of 64, two tiles", "q[1,65,1,64] k[1,66,1,64] v[1,66,1,64]", half },
+        { "bf16, heads of 8 cut out of 12", "q[1,5,2,12] k[1,7,2,12] v[1,7,2,12]", half_cut },
+        { "bf16, one head of 8 cut out of 12", "q[1,5,1,12] k[1,7,1,12] v[1,7,1,12]", half_cut },
         { "bf16, packed heads of 8", "qkv[2,66,3,2,8] bias[2,66,66]", half_packed },
         { "bf16, heads of 132", "q[1,5,1,132] k[1,7,1,132] v[1,7,1,132]", half },
         { "bf16, cosines of two tiles", "q[1,66,1,6] k[1,7,1,6] v[1,7,1,6] bias[1,66,7] logit_scale[1]:pos", half_cosine },
