@@ -92,11 +92,6 @@ struct put_sum {
     }
 };
 
-struct put_scale {
-    ag_put_column<0> d;
-    __device__ inline void operator()(int64_t, int64_t c, const double *s) const { d(c, s); }
-};
-
 template <class T> static void forward(ag_node *n)
 {
     ag_columns p;
@@ -119,7 +114,7 @@ template <class T> static void backward(ag_node *n)
     if (n->din[BRANCH]) j.d_branch = (T *)n->din[BRANCH]->data;
     if (n->din[SCALE]) {
         double *sums = (double *)ag_workspace(n, p.groups * p.width, sizeof *sums);
-        const put_scale put = { { ag_real(n->din[SCALE]), n->accumulate[SCALE] } };
+        const ag_put_only put = { { ag_real(n->din[SCALE]), n->accumulate[SCALE] } };
         ag_columns_sum<1, T>(n, p, branch_gradient<T>{ j }, put_sum{ sums, p.width });
         ag_columns_fold<1>(1, p.width, p.groups, sums, put);
     } else if (j.d_branch)
