@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "core/device.h"
 #include "core/engine.h"
 #include "core/io.h"
 
@@ -105,10 +106,26 @@ bool ag_budget_allows(int64_t held, int64_t more)
     return held + more < machine / 2 || held + more <= budget(held);
 }
 
-int64_t ag_memory_budget(void)
+bool ag_budget_allows_cuda(int64_t more)
+{
+    const int64_t most = atomic_load_explicit(&own, memory_order_relaxed);
+    if (telling || most == INT64_MAX) return true;      /* asking the driver takes a while */
+    return ag_memory(AG_CUDA).in_use + more <= most;
+}
+
+static int64_t budget_of_cuda(const ag_device_memory *m)
+{
+    const int64_t most = m->free + m->in_use + m->cached, limit = atomic_load(&own);
+    return most < limit ? most : limit;
+}
+
+int64_t ag_memory_budget(ag_device device)
 {
     ag_budget_read();
-    return budget(ag_memory(AG_CPU).held);
+    if (device != AG_CUDA) return budget(ag_memory(AG_CPU).held);
+    ag_device_memory m = { 0 };
+    ag_device_table(device)->memory(&m);
+    return budget_of_cuda(&m);
 }
 
 /* ---- when it is not enough ----------------------------------------------------------------------------- */
@@ -142,17 +159,28 @@ static void ask(void *p)
 
 static double mb(int64_t bytes) { return (double)bytes / 1e6; }
 
-void ag_out_of_memory(const char *at, int64_t bytes)
+static void say_figures(lines *l, ag_device device, int64_t bytes)
+{
+    const ag_memory_stats s = ag_memory(device);
+    const int64_t most = ag_memory_budget(device), limit = atomic_load(&own), held = device == AG_CUDA ? s.in_use : s.held;
+    const char *whose = most == limit ? "the limit that was set" : device == AG_CUDA ? "the GPU" : machine_name;
+    say(l, "%sout of memory: needed %.1f MB, %.1f MB free of %.1f MB (%s); tensors hold %.1f MB",
+        device == AG_CUDA ? "GPU " : "", mb(bytes), mb(most > held ? most - held : 0), mb(most), whose, mb(held));
+    if (device != AG_CUDA) return;
+    ag_device_memory m = { 0 };
+    ag_device_table(device)->memory(&m);
+    const int64_t others = m.total - m.free - m.in_use - m.cached;
+    if (others > 0) say(l, ", other processes and the driver %.1f MB of its %.1f MB", mb(others), mb(m.total));
+}
+
+void ag_out_of_memory(const char *at, ag_device device, int64_t bytes)
 {
     ag_tensor_unborn_drop();
     enum { SHOWN = 3 };
     lines l = { .used = 0 };
     ag_memory_row row[SHOWN];
-    const ag_memory_stats s = ag_memory(AG_CPU);
-    const int64_t most = ag_memory_budget(), limit = atomic_load(&own);
-    const int n = ag_memory_largest(row, SHOWN);
-    say(&l, "out of memory: needed %.1f MB, %.1f MB free of %.1f MB (%s); tensors hold %.1f MB", mb(bytes),
-        mb(most > s.held ? most - s.held : 0), mb(most), most < limit ? machine_name : "the limit that was set", mb(s.held));
+    const int n = ag_memory_largest(device, row, SHOWN);
+    say_figures(&l, device, bytes);
     for (int i = 0; i < n; i++)
         say(&l, "%s%10.1f MB  %s%s%s", i ? "\n" : ", most of it:\n", mb(row[i].bytes), ag_memory_kind_name(row[i].kind),
             *row[i].layer ? " of " : "", row[i].layer);

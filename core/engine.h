@@ -17,7 +17,10 @@ struct ag_storage {
     uint8_t region;
     int64_t bytes;              /* as counted */
     void *data;
-    ag_heap_block *block;       /* of a large one: then only the header is a small block */
+    union {
+        ag_heap_block *block;   /* of a large one: then only the header is a small block */
+        int64_t place;          /* on the GPU: among its storages */
+    };
     const char *owner;          /* path of the module that was running, interned; NULL outside of one */
     struct ag_packed_form *packed;      /* repacked copies of a parameter (packed.c) */
 };
@@ -29,6 +32,8 @@ int ag_block_class(int64_t bytes, int64_t *capacity);
 
 /* Memory of a large tensor: sets block, region, bytes, data; false where the budget or the system has no more. */
 enum { AG_LARGE = 64 << 10, AG_HEADER = 64 };     /* the header keeps the data of small ones 64-byte aligned */
+/* All storages of a device that are large, or on the GPU. */
+void ag_storage_each(ag_device device, void (*visit)(void *arg, const ag_storage *s), void *arg);
 int ag_region_of(ag_mem_kind kind);
 bool ag_region_get(ag_storage *s, int64_t bytes);
 void ag_region_put(ag_storage *s);

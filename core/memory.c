@@ -90,7 +90,7 @@ void *ag_alloc(int64_t n, size_t size)
 {
     const int64_t bytes = ag_mul_size(NULL, n, (int64_t)size);
     void *p = ag_try_alloc(bytes, 1);
-    if (!p) ag_out_of_memory(NULL, bytes);
+    if (!p) ag_out_of_memory(NULL, AG_CPU, bytes);
     return p;
 }
 
@@ -98,7 +98,7 @@ void *ag_realloc(void *p, int64_t n, size_t size)
 {
     const int64_t bytes = ag_mul_size(NULL, n, (int64_t)size);
     void *q = ag_memory_injected() ? NULL : realloc(p, bytes ? (size_t)bytes : 1);
-    if (!q) ag_out_of_memory(NULL, bytes);
+    if (!q) ag_out_of_memory(NULL, AG_CPU, bytes);
     return q;
 }
 
@@ -152,7 +152,7 @@ static void *from_system(cache *c, int64_t capacity)
 void *ag_block_get(int64_t bytes, int64_t *capacity)
 {
     cache *c = cache_now();
-    if (bytes > (int64_t)1 << 46) ag_out_of_memory(NULL, bytes);
+    if (bytes > (int64_t)1 << 46) ag_out_of_memory(NULL, AG_CPU, bytes);
     const int k = ag_block_class(bytes, capacity);
     if (ag_ledger_now) ag_ledger_block(ag_ledger_now, *capacity, 1);
     free_block *b = c->free[k];
@@ -166,7 +166,7 @@ void *ag_block_get(int64_t bytes, int64_t *capacity)
     if (p) return p;
     ag_memory_trim();
     p = from_system(c, *capacity);
-    if (!p) ag_out_of_memory(NULL, bytes);
+    if (!p) ag_out_of_memory(NULL, AG_CPU, bytes);
     return p;
 }
 
@@ -223,13 +223,21 @@ void ag_memory_count_objects(int tensors, int nodes)
 
 /* ---- figures ------------------------------------------------------------------------------------------- */
 
+static void add_kind(void *by_kind, const ag_storage *s)
+{
+    ((int64_t *)by_kind)[s->kind] += s->bytes;
+}
+
 ag_memory_stats ag_memory(ag_device device)
 {
     ag_memory_stats sum = { 0 };
     if (device == AG_CUDA) {
         ag_device_memory m = { 0 };
         ag_device_table(device)->memory(&m);
-        return (ag_memory_stats){ .in_use = m.in_use, .peak = m.peak, .cached = m.cached, .system_calls = m.system_calls };
+        sum = (ag_memory_stats){ .in_use = m.in_use, .peak = m.peak, .cached = m.cached, .held = m.in_use + m.cached,
+                                 .system_calls = m.system_calls, .peak_where = "" };
+        ag_storage_each(device, add_kind, sum.by_kind);
+        return sum;
     }
     pthread_mutex_lock(&caches_lock);
     for (cache *c = caches; c; c = c->next) {

@@ -39,10 +39,10 @@ void ag_memory_report(FILE *to);
 void ag_memory_reset_peak(void);
 void ag_memory_trim(void);                          /* gives cached blocks back to the system */
 
-/* The most that tensors on the CPU may hold, in bytes (0: no limit of one's own; AG_MEMORY_LIMIT=8G in the environment does
- * the same). Where the cgroup's limit or the machine's memory leaves less, that counts. What exceeds it fails. */
+/* The most that tensors may hold on each device, in bytes (0: no limit of one's own; AG_MEMORY_LIMIT=8G in the environment does
+ * the same). Where the cgroup's limit, the machine's memory or the GPU's leaves less, that counts. What exceeds it fails. */
 void ag_memory_limit(int64_t bytes);
-int64_t ag_memory_budget(void);                     /* what they may hold now, in all */
+int64_t ag_memory_budget(ag_device device);         /* what they may hold now, in all */
 int64_t ag_parse_bytes(const char *text);           /* "8G", "512M", "100000" (powers of 1024); -1 for anything else */
 
 /* A line for the message of this thread's next failure for want of memory, such as which batch would fit. */
@@ -52,7 +52,7 @@ void ag_memory_advise(ag_memory_advice advice);
 /* The largest holders among large tensors by layer and kind, largest first; returns how many there are, at most n. */
 enum { AG_LAYER = 56 };
 typedef struct { char layer[AG_LAYER]; ag_mem_kind kind; int64_t bytes; } ag_memory_row;
-int ag_memory_largest(ag_memory_row *row, int n);
+int ag_memory_largest(ag_device device, ag_memory_row *row, int n);
 const char *ag_memory_kind_name(ag_mem_kind kind);
 /* Until this scope ends, tensors of which nothing else is said are of this kind. */
 ag_scope ag_memory_kind_begin(ag_mem_kind kind);

@@ -25,55 +25,6 @@ const char *ag_device_name(ag_device device)
     return name[device];
 }
 
-/* ---- storage ------------------------------------------------------------------------------------------- */
-
-static void get_cuda(const char *at, ag_storage *s, int64_t bytes)
-{
-    s->data = ag_device_table(AG_CUDA)->alloc((size_t)bytes);
-    if (s->data) return;
-    ag_block_put(s, AG_HEADER);
-    ag_device_memory m = { 0 };
-    ag_device_table(AG_CUDA)->memory(&m);
-    ag_fail(at, "GPU out of memory: needed %.1f MB, %.1f MB of %.1f MB free; tensors hold %.1f MB. Try a smaller batch with "
-            ".accumulate", (double)bytes / 1e6, (double)m.free / 1e6, (double)m.total / 1e6, (double)m.in_use / 1e6);
-}
-
-static void get_large(const char *at, ag_storage *s, int64_t bytes)
-{
-    ag_budget_read();
-    if (ag_region_get(s, bytes)) return;
-    ag_memory_trim();
-    if (ag_region_get(s, bytes)) return;
-    ag_block_put(s, AG_HEADER);
-    ag_out_of_memory(at, bytes);
-}
-
-ag_storage *ag_storage_new(const char *at, ag_device device, ag_mem_kind kind, int64_t bytes)
-{
-    const bool small = device == AG_CPU && bytes < AG_LARGE;
-    int64_t capacity;
-    ag_storage *s = ag_block_get(small ? bytes + AG_HEADER : AG_HEADER, &capacity);
-    *s = (ag_storage){ .refs = 1, .device = device, .kind = kind ? kind : ag_memory_kind(), .bytes = small ? capacity : 0 };
-    if (small) s->data = (char *)s + AG_HEADER;
-    else s->owner = ag_owner_now();             /* of small ones nobody asks */
-    if (device == AG_CPU && !small) get_large(at, s, bytes);
-    if (device == AG_CUDA) get_cuda(at, s, bytes);
-    if (device == AG_META && ag_ledger_now) ag_ledger_get(ag_ledger_now, s, bytes);
-    ag_memory_count(device, s->kind, s->bytes);
-    return s;
-}
-
-void ag_storage_release(ag_storage *s)
-{
-    if (--s->refs) return;
-    ag_memory_count(s->device, s->kind, -s->bytes);
-    if (s->packed) ag_packed_release(s);
-    if (s->device == AG_CUDA) ag_device_table(AG_CUDA)->free(s->data);
-    if (s->device == AG_META && ag_ledger_now && s->bytes) ag_ledger_put(ag_ledger_now, s);
-    if (s->device == AG_CPU && s->block) ag_region_put(s);
-    ag_block_put(s, s->device == AG_CPU && !s->block ? s->bytes : AG_HEADER);
-}
-
 /* ---- making -------------------------------------------------------------------------------------------- */
 
 int64_t ag_shape_numel(const char *at, ag_shape shape)

@@ -295,7 +295,7 @@ void ag_data_images_keep(data_images *m, const char *where, const char *source, 
         return;
     }
     if (strcmp(where, "ram")) ag_fail(m->at, ".cache = \"%s\" is unknown; it is \"ram\", \"disk\", or nothing", where);
-    const int64_t budget = ag_memory_budget() - ag_memory(AG_CPU).held, free_now = available();
+    const int64_t budget = ag_memory_budget(AG_CPU) - ag_memory(AG_CPU).held, free_now = available();
     m->most_kept = (budget < free_now ? budget : free_now) / 2;
     m->kept = ag_alloc(m->n * m->inputs, sizeof *m->kept);
 }

@@ -41,7 +41,7 @@ static void tell_plan(const char *at, nn_module *net, ag_shape batch, const lear
     const bool narrow = o->precision && o->precision[0] == 'b';
     const ag_plan p = ag_memory_plan_(at, net, batch, (ag_plan_opts){ .train = true, .precision = narrow ? AG_BF16 : AG_F32 });
     printf("a batch of %" PRId64 " x %" PRId64 " x %" PRId64 " needs %.0f MB by plan, of %.0f\n", batch.dim[0], batch.dim[1],
-           batch.dim[2], (double)p.resident / 1e6, (double)ag_memory_budget() / 1e6);
+           batch.dim[2], (double)p.resident / 1e6, (double)ag_memory_budget(nn_param_at(net, 0)->device) / 1e6);
 }
 
 learner *ag_vision_learner_(const char *at, const data_loaders *dls, const char *arch, vision_learner_opts o)

@@ -8,6 +8,11 @@
 #include "optim/learner_inside.h"
 #include "optim/state.h"
 
+static ag_device device_of(const learner *l)
+{
+    return nn_param_count(l->net) ? nn_param_at(l->net, 0)->device : AG_CPU;
+}
+
 static ag_plan_opts options_of(const learner *l)
 {
     const optim_rule *rule = l->opt->rule;
@@ -48,7 +53,7 @@ static int64_t fitting(const learner *l, int64_t *needs)
     int64_t others = (int64_t)ag_dtype_size(o.input_type);      /* the whole batch */
     for (int i = 0; i < some.ndim; i++) others *= some.dim[i];
     others += l->in->others + kept_of_evaluation(l);
-    const int64_t all = ag_memory_budget(), spare = all / 100 + (1 << 20);      /* others have gaps between them as well */
+    const int64_t all = ag_memory_budget(device_of(l)), spare = all / 100 + (1 << 20);      /* others have gaps between them as well */
     const int64_t n = ag_memory_fit_(l->in->at, l->net, some, all - others - spare, o);
     if (n) some.dim[0] = n;
     *needs = ag_memory_plan_(l->in->at, l->net, some, o).resident + others;
@@ -79,7 +84,7 @@ static void no_advice(void *unused)
 
 void ag_learner_memory_begin(learner *l)
 {
-    l->in->others = ag_memory(AG_CPU).in_use - own(l);
+    l->in->others = ag_memory(device_of(l)).in_use - own(l);
     ag_memory_advise((ag_memory_advice){ advise, l });
     ag_defer(no_advice, NULL);
 }
@@ -104,7 +109,7 @@ static void find_part(learner *l, int64_t batch)
     if (!l->in->part)
         ag_fail(l->in->at,
                 "not even one sample fits in %.1f MB of memory (a batch of %" PRId64 " needs %.1f MB); a smaller image "
-                "or model does, or .recompute", (double)ag_memory_budget() / 1e6, batch, (double)needs / 1e6);
+                "or model does, or .recompute", (double)ag_memory_budget(device_of(l)) / 1e6, batch, (double)needs / 1e6);
     if (l->in->part >= batch) return;
     fprintf(stderr, "batches of %" PRId64 " are computed in parts of up to %" PRId64 ": for them there is memory (%.0f MB)%s\n",
             batch, l->in->part, (double)needs / 1e6,

@@ -194,6 +194,70 @@ static void test_norms_lamb_and_exchanges(void **state)
     near(&first, &want, 1e-4);
 }
 
+/* ---- memory ---------------------------------------------------------------------------------------------- */
+
+static void too_much(void *unused)
+{
+    (void)unused;
+    AG_SCOPE;
+    ag_fill(ag_full(0, 3000, 1000), 1);
+}
+
+static void test_the_gpu_has_a_limit_and_a_report(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    ag_init(.device = "cuda");
+    nn_module *net = nn_sequential(nn_linear(300, 500));
+    ag_device_table(AG_CUDA)->trim();
+    const int64_t before = ag_memory(AG_CUDA).in_use;
+    ag_memory_limit(before + 10000000);
+    assert_int_equal(ag_try(too_much, NULL), 1);
+    ag_memory_limit(0);
+    const char *text = ag_error();
+    if (!strstr(text, "GPU out of memory: needed 12.0 MB") || !strstr(text, "(the limit that was set)") ||
+        !strstr(text, "MB  parameters of 0") || !strstr(text, "gradient accumulation"))
+        fail_msg("%s", text);
+    assert_int_equal(ag_memory(AG_CUDA).in_use, before);
+    assert_true(ag_memory(AG_CUDA).by_kind[AG_MEM_PARAM] >= 4 * nn_numel(net));
+    char report[4096] = "";
+    FILE *f = fmemopen(report, sizeof report, "w");
+    ag_memory_report(f);
+    fclose(f);
+    if (!strstr(report, "gpu: ") || !strstr(report, "other processes and the driver") || !strstr(report, "parameters"))
+        fail_msg("%s", report);
+    ag_init(.device = "cpu");
+}
+
+/* A batch that does not fit beside the parameters is computed in parts: the same losses. */
+static void losses_within(int64_t limit, values *out)
+{
+    AG_SCOPE;
+    ag_init(.device = "cpu");
+    ag_tensor *x = ag_empty_(AG_HERE, AG_F32, AG_SHAPE(64, 200)), *y = ag_empty_(AG_HERE, AG_F32, AG_SHAPE(64, 4));
+    ag_fill_normal(ag_real(x), ag_numel(x), 1), ag_fill_normal(ag_real(y), ag_numel(y), 2);
+    data_set *set = data_from_tensors(x, y);
+    ag_init(.device = "cuda", .seed = 4);
+    nn_module *net = nn_sequential(nn_linear(200, 2000), nn_relu(), nn_linear(2000, 4));
+    learner *l = learner_new(data_loader_new(set, 64, .shuffle = true), NULL, net, learner_mse, .quiet = true,
+                             .fit_memory = limit > 0, .opt = optim_sgd(net, 1e-2));
+    ag_device_table(AG_CUDA)->trim();
+    ag_memory_limit(limit ? ag_memory(AG_CUDA).in_use + limit : 0);
+    out->n = 0;
+    for (int epoch = 0; epoch < 3; epoch++) learner_fit(l, 1, 1e-2), out->v[out->n++] = l->train_loss;
+    ag_memory_limit(0);
+    ag_init(.device = "cpu");
+}
+
+static void test_a_batch_is_cut_to_what_fits_the_gpu(void **state)
+{
+    (void)state;
+    static values whole, cut;
+    losses_within(0, &whole);
+    losses_within(3200000, &cut);
+    for (int i = 0; i < 3; i++) assert_float_equal(cut.v[i], whole.v[i], 1e-4);
+}
+
 int main(void)
 {
     char why[512];
@@ -202,7 +266,8 @@ int main(void)
         cmocka_unit_test(test_a_fit_in_bf16),
         cmocka_unit_test(test_it_goes_on_with_the_same_bits),
         cmocka_unit_test(test_the_search_for_a_rate_puts_all_back),
-        cmocka_unit_test(test_norms_lamb_and_exchanges),
+        cmocka_unit_test(test_norms_lamb_and_exchanges), cmocka_unit_test(test_the_gpu_has_a_limit_and_a_report),
+        cmocka_unit_test(test_a_batch_is_cut_to_what_fits_the_gpu),
     };
     if (!ag_cuda_available(why, sizeof why)) {
         print_message("SKIP: nothing was trained on a GPU here: %s\n", why);

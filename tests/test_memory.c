@@ -288,7 +288,7 @@ static void test_a_limit_is_kept(void **state)
     ag_memory_advise((ag_memory_advice){ 0 });
     ag_memory_limit(0);
     assert_false(ag_try(need, &(int){ 25 }));
-    assert_true(nn_numel(net) == 1501500 && ag_memory_budget() > 25000000);
+    assert_true(nn_numel(net) == 1501500 && ag_memory_budget(AG_CPU) > 25000000);
 }
 
 /* Half a step of a net with linear layers, norms and a second use of one tensor. */

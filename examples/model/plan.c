@@ -45,7 +45,7 @@ static void row(const options *o, const char *key, int64_t bytes, const char *wh
 /* Whether it fits; where it does not, which batch does. */
 static int judge(const options *o, nn_module *net, const ag_plan *p)
 {
-    const int64_t limit = o->limit ? o->limit : ag_memory_budget();
+    const int64_t limit = o->limit ? o->limit : ag_memory_budget(AG_CPU);
     const double mb = 1e-6 * (double)limit;
     if (!limit) return 0;
     if (o->tsv) printf("limit\t%" PRId64 "\tbytes\n", limit);
