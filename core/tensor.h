@@ -165,8 +165,8 @@ double ag_gradcheck_(const char *at, ag_tensor *(*fn)(ag_tensor **in), int n, ag
 /* ---- the process --------------------------------------------------------------------------------------- */
 
 typedef struct { AG_NAMED_OPTIONS; const char *device; uint64_t seed; int threads; } ag_init_opts;
-/* Optional. .device "cpu" (default), "cuda", "cuda:1" (the second GPU), "auto" (cuda when it works, else cpu and one line that says why), "meta"
- * (shapes without memory: models to plan with);
+/* Optional. .device "cpu" (default), "cuda", "cuda:1" (the second GPU), "auto" (cuda when it works, else cpu and one line that
+ * says why), "meta" (shapes without memory: models to plan with);
  * .seed of the default random stream (default 0); .threads for kernels (default: the cores of this process). */
 void ag_init_(const char *at, ag_init_opts opts);
 #define ag_init(...) ag_init_(AG_HERE, AG_OPTS0(ag_init_opts, __VA_ARGS__))

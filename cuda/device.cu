@@ -70,8 +70,8 @@ static void explain(cudaError_t e, int n, int index, char *why, size_t size)
     int driver = 0, runtime = 0;
     if (e == cudaErrorInsufficientDriver && cudaDriverGetVersion(&driver) == cudaSuccess &&
         cudaRuntimeGetVersion(&runtime) == cudaSuccess)
-        snprintf(why, size, "the NVIDIA driver is for CUDA %d.%d, and this build was made with CUDA %d.%d; update the driver, or "
-                 "build with an older toolkit", driver / 1000, driver / 10 % 100, runtime / 1000, runtime / 10 % 100);
+        snprintf(why, size, "the NVIDIA driver is for CUDA %d.%d, and this build was made with CUDA %d.%d; update the driver, "
+                 "or build with an older toolkit", driver / 1000, driver / 10 % 100, runtime / 1000, runtime / 10 % 100);
     else if (e == cudaErrorDevicesUnavailable)
         snprintf(why, size, "GPU %d is busy: another process has it for itself (nvidia-smi shows which)", index);
     else if (e == cudaErrorMemoryAllocation)

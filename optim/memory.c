@@ -53,7 +53,8 @@ static int64_t fitting(const learner *l, int64_t *needs)
     int64_t others = (int64_t)ag_dtype_size(o.input_type);      /* the whole batch */
     for (int i = 0; i < some.ndim; i++) others *= some.dim[i];
     others += l->in->others + kept_of_evaluation(l);
-    const int64_t all = ag_memory_budget(device_of(l)), spare = all / 100 + (1 << 20);      /* others have gaps between them as well */
+    const int64_t all = ag_memory_budget(device_of(l));
+    const int64_t spare = all / 100 + (1 << 20);                /* others have gaps between them as well */
     const int64_t n = ag_memory_fit_(l->in->at, l->net, some, all - others - spare, o);
     if (n) some.dim[0] = n;
     *needs = ag_memory_plan_(l->in->at, l->net, some, o).resident + others;

@@ -117,7 +117,7 @@ static void test_what_a_driver_can_say(void **state)
         { 0, 9, 0, 0, -1, "it counts 0 devices" },
         { 2, 9, 0, 0, 2, "there is no GPU 2: the driver counts 2, from 0" },
         { 1, 7, 0, 0, -1, "GPU 0 has compute capability 7.x; 8.0 (Ampere) is the least" },
-        { 1, 9, OLD_DRIVER, 0, -1, "the NVIDIA driver is for CUDA 12.4, and this build was made with CUDA 13.0; update the driver" },
+        { 1, 9, OLD_DRIVER, 0, -1, "driver is for CUDA 12.4, and this build was made with CUDA 13.0; update the driver" },
         { 2, 9, 0, BUSY, 1, "GPU 1 is busy" },
         { 1, 9, 0, OUT_OF_MEMORY, -1, "GPU 0 is out of memory" },
     };
