@@ -75,7 +75,8 @@ static void explain(cudaError_t e, int n, int index, char *why, size_t size)
     else if (e == cudaErrorDevicesUnavailable)
         snprintf(why, size, "GPU %d is busy: another process has it for itself (nvidia-smi shows which)", index);
     else if (e == cudaErrorMemoryAllocation)
-        snprintf(why, size, "GPU %d is out of memory: not even its first bytes are free (nvidia-smi shows who holds them)", index);
+        snprintf(why, size, "GPU %d is out of memory: not even its first bytes are free (nvidia-smi shows who has them)",
+                 index);
     else if (e == cudaSuccess && n && index >= n)
         snprintf(why, size, "there is no GPU %d: the driver counts %d, from 0", index, n);
     else
