@@ -54,6 +54,8 @@ refuses 'held out different pictures' "$p" report "$dir/a.safetensors" "$dir/v1.
 { cat "$dir/valid.csv"; echo absent.jpg,blast; } >"$dir/more_valid.csv"
 refuses 'names no item' "$p" report "$dir/a.safetensors" "$dir/leaves" --valid-table "$dir/more_valid.csv" --out "$dir/r.html"
 
+says 'epoch 1' env PADDY="$p" examples/paddy/two_targets.sh "$dir/leaves" $few --epochs 2
+
 # ---- odd but right ----------------------------------------------------------------------------------------------------
 sed 's/$/\r/' "$dir/leaves/train.csv" >"$dir/crlf.csv"
 says 'disease_error' "$p" train "$dir/leaves" --table "$dir/crlf.csv" $few --epochs 1

@@ -70,7 +70,7 @@ static const command commands[] = {
 
 static const program movielens = {
     "movielens", commands, known,
-    "RATINGS: a file or folder of MovieLens, or a CSV with columns user, item, rating.",
+    "RATINGS: a file or folder of MovieLens, or a CSV: user, item, rating.",
 };
 
 options read_options(int argc, char **argv)

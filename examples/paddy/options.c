@@ -64,8 +64,9 @@ static const command commands[] = {
 
 static const program paddy = {
     "paddy", commands, known,
-    "DIR: class folders of photographs, or train.csv (image_id, label, variety) beside\n"
-    "train_images. Without it: paddy-small where it is found, else leaves are painted.",
+    "DIR: class folders of photographs, or train.csv (image_id, label, variety)\n"
+    "beside train_images. Without it: paddy-small where it is found, else leaves\n"
+    "are painted.",
 };
 
 options read_options(int argc, char **argv)
