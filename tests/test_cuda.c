@@ -365,10 +365,10 @@ static void test_cublaslt_takes_our_descriptors(void **state)
         print_message("SKIP: %s\n", why);
         skip();
     }
-    for (int k = 0; k < 8; k++) {
-        const bool ta = k & 1, tb = k & 2;
-        const ag_blas_plan p = { .trans_a = ta, .trans_b = tb, .bias = k & 4, .align = 4, .batch = 1 + k, .m = 5,
-                                 .n = 3, .k = 7, .a = { ta ? 7 : 5, ta ? 5 : 7, 7, 49 },
+    for (int k = 0; k < 32; k++) {
+        const bool ta = k & 1, tb = k & 2, narrow = k & 8;
+        const ag_blas_plan p = { .trans_a = ta, .trans_b = tb, .narrow = narrow, .narrow_d = narrow && k & 16, .bias = k & 4,
+                                 .align = 4, .batch = 1 + k, .m = 5, .n = 3, .k = 7, .a = { ta ? 7 : 5, ta ? 5 : 7, 7, 49 },
                                  .b = { tb ? 3 : 7, tb ? 7 : 3, 7, 49 }, .d = { 5, 3, 5, 15 } };
         ag_lt_desc desc;
         ag_lt_layout layout[3];
