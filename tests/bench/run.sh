@@ -36,3 +36,4 @@ column -t -s "$(printf '\t')" build/bench.tsv 2>/dev/null || cat build/bench.tsv
 "$python" tests/bench/vision.py || echo "no $python: the image models are measured by tests/bench/vision.py"
 "$python" tests/bench/transform.py || echo "no $python: transforms alone: build/release/tests/bench/bench_transform"
 "$python" tests/bench/loader.py || echo "no $python: photographs alone: build/release/tests/bench/bench_loader FOLDER"
+tests/bench/ranks.sh
