@@ -20,7 +20,7 @@ struct learner_inside {
     char *log_path;
     ag_log *log;
     int log_rows;
-    char *history;                      /* the same table, of all epochs so far; NULL: none yet */
+    char *history;                      /* the same table without seconds, of all epochs so far; NULL: none yet */
     bool quiet;
     const char *precision;              /* NULL: as around the fit */
     /* The batch is mixed: its loss is share [N] times that for y and 1 - share that for mixed_y. NULL: it is not. (mixing.c) */

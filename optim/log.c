@@ -28,7 +28,7 @@ static const char *header(const learner *l)
 {
     const char *text = "epoch,train_loss,valid_loss";
     for (int i = 0; i < l->n_metrics; i++) text = text_of(ag_sprintf("%s,%s", text, l->metrics[i].name));
-    return text_of(ag_sprintf("%s,seconds\n", text));
+    return text;
 }
 
 void ag_learner_log_begin(learner *l)
@@ -38,7 +38,7 @@ void ag_learner_log_begin(learner *l)
     char *kept = in->continues ? kept_rows(in->at, in->log_path, in->log_rows) : ag_strdup("");
     ag_defer(ag_free, kept);
     in->log = ag_log_open_(in->at, in->log_path, false);
-    ag_log_printf(in->log, "%s%s", header(l), kept);
+    ag_log_printf(in->log, "%s,seconds\n%s", header(l), kept);
 }
 
 /* text + more, text freed; the scope's is `more`. */
@@ -55,10 +55,10 @@ void ag_learner_log_epoch(learner *l)
     struct learner_inside *in = l->in;
     const char *row = text_of(ag_sprintf("%d,%.6f,%.6f", l->epoch, l->train_loss, l->valid_loss));
     for (int i = 0; i < l->n_metrics; i++) row = text_of(ag_sprintf("%s,%.6f", row, l->metric[i]));
-    row = text_of(ag_sprintf("%s,%.3f\n", row, l->seconds));
     in->log_rows++;
-    if (in->log) ag_log_printf(in->log, "%s", row);
-    in->history = append(in->history ? in->history : ag_strdup(header(l)), row);
+    if (in->log) ag_log_printf(in->log, "%s,%.3f\n", row, l->seconds);
+    /* Without the seconds: a run that was interrupted leaves the same file. */
+    in->history = append(in->history ? in->history : ag_strdup(header(l)), text_of(ag_sprintf("\n%s", row)));
 }
 
 /* ---- signals ------------------------------------------------------------------------------------------- */
