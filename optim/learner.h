@@ -217,8 +217,8 @@ void ag_learner_suggest(learner_rates *r);
 
 /* ---- files --------------------------------------------------------------------------------------------- */
 
-/* The whole state: model and buffers under their names (PyTorch's), optimizer under "optim.", progress in the metadata, and n_meta
- * entries of the caller's; "history" is the table of all epochs, as in .log but for the seconds. Written atomically. */
+/* The whole state: model and buffers under their names (PyTorch's), optimizer under "optim.", progress in the metadata, and
+ * n_meta entries of the caller's; "history" is the table of all epochs, as in .log but for the seconds. Written atomically. */
 #define learner_save(l, path, n_meta, meta) ag_learner_save_(AG_HERE, l, path, n_meta, meta)
 void ag_learner_save_(const char *at, learner *l, const char *path, int n_meta, const ag_meta *meta);
 /* Entries that go into every checkpoint the fit writes; kept by reference. */
