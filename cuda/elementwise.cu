@@ -215,7 +215,7 @@ template <class T, class F> static void binary_typed_backward(ag_node *n, F f)
     for (int k = 0; k < 2; k++) {
         if (!n->din[k]) continue;
         if (!ag_same_shape(n->in[k], n->out)) summed_gradient(n, f, v, k);
-        else if (!F::gives[k]) to.d[k] = (T *)n->din[k]->data;
+        else if (!F::gives(k)) to.d[k] = (T *)n->din[k]->data;
     }
     const bool aligned = ag_aligned(v.a) && ag_aligned(v.b) && ag_aligned(v.y) && ag_aligned(v.g) &&
                          ag_aligned(to.d[0]) && ag_aligned(to.d[1]);
@@ -226,7 +226,7 @@ template <class T, class F> static void binary_typed_backward(ag_node *n, F f)
         else LAUNCH((binary_backward<ag_packs<T>::N, F, T>), ag_blocks(p.w.n), AG_BLOCK, 0, p, f, v, to);
     }
     for (int k = 0; k < 2; k++)
-        if (n->din[k] && F::gives[k] && ag_same_shape(n->in[k], n->out)) ag_node_give(n, k, n->out->grad);
+        if (n->din[k] && F::gives(k) && ag_same_shape(n->in[k], n->out)) ag_node_give(n, k, n->out->grad);
 }
 
 template <class F> static void binary_run_forward(ag_node *n, F f)
@@ -266,7 +266,7 @@ static constexpr bool is_g(const char *text) { return text[0] == 'g' && !text[1]
 
 #define AG_BINARY(name, value, grad_a, grad_b, domain) \
     struct name##_row { \
-        static constexpr bool gives[2] = { is_g(#grad_a), is_g(#grad_b) }; \
+        static constexpr bool gives(int k) { return k ? is_g(#grad_b) : is_g(#grad_a); } \
         __device__ inline float y(float a, float b) const { return value; } \
         __device__ inline float da(float a, float b, float y, float g) const \
         { return (void)a, (void)b, (void)y, grad_a; } \

@@ -15,7 +15,7 @@ for d in core ops nn data optim models; do
 done
 
 # Every exported symbol begins with ag_.
-nm -g --defined-only "$1" | awk 'NF == 3 && $3 !~ /^_?ag_/ {print "check: the library exports " $3; bad = 1} END {exit bad}' || bad=1
+nm -g --defined-only "$1" | awk 'NF == 3 && $3 !~ /^(_|_Z[0-9]+)?ag_/ {print "check: the library exports " $3; bad = 1} END {exit bad}' || bad=1
 
 # Memory comes from one place, files are opened in one.
 grep -nE '(^|[^_a-z])(malloc|calloc|realloc|strdup|posix_memalign)\(' core/*.c ops/*.c nn/*.c data/*.c optim/*.c models/*.c examples/*/*.c |
