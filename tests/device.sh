@@ -4,14 +4,6 @@
 p=${1:-build/emu/paddy} m=${2:-build/emu/movielens}
 . tests/program.sh
 
-# alike A B LIMIT: two logs, all numbers but the seconds within LIMIT of one another
-alike() {
-    paste -d, "$1" "$2" | awk -F, -v limit="$3" 'NR > 1 { for (i = 1; i < NF / 2; i++) {
-        d = $i - $(i + NF / 2); if (d < 0) d = -d; if (d > limit * ($i > 1 ? $i : 1)) exit 1 } rows++ } END { exit rows < 1 }' ||
-        fails "$1 and $2 are different curves:
-$(cat "$1" "$2")"
-}
-
 says 'leaves' "$p" paint "$dir/leaves" --n 24 --size 40 --diseases 2 --varieties 2
 few="$dir/leaves --size 32 --resize 36,squish --batch 4 --epochs 1 --workers 0 --lr 1e-3"
 for arch in resnet10t convnext_atto vit_tiny_patch16_224; do

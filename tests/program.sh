@@ -20,6 +20,13 @@ refuses() {
     ends 2 "$@"
     [ "$(printf '%s\n' "$got" | wc -l)" -le 8 ] || fails "a long error of: $*"
 }
+# alike A B LIMIT: two logs, all numbers but the seconds within LIMIT of one another
+alike() {
+    paste -d, "$1" "$2" | awk -F, -v limit="$3" 'NR > 1 { for (i = 1; i < NF / 2; i++) {
+        d = $i - $(i + NF / 2); if (d < 0) d = -d; if (d > limit * ($i > 1 ? $i : 1)) exit 1 } rows++ } END { exit rows < 1 }' ||
+        fails "$1 and $2 are different curves:
+$(cat "$1" "$2")"
+}
 # done_with: the closing line and the status
 done_with() {
     [ $bad = 0 ] && echo "${0##*/}: $count commands as expected"
