@@ -135,10 +135,10 @@ ag_tensor *ag_learner_predict_(const char *at, learner *l, data_loader *loader)
             ag_shape s = ag_shape_of(pred);
             s.dim[0] = data_samples(loader);
             ag_owner_enter(own);
-            all = ag_full_(at, NAN, s);
+            all = ag_to_(at, ag_full_(at, NAN, s), AG_CPU);
             ag_owner_leave(own);
         }
-        if (counts(&b)) copy_rows(all, ag_cast(pred, AG_F32), &b, &done);
+        if (counts(&b)) copy_rows(all, ag_to(ag_cast(pred, AG_F32), AG_CPU), &b, &done);
         for (int64_t i = 0; counts(&b) && ag_ranks() > 1 && i < b.n; i++) had[b.row[i]] = 1;
     }
     if (!all) ag_fail(at, "learner_predict: none of the loader's samples can be had");

@@ -32,7 +32,7 @@ static void read_sample(learner_interpretation *i, int k, int64_t r)
 learner_interpretation ag_learner_interpret_probabilities_(const char *at, const data_targets *targets, data_loader *loader,
                                                            const ag_tensor *probability)
 {
-    learner_interpretation i = { .targets = *targets, .set = data_loader_set(loader), .probability = probability };
+    learner_interpretation i = { .targets = *targets, .set = data_loader_set(loader) };
     int64_t columns = 0;
     i.n = data_samples(loader);
     for (int k = 0; k < targets->n; k++) i.first[k] = columns, columns += targets->target[k].classes;
@@ -40,6 +40,7 @@ learner_interpretation ag_learner_interpret_probabilities_(const char *at, const
     if (probability->ndim != 2 || probability->shape[0] != i.n || probability->shape[1] != columns)
         ag_fail(at, "learner_interpret: the probabilities of %" PRId64 " samples are [%" PRId64 ", %" PRId64 "], got %" PRId64
                 " rows of %" PRId64, i.n, i.n, columns, probability->shape[0], ag_numel(probability) / probability->shape[0]);
+    i.probability = ag_contiguous_(at, ag_to_(at, (ag_tensor *)(uintptr_t)probability, AG_CPU));
     for (int k = 0; k < targets->n; k++) {
         if (targets->target[k].kind != DATA_TARGET_CATEGORY) continue;
         i.actual[k] = scratch(i.n, sizeof(int64_t));

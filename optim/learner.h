@@ -17,8 +17,9 @@
  * makes a last, smaller step. Schedules count steps.
  *
  * Started by mpirun (core/ranks.h) each of several processes has its part of each batch: the curve is that of one process, also
- * with batch norm, which sees the whole batch; dropout and drop path draw different numbers. Metrics are those of all samples,
- * and a checkpoint goes on with any number of processes. Callbacks run in each of them, and decide alike. */
+ * with batch norm, which sees the whole batch (on a GPU its rank's part); dropout and drop path draw different numbers. Metrics
+ * are those of all samples, and a checkpoint goes on with any number of processes. Callbacks run in each of them, and decide
+ * alike. */
 #ifndef AG_LEARNER_H
 #define AG_LEARNER_H
 #include "data/data.h"
@@ -177,8 +178,8 @@ void ag_learner_fine_tune_(const char *at, learner *l, int epochs, double lr, le
 /* Loss and metrics over a loader (NULL: the validation set) into l->valid_loss, l->metric. Returns the loss. */
 #define learner_validate(l, loader) ag_learner_validate_(AG_HERE, l, loader)
 double ag_learner_validate_(const char *at, learner *l, data_loader *loader);
-/* Predictions for every sample of a loader that does not shuffle, in its order: f32 [N, ...]. NaN for samples that cannot be
- * had. */
+/* Predictions for every sample of a loader that does not shuffle, in its order: f32 [N, ...] on the CPU. NaN for samples that
+ * cannot be had. */
 #define learner_predict(l, loader) ag_learner_predict_(AG_HERE, l, loader)
 ag_tensor *ag_learner_predict_(const char *at, learner *l, data_loader *loader) AG_PURE;
 

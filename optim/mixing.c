@@ -30,10 +30,11 @@ static double beta_draw(ag_rng *r, double alpha)
 
 static ag_tensor *permutation(ag_rng *r, int64_t n)
 {
-    ag_tensor *order = ag_empty_(AG_HERE, AG_I64, AG_SHAPE(n));
-    for (int64_t i = 0; i < n; i++) ((int64_t *)order->data)[i] = i;
-    ag_rng_shuffle(r, (int64_t *)order->data, n);
-    return order;
+    int64_t *order = ag_alloc(n, sizeof *order);
+    ag_defer(ag_free, order);
+    for (int64_t i = 0; i < n; i++) order[i] = i;
+    ag_rng_shuffle(r, order, n);
+    return ag_from(AG_I64, order, n);
 }
 
 /* Rows of y [N] or [N, columns]. Classes are whole numbers below 2^24, which f32 holds. */
@@ -53,20 +54,19 @@ static void side(ag_rng *r, int64_t size, double cut, int64_t *from, int64_t *to
     *to = middle + length / 2 > size ? size : middle + length / 2;
 }
 
-/* Boxes [N, 4] of area 1 - lambda around any pixel, cut at the edges; lambda becomes what is left outside. */
-static ag_tensor *boxes(ag_rng *r, ag_tensor *lambda, int64_t h, int64_t w)
+/* Boxes [N, 4] of area 1 - share around any pixel, cut at the edges; share becomes what is left outside. */
+static ag_tensor *boxes(ag_rng *r, int64_t n, real *share, int64_t h, int64_t w)
 {
-    const int64_t n = lambda->shape[0];
-    ag_tensor *box = ag_empty_(AG_HERE, AG_I64, AG_SHAPE(n, 4));
-    real *share = (real *)lambda->data;
+    int64_t *box = ag_alloc(4 * n, sizeof *box);
+    ag_defer(ag_free, box);
     for (int64_t i = 0; i < n; i++) {
-        int64_t *b = (int64_t *)box->data + 4 * i;
+        int64_t *b = box + 4 * i;
         const double cut = sqrt(1 - (double)share[i]);
         side(r, h, cut, &b[0], &b[2]);
         side(r, w, cut, &b[1], &b[3]);
         share[i] = (real)(1 - (double)((b[2] - b[0]) * (b[3] - b[1])) / (double)(h * w));
     }
-    return box;
+    return ag_from(AG_I64, box, n, 4);
 }
 
 /* ---- the callback ---------------------------------------------------------------------------------------- */
@@ -76,13 +76,15 @@ static void mix(learner *l, const mixer *m)
     const ag_device device = l->x->device;
     const int64_t n = l->x->shape[0];
     ag_rng r = { .seed = ag_rng_draw() };
-    ag_tensor *lambda = ag_empty_(AG_HERE, AG_F32, AG_SHAPE(n)), *order = permutation(&r, n);
+    real *share = ag_alloc(n, sizeof *share);
+    ag_defer(ag_free, share);
+    ag_tensor *order = ag_to(permutation(&r, n), device);
     for (int64_t i = 0; i < n; i++) {
-        const double share = beta_draw(&r, m->alpha);
-        ((real *)lambda->data)[i] = (real)(m->how == MIXUP ? fmax(share, 1 - share) : share);
+        const double b = beta_draw(&r, m->alpha);
+        share[i] = (real)(m->how == MIXUP ? fmax(b, 1 - b) : b);
     }
-    ag_tensor *box = m->how == CUTMIX ? boxes(&r, lambda, l->x->shape[1], l->x->shape[2]) : NULL;
-    lambda = ag_to(lambda, device), order = ag_to(order, device);
+    ag_tensor *box = m->how == CUTMIX ? boxes(&r, n, share, l->x->shape[1], l->x->shape[2]) : NULL;
+    ag_tensor *lambda = ag_to(ag_from(AG_F32, share, n), device);
     l->x = box ? ag_cutmix(l->x, ag_to(box, device), order) : ag_mixup(l->x, lambda, order);
     l->in->mixed_y = rows_of(l->y, order), l->in->mixed_share = lambda;
 }

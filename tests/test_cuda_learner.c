@@ -249,6 +249,18 @@ static void losses_within(int64_t limit, values *out)
     ag_init(.device = "cpu");
 }
 
+/* Who asks for predictions reads them. */
+static void test_predictions_are_on_the_host(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    const setup s = make_learner(AG_CUDA, NULL, NULL);
+    const ag_tensor *p = learner_predict(s.l, NULL);
+    assert_int_equal(p->device, AG_CPU);
+    assert_int_equal(p->shape[0], data_samples(s.l->valid));
+    ag_init(.device = "cpu");
+}
+
 static void test_a_batch_is_cut_to_what_fits_the_gpu(void **state)
 {
     (void)state;
@@ -267,7 +279,7 @@ int main(void)
         cmocka_unit_test(test_it_goes_on_with_the_same_bits),
         cmocka_unit_test(test_the_search_for_a_rate_puts_all_back),
         cmocka_unit_test(test_norms_lamb_and_exchanges), cmocka_unit_test(test_the_gpu_has_a_limit_and_a_report),
-        cmocka_unit_test(test_a_batch_is_cut_to_what_fits_the_gpu),
+        cmocka_unit_test(test_predictions_are_on_the_host), cmocka_unit_test(test_a_batch_is_cut_to_what_fits_the_gpu),
     };
     if (!ag_cuda_available(why, sizeof why)) {
         print_message("SKIP: nothing was trained on a GPU here: %s\n", why);

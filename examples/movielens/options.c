@@ -54,7 +54,7 @@ static int show_help(const options *o)
 #define MODEL "model factors layers range batch accumulate lr wd optim "
 static const command commands[] = {
     { "train", "[RATINGS]", 0, 1, MODEL DATA "epochs log save resume", "", train, "auto", "learn from ratings" },
-    { "chapter", "[RATINGS]", 0, 1, "seeds by device threads", "", chapter, "auto",
+    { "chapter", "[RATINGS]", 0, 1, "seeds by threads", "", chapter, "cpu",
       "the table of fastbook's chapter 8, and ours" },
     { "recommend", "F", 1, 1, "user new top threads", "", recommend, "cpu", "films for a user, or for a new one" },
     { "similar", "F TITLE", 2, 2, "top", "", similar, "cpu", "films whose factors point the same way" },
