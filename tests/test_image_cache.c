@@ -13,17 +13,9 @@
 #include "agrad.h"
 #include "core/io.h"
 #include "core/memory.h"
+#include "tests/folder.h"
 
-static char folder[] = "/tmp/agrad-cache-XXXXXX";
 enum { PICTURES = 24 };
-
-static const char *in_folder(const char *name)
-{
-    static char path[4][300];
-    static int k;
-    snprintf(path[k = (k + 1) % 4], sizeof *path, "%s/%s", folder, name);
-    return path[k];
-}
 
 static const char *picture(int i)
 {
@@ -46,18 +38,10 @@ static void paint(int i, int light)
 static int make_folder(void **state)
 {
     (void)state;
-    if (!mkdtemp(folder)) return 1;
+    if (!make_own_folder()) return 1;
     ag_make_folder(in_folder("leaves/a")), ag_make_folder(in_folder("leaves/b"));
     for (int i = 0; i < PICTURES; i++) paint(i, i);
     return 0;
-}
-
-static int remove_folder(void **state)
-{
-    char command[300];
-    (void)state;
-    snprintf(command, sizeof command, "rm -r %s", folder);
-    return system(command);
 }
 
 /* ---- what comes out, and what file there is -------------------------------------------------------------- */

@@ -12,16 +12,7 @@
 #include "core/io.h"
 #include "core/op.h"
 #include "data/plot.h"
-
-static char folder[] = "/tmp/agrad-interpret-XXXXXX";
-
-static const char *in_folder(const char *name)
-{
-    static char path[2][300];
-    static int which;
-    snprintf(path[which ^= 1], sizeof path[0], "%s/%s", folder, name);
-    return path[which];
-}
+#include "tests/folder.h"
 
 /* 15 pictures: 5 blast, 6 normal, 4 tungro, the first of each for training. */
 static const char *const disease[] = { "blast", "normal", "tungro" };
@@ -30,7 +21,7 @@ static const int pictures_of[] = { 5, 6, 4 };
 static int make_folder(void **state)
 {
     (void)state;
-    if (!mkdtemp(folder)) return 1;
+    if (!make_own_folder()) return 1;
     for (int c = 0, n = 0; c < 3; c++)
         for (int i = 0; i < pictures_of[c]; i++, n++) {
             AG_SCOPE;
@@ -44,14 +35,6 @@ static int make_folder(void **state)
             data_image_write(in_folder(name), &image);
         }
     return 0;
-}
-
-static int remove_folder(void **state)
-{
-    char command[300];
-    (void)state;
-    snprintf(command, sizeof command, "rm -r %s", folder);
-    return system(command);
 }
 
 static const char *parity(const char *path, void *unused)

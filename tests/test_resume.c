@@ -14,23 +14,15 @@
 #include "core/io.h"
 #include "core/op.h"
 #include "core/random.h"
+#include "tests/folder.h"
 
 enum { PICTURES = 40, BATCH = 7, EPOCHS = 3, STEPS = EPOCHS * 4, WIDTH = 44, HEIGHT = 36, NAMED = 512 };
-static char folder[64] = "/tmp/agrad-resume-XXXXXX";
-
-static const char *in_folder(const char *name)
-{
-    static char path[4][300];
-    static int k;
-    snprintf(path[k = (k + 1) % 4], sizeof *path, "%s/%s", folder, name);
-    return path[k];
-}
 
 /* Of class b the stripes are twice as narrow. */
 static int make_folder(void **state)
 {
     (void)state;
-    if (!mkdtemp(folder)) return 1;
+    if (!make_own_folder()) return 1;
     for (int i = 0; i < PICTURES; i++) {
         static uint8_t pixels[3 * WIDTH * HEIGHT];
         const data_image image = { WIDTH, HEIGHT, pixels };
@@ -44,14 +36,6 @@ static int make_folder(void **state)
         data_image_write(in_folder(name), &image);
     }
     return 0;
-}
-
-static int remove_folder(void **state)
-{
-    char command[300];
-    (void)state;
-    snprintf(command, sizeof command, "rm -r %s", folder);
-    return system(command);
 }
 
 /* ---- one run ------------------------------------------------------------------------------------------- */

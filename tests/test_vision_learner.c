@@ -11,21 +11,13 @@
 #include "agrad.h"
 #include "core/io.h"
 #include "core/op.h"
-
-static char folder[] = "/tmp/agrad-vision-XXXXXX";
-
-static const char *in_folder(const char *name)
-{
-    static char path[300];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    return path;
-}
+#include "tests/folder.h"
 
 /* 16 pictures of 32 x 32 in two classes, grey 100 and 200. */
 static int make_folder(void **state)
 {
     (void)state;
-    if (!mkdtemp(folder)) return 1;
+    if (!make_own_folder()) return 1;
     for (int i = 0; i < 16; i++) {
         AG_SCOPE;
         static uint8_t pixels[3 * 32 * 32];
@@ -38,14 +30,6 @@ static int make_folder(void **state)
         data_image_write(in_folder(name), &image);
     }
     return 0;
-}
-
-static int remove_folder(void **state)
-{
-    char command[300];
-    (void)state;
-    snprintf(command, sizeof command, "rm -r %s", folder);
-    return system(command);
 }
 
 static data_loaders leaves(data_stats stats)
