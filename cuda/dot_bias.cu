@@ -57,13 +57,17 @@ struct output_value {
     __device__ inline float operator()(int64_t p, int64_t) const { return g[p]; }
 };
 
+/* Factors and biases of a side share the sorting of its ids. */
 void ag_dot_bias_backward_cuda(ag_node *n)
 {
     const float *g = ag_real(n->out->grad);
     const int64_t width = n->in[0]->shape[1];
+    const ag_ids ids[2] = { column(n, 0), column(n, 1) };
+    ag_sorted s[2];
+    ag_sort_ids(2, ids, (uint64_t *)ag_workspace(n, ag_sort_size(2, ids), sizeof(uint64_t)), s);
     for (int c = 0; c < 2; c++) {
-        const other_row value = { g, ag_real(n->in[1 - c]), column(n, 1 - c), width };
-        ag_rows_add(column(n, c), width, value, n->din[c], n->accumulate[c]);
-        if (n->in[2 + c]) ag_rows_add(column(n, c), 1, output_value{ g }, n->din[2 + c], n->accumulate[2 + c]);
+        const other_row value = { g, ag_real(n->in[1 - c]), ids[1 - c], width };
+        ag_rows_add(s[c], ids[c].rows, width, value, n->din[c], n->accumulate[c]);
+        if (n->in[2 + c]) ag_rows_add(s[c], ids[c].rows, 1, output_value{ g }, n->din[2 + c], n->accumulate[2 + c]);
     }
 }

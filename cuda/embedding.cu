@@ -34,7 +34,11 @@ struct output_row {
 void ag_embedding_backward_cuda(ag_node *n)
 {
     const int64_t width = n->in[0]->shape[1];
-    ag_rows_add(ids_of(n), width, output_row{ ag_real(n->out->grad), width }, n->din[0], n->accumulate[0]);
+    const ag_ids ids = ids_of(n);
+    ag_sorted s;
+    if (!n->din[0]) return;
+    ag_sort_ids(1, &ids, (uint64_t *)ag_workspace(n, ag_sort_size(1, &ids), sizeof(uint64_t)), &s);
+    ag_rows_add(s, ids.rows, width, output_row{ ag_real(n->out->grad), width }, n->din[0], n->accumulate[0]);
 }
 
 /* ---- one_hot ------------------------------------------------------------------------------------------- */
