@@ -6,8 +6,8 @@
 
 /* ---- places ------------------------------------------------------------------------------------------------------ */
 
-/* Pixel x + i of row y lies at (along[0], along[1]) / along[2] with along[k] = a[k] i + b[k]. A row's piece of AG_WARP_PIECE pixels
- * has one origin x: f32 then is exact to 1e-5 of a pixel. */
+/* Pixel x + i of row y lies at (along[0], along[1]) / along[2] with along[k] = a[k] i + b[k]. The piece of a row from x on,
+ * AG_WARP_PIECE pixels, has an origin of its own, so that f32 tells places to 1e-5 of a pixel. */
 enum { AG_WARP_PIECE = 256 };
 typedef struct { float a[3], b[3]; } ag_warp_line;
 
@@ -140,12 +140,5 @@ AG_FORMULA ag_warp_norm ag_warp_norm_of(const data_stats *stats)
     }
     return n;
 }
-
-/* ---- a batch in bytes ---------------------------------------------------------------------------------------------- */
-
-/* Pictures on their way to a device, as one piece of memory: n of these, then the pixels of each, rows from the top, at a
- * multiple of AG_PACKED_ALIGN from its beginning; behind the last ones AG_PACKED_ALIGN bytes are there to be read. */
-enum { AG_PACKED_ALIGN = 16 };
-typedef struct { int64_t at, width, height; data_map map; } ag_packed_picture;
 
 #endif
