@@ -28,7 +28,8 @@ static __device__ inline float byte_of(uint64_t bytes, int k)
 }
 
 /* A pixel of the averages, as data/warp.c's means_of makes it: the sums are whole numbers. */
-static __device__ inline void mean_at(const data_packed &p, const uint8_t *pixels, int32_t column, int32_t row, float (&mean)[3])
+static __device__ inline void mean_at(const data_packed &p, const uint8_t *pixels, int32_t column, int32_t row,
+                                      float (&mean)[3])
 {
     const ag_warp_span x = ag_warp_span_of(column, p.width, p.map.mean_width);
     const ag_warp_span y = ag_warp_span_of(row, p.height, p.map.mean_height);
@@ -41,8 +42,8 @@ static __device__ inline void mean_at(const data_packed &p, const uint8_t *pixel
 }
 
 /* 0 .. 255 at place (u, v) of the source, or of its averages, of this size. */
-static __device__ inline void look_up(const data_packed &p, const uint8_t *pixels, int32_t width, int32_t height, float u, float v,
-                                      float (&rgb)[3])
+static __device__ inline void look_up(const data_packed &p, const uint8_t *pixels, int32_t width, int32_t height,
+                                      float u, float v, float (&rgb)[3])
 {
     const int32_t column = ag_warp_corner(u, width), row = ag_warp_corner(v, height), low = height > 1;
     u -= (float)column, v -= (float)row;
@@ -66,8 +67,8 @@ static __device__ inline float fold(float u, float last, data_pad_mode pad, floa
     return ag_warp_clamp(u, last);
 }
 
-static __device__ inline void pixel_of(const data_packed &p, const uint8_t *pixels, const ag_warp_norm &norm, int32_t x, int32_t y,
-                                       float (&rgb)[3])
+static __device__ inline void pixel_of(const data_packed &p, const uint8_t *pixels, const ag_warp_norm &norm,
+                                       int32_t x, int32_t y, float (&rgb)[3])
 {
     const data_map &map = p.map;
     const int32_t origin = x - x % AG_WARP_PIECE;

@@ -1,5 +1,5 @@
-/* tests/test_cuda_augment.c - pictures that become numbers on the GPU, or in its emulation (tests/test_cuda.c): every transform beside
- * fastai's and the CPU's, any sizes and maps. */
+/* tests/test_cuda_augment.c - pictures that become numbers on the GPU, or in its emulation (tests/test_cuda.c): every
+ * transform beside fastai's and the CPU's, any sizes and maps. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -10,8 +10,8 @@
 #include "data/packed.h"
 #include "tests/cuda_cases.h"
 
-/* A GPU rounds a product and a sum at once: places differ in the last bit of 1e-5 pixels, from one pixel to the next the numbers by
- * up to 4.4. */
+/* A GPU rounds a product and a sum at once: places differ by 1e-5 of a pixel, and numbers from one pixel to the next by up
+ * to 4.4. */
 #ifdef AG_EMULATE
 static const double exact = 1e-5;
 #else
@@ -68,7 +68,8 @@ static data_image painted(int64_t width, int64_t height)
 
 static data_map map_of(const how *p)
 {
-    const data_augment a = data_aug_transforms(.size = (int64_t)p->size, .width = (int64_t)p->width, .pad = (data_pad_mode)p->pad);
+    const data_augment a = data_aug_transforms(.size = (int64_t)p->size, .width = (int64_t)p->width,
+                                               .pad = (data_pad_mode)p->pad);
     const data_drawn d = { (int)p->dihedral, p->degrees, p->zoom, p->zoom_x, p->zoom_y, p->warp_x, p->warp_y, p->brightness,
                            p->contrast, p->saturation, p->hue, (int64_t)p->left, (int64_t)p->top, (int64_t)p->part_width,
                            (int64_t)p->part_height };
@@ -122,8 +123,8 @@ static void test_any_size(void **state)
         for (size_t t = 0; t < sizeof results / sizeof *results; t++, k++) {
             data_pack p = { 0 };
             ag_data_pack_begin(&p, 4);
-            const data_augment a = data_aug_transforms(.size = results[t][0], .width = results[t][1], .pad = (data_pad_mode)(k % 3),
-                                                       .flip_vert = true, .p_affine = 0.9, .p_lighting = 0.7, .max_rotate = 40,
+            const data_augment a = data_aug_transforms(.size = results[t][0], .width = results[t][1],
+                                                       .pad = (data_pad_mode)(k % 3), .flip_vert = true, .p_affine = 0.9, .p_lighting = 0.7, .max_rotate = 40,
                                                        .saturation = k % 2 ? 0.3 : -1, .hue = k % 4 ? -1 : 0.2,
                                                        .min_scale = k % 5 ? 1 : 0.3);
             for (int i = 0; i < 4 && sources[s][i][0]; i++) {
