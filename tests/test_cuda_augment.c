@@ -124,7 +124,8 @@ static void test_any_size(void **state)
             data_pack p = { 0 };
             ag_data_pack_begin(&p, 4);
             const data_augment a = data_aug_transforms(.size = results[t][0], .width = results[t][1],
-                                                       .pad = (data_pad_mode)(k % 3), .flip_vert = true, .p_affine = 0.9, .p_lighting = 0.7, .max_rotate = 40,
+                                                       .pad = (data_pad_mode)(k % 3), .flip_vert = true, .p_affine = 0.9,
+                                                       .p_lighting = 0.7, .max_rotate = 40,
                                                        .saturation = k % 2 ? 0.3 : -1, .hue = k % 4 ? -1 : 0.2,
                                                        .min_scale = k % 5 ? 1 : 0.3);
             for (int i = 0; i < 4 && sources[s][i][0]; i++) {
