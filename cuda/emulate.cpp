@@ -1,5 +1,5 @@
 /* cuda/emulate.cpp - fibers, barriers and orders; see cuda/emulate.h. */
-#include "cuda/emulate.h"
+#include "cuda/emulate_inside.h"
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,8 +15,8 @@ dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace {
 
-const size_t STACK = 64 << 10, WARP = 32, GUARD = 256;
-const int POISON = 0xFF;                        /* NaN as f32 and bf16, -1 as an integer */
+const size_t STACK = 64 << 10, WARP = 32, GUARD = AG_EMULATE_GUARD;
+const int POISON = AG_EMULATE_POISON;
 
 /* Entered by its context once, then switched to and from by longjmp: swapcontext asks the kernel for the signal mask
  * each time. */
@@ -184,9 +184,7 @@ void poison_shared()
 
 bool intact(const char *p)
 {
-    for (size_t i = 0; i < GUARD; i++)
-        if (p[i] != (char)POISON) return false;
-    return true;
+    return ag_emulate_intact(p, GUARD);
 }
 
 void check_shared(const char *kernel)
@@ -215,27 +213,6 @@ bool run_block(const char *kernel)
         check_shared(kernel);
         return true;
     }
-}
-
-/* ---- memory: every allocation between two guards, checked after every launch --------------------------- */
-
-std::map<char *, size_t> blocks;
-size_t held;
-const size_t TOTAL = (size_t)1 << 30;
-
-struct { int64_t calls, from, to; } planted;    /* failures */
-
-cudaError_t good() { return ag_emulate_fails() ? cudaErrorUnknown : cudaSuccess; }
-
-void check_guards(const char *kernel)
-{
-    for (auto &b : blocks)
-        if (!intact(b.first - GUARD) || !intact(b.first + b.second)) {
-            E.error = std::string(kernel) + " wrote " + (intact(b.first - GUARD) ? "behind" : "before") +
-                      " an allocation of " + std::to_string(b.second) + " bytes";
-            memset(b.first - GUARD, POISON, GUARD);
-            memset(b.first + b.second, POISON, GUARD);
-        }
 }
 
 } // namespace
@@ -300,17 +277,18 @@ const char *ag_emulate_error(void)
     return last.c_str();
 }
 
-void ag_emulate_launch(const char *kernel, dim3 grid, dim3 block, size_t shared, void (*body)(void *), void *arg)
+bool ag_emulate_launches(const char *kernel, dim3 grid, dim3 block)
 {
     const size_t threads = (size_t)block.x * block.y * block.z;
-    if (!threads || threads > 1024 || !grid.x || !grid.y || !grid.z || grid.y > 65535 || grid.z > 65535) {
+    if (!threads || threads > 1024 || !grid.x || !grid.y || !grid.z || grid.y > 65535 || grid.z > 65535)
         E.error = std::string(kernel) + ": a launch of no block, no thread, or too many of them";
-        return;
-    }
-    if (ag_emulate_fails()) {
-        E.error = std::string(kernel) + ": a planted failure";
-        return;
-    }
+    else if (ag_emulate_fails()) E.error = std::string(kernel) + ": a planted failure";
+    else return true;
+    return false;
+}
+
+void ag_emulate_launch(const char *kernel, dim3 grid, dim3 block, size_t shared, void (*body)(void *), void *arg)
+{
     gridDim = grid;
     blockDim = block;
     E.body = body;
@@ -321,89 +299,16 @@ void ag_emulate_launch(const char *kernel, dim3 grid, dim3 block, size_t shared,
     for (blockIdx.z = 0; blockIdx.z < grid.z && good; blockIdx.z++)
         for (blockIdx.y = 0; blockIdx.y < grid.y && good; blockIdx.y++)
             for (blockIdx.x = 0; blockIdx.x < grid.x && good; blockIdx.x++) good = run_block(kernel);
-    check_guards(kernel);
+    const std::string beside = ag_emulate_check_guards();
+    if (!beside.empty()) E.error = std::string(kernel) + " wrote " + beside;
 }
 
-void ag_emulate_fail(int64_t at, int64_t count)
+bool ag_emulate_failed(void)
 {
-    planted = { 0, at, at + count };
+    return !E.error.empty();
 }
 
-int64_t ag_emulate_calls(void)
+const char *ag_emulate_failure(void)
 {
-    return planted.calls;
+    return E.error.c_str();
 }
-
-bool ag_emulate_fails(void)
-{
-    return ++planted.calls >= planted.from && planted.calls < planted.to;
-}
-
-cudaError_t cudaMalloc(void **p, size_t bytes)
-{
-    *p = nullptr;
-    if (ag_emulate_fails() || bytes > TOTAL - held) return cudaErrorMemoryAllocation;
-    char *raw = (char *)aligned_alloc(GUARD, (bytes + 3 * GUARD - 1) / GUARD * GUARD);
-    if (!raw) return cudaErrorMemoryAllocation;
-    memset(raw, POISON, bytes + 2 * GUARD);
-    blocks[raw + GUARD] = bytes;
-    held += bytes;
-    *p = raw + GUARD;
-    return cudaSuccess;
-}
-
-cudaError_t cudaFree(void *p)
-{
-    auto b = blocks.find((char *)p);
-    if (b == blocks.end()) return p ? cudaErrorInvalidValue : cudaSuccess;
-    held -= b->second;
-    free(b->first - GUARD);
-    blocks.erase(b);
-    return cudaSuccess;
-}
-
-cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind, cudaStream_t)
-{
-    if (good()) return cudaErrorUnknown;
-    memcpy(dst, src, bytes);
-    return cudaSuccess;
-}
-
-cudaError_t cudaMemsetAsync(void *dst, int byte, size_t bytes, cudaStream_t)
-{
-    if (good()) return cudaErrorUnknown;
-    memset(dst, byte, bytes);
-    return cudaSuccess;
-}
-
-cudaError_t cudaMemGetInfo(size_t *free, size_t *total)
-{
-    *free = TOTAL - held;
-    *total = TOTAL;
-    return good();
-}
-
-cudaError_t cudaGetLastError(void)
-{
-    return E.error.empty() ? cudaSuccess : cudaErrorLaunchFailure;
-}
-
-const char *cudaGetErrorString(cudaError_t e)
-{
-    if (e == cudaErrorLaunchFailure) return E.error.c_str();
-    if (e == cudaErrorUnknown) return "a planted failure";
-    return e == cudaErrorMemoryAllocation ? "out of memory" : "invalid value";
-}
-
-static struct { int devices, major; cudaError_t count, use; } driver = { 1, 9, cudaSuccess, cudaSuccess };
-void ag_emulate_driver(int devices, int major, cudaError_t count, cudaError_t use) { driver = { devices, major, count, use }; }
-cudaError_t cudaDriverGetVersion(int *version) { return *version = 12040, cudaSuccess; }
-cudaError_t cudaRuntimeGetVersion(int *version) { return *version = 13000, cudaSuccess; }
-cudaError_t cudaGetDeviceCount(int *n) { return *n = driver.devices, driver.count ? driver.count : good(); }
-cudaError_t cudaSetDevice(int) { return driver.use ? driver.use : good(); }
-cudaError_t cudaDeviceGetAttribute(int *value, int attribute, int)
-{
-    return *value = attribute == cudaDevAttrComputeCapabilityMajor ? driver.major : 4, cudaSuccess;
-}
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) { return *s = nullptr, good(); }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return good(); }

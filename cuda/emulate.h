@@ -4,13 +4,19 @@
  * runs until it waits at a barrier; ag_emulate_order chooses who goes first. A kernel with all its barriers gives the
  * same bits in every order; one that misses a barrier differs in at least one of them, mostly in a greedy order, where
  * one warp runs as far ahead as its barriers let it. Also reported as a failed launch: threads of one block waiting
- * at different barriers, writes next to a device allocation. Shared memory and new device memory hold NaN.
+ * at different barriers, writes next to a device allocation. Shared memory and new device memory hold NaN; the host that
+ * touches device memory dies of it, with a message. Streams may be lazy: their work then happens when somebody waits for it,
+ * and no sooner, so that a missing wait shows. While a stream is captured, what CUDA forbids is refused.
  * Not shown: races between blocks (they run one after the other), memory ordering, anything about speed. */
 #ifndef AG_CUDA_EMULATE_H
 #define AG_CUDA_EMULATE_H
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#include <functional>
+#include <memory>
+#include <tuple>
+#include <type_traits>
 
 struct dim3 {
     unsigned x, y, z;
@@ -85,12 +91,27 @@ template <class F> static inline void ag_emulate_call(void *f)
 {
     (*(F *)f)();
 }
-template <class F> static inline void ag_emulate_run(const char *name, dim3 grid, dim3 block, size_t shared, F body)
+
+typedef struct ag_emulate_stream *cudaStream_t;
+/* Queues work in the stream, or adds it to the graph that is captured there. False: it was refused. */
+bool ag_emulate_queue(cudaStream_t s, std::function<void()> work);
+/* Whether the launch can be, and is not planned to fail. */
+bool ag_emulate_launches(const char *kernel, dim3 grid, dim3 block);
+
+/* The arguments are copied now, as a launch does; the kernel runs when the stream gets there, or the graph. */
+template <class... P, class... A>
+static inline void ag_emulate_run(const char *name, cudaStream_t s, dim3 grid, dim3 block, size_t shared, void (*kernel)(P...),
+                                  A &&...a)
 {
-    ag_emulate_launch(name, grid, block, shared, ag_emulate_call<F>, &body);
+    if (!ag_emulate_launches(name, grid, block)) return;
+    const auto kept = std::make_shared<std::tuple<std::decay_t<P>...>>((std::decay_t<P>)a...);
+    ag_emulate_queue(s, [=] {
+        auto body = [&] { std::apply(kernel, *kept); };
+        ag_emulate_launch(name, grid, block, shared, ag_emulate_call<decltype(body)>, &body);
+    });
 }
 #define AG_KERNEL_LAUNCH(kernel, grid, block, shared, ...) \
-    ag_emulate_run(#kernel, grid, block, shared, [&] { kernel(__VA_ARGS__); })
+    ag_emulate_run(#kernel, ag_cuda_stream(), grid, block, shared, kernel, __VA_ARGS__)
 #define AG_SHARED(type, name, count) \
     type *const name = (type *)ag_emulate_shared(__FILE__, __LINE__, (count) * sizeof(type))
 #define AG_UNROLL(n)
@@ -102,12 +123,19 @@ extern "C" void ag_emulate_fail(int64_t at, int64_t count);
 extern "C" int64_t ag_emulate_calls(void);          /* since ag_emulate_fail */
 bool ag_emulate_fails(void);                        /* a call's question whether it is one of them */
 
+/* Whether streams are lazy; at first they are not. */
+extern "C" void ag_emulate_lazy(bool lazy);
+
 typedef int cudaError_t;
-typedef struct ag_emulate_stream *cudaStream_t;
+typedef struct ag_emulate_event *cudaEvent_t;
+typedef struct ag_emulate_graph *cudaGraph_t, *cudaGraphExec_t;
 enum { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorLaunchFailure = 719,
-       cudaErrorInsufficientDriver = 35, cudaErrorDevicesUnavailable = 46, cudaErrorUnknown = 999 };
+       cudaErrorInsufficientDriver = 35, cudaErrorDevicesUnavailable = 46, cudaErrorNotReady = 600,
+       cudaErrorStreamCaptureUnsupported = 900, cudaErrorStreamCaptureInvalidated = 901, cudaErrorStreamCaptureUnjoined = 904,
+       cudaErrorStreamCaptureIsolation = 905, cudaErrorUnknown = 999 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
-enum { cudaStreamNonBlocking = 1, cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75 };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeRelaxed };
+enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocDefault = 0, cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75 };
 
 /* What the driver says from now on: so many GPUs of this major capability, or an error of the first use. */
 extern "C" void ag_emulate_driver(int devices, int major, cudaError_t count, cudaError_t use);
@@ -117,7 +145,22 @@ cudaError_t cudaGetDeviceCount(int *n);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaDeviceGetAttribute(int *value, int attribute, int device);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags);
+cudaError_t cudaStreamDestroy(cudaStream_t s);
 cudaError_t cudaStreamSynchronize(cudaStream_t s);
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t e);
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s);
+cudaError_t cudaEventSynchronize(cudaEvent_t e);
+cudaError_t cudaEventQuery(cudaEvent_t e);
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *e, cudaGraph_t g, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t s);
+cudaError_t cudaGraphDestroy(cudaGraph_t g);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e);
+cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags);
+cudaError_t cudaFreeHost(void *p);
 cudaError_t cudaMalloc(void **p, size_t bytes);
 cudaError_t cudaFree(void *p);
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind, cudaStream_t s);

@@ -115,23 +115,26 @@ void multiply(const desc *d, float scale, float keep, const T *a, const T *b, co
             }
 }
 
+/* Descriptors and factors are read by the call, matrices when the stream gets there. */
 int matmul(ag_lt_handle, ag_lt_desc dh, const void *alpha, const void *a, ag_lt_layout ah, const void *b,
            ag_lt_layout bh, const void *beta, const void *c, ag_lt_layout ch, void *out, ag_lt_layout,
-           const ag_lt_algo *algo, void *, size_t, void *)
+           const ag_lt_algo *algo, void *, size_t, void *stream)
 {
-    const desc *d = (const desc *)dh;
-    const layout *la = (const layout *)ah, *lb = (const layout *)bh, *lc = (const layout *)ch;
+    const desc d = *(const desc *)dh;
+    const layout la = *(const layout *)ah, lb = *(const layout *)bh, lc = *(const layout *)ch;
     const float scale = *(const float *)alpha, keep = *(const float *)beta;
     const uint32_t *align = (const uint32_t *)algo->data;
     if (ag_emulate_fails()) return EXECUTION_FAILED;
     if (!aligned(a, align[0]) || !aligned(b, align[1]) || !aligned(c, align[2]) || !aligned(out, align[3]))
         return INVALID_VALUE;
-    if (la->type == AG_LT_R_32F)
-        multiply(d, scale, keep, (const float *)a, (const float *)b, (const float *)c, (float *)out, la, lb, lc);
-    else if (lc->type == AG_LT_R_32F)
-        multiply(d, scale, keep, (const ag_bf16 *)a, (const ag_bf16 *)b, (const float *)c, (float *)out, la, lb, lc);
-    else
-        multiply(d, scale, keep, (const ag_bf16 *)a, (const ag_bf16 *)b, (const ag_bf16 *)c, (ag_bf16 *)out, la, lb, lc);
+    ag_emulate_queue((cudaStream_t)stream, [=] {
+        if (la.type == AG_LT_R_32F)
+            multiply(&d, scale, keep, (const float *)a, (const float *)b, (const float *)c, (float *)out, &la, &lb, &lc);
+        else if (lc.type == AG_LT_R_32F)
+            multiply(&d, scale, keep, (const ag_bf16 *)a, (const ag_bf16 *)b, (const float *)c, (float *)out, &la, &lb, &lc);
+        else
+            multiply(&d, scale, keep, (const ag_bf16 *)a, (const ag_bf16 *)b, (const ag_bf16 *)c, (ag_bf16 *)out, &la, &lb, &lc);
+    });
     return SUCCESS;
 }
 

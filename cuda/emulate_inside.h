@@ -1,0 +1,23 @@
+/* cuda/emulate_inside.h - what the files of the emulation share: emulate.cpp runs kernels, emulate_runtime.cpp stands for the
+ * runtime and the driver, emulate_blas.cpp for cuBLASLt. */
+#ifndef AG_EMULATE_INSIDE_H
+#define AG_EMULATE_INSIDE_H
+#include "cuda/emulate.h"
+#include <string>
+
+enum { AG_EMULATE_GUARD = 256, AG_EMULATE_POISON = 0xFF };      /* 0xFF: NaN as f32 and bf16, -1 as an integer */
+
+static inline bool ag_emulate_intact(const char *p, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (p[i] != (char)AG_EMULATE_POISON) return false;
+    return true;
+}
+
+/* Of the last kernel that failed, till ag_emulate_error forgets it. */
+bool ag_emulate_failed(void);
+const char *ag_emulate_failure(void);
+/* "behind an allocation of 12 bytes", where a guard was written to; it is whole again afterwards. */
+std::string ag_emulate_check_guards(void);
+
+#endif
