@@ -28,7 +28,7 @@ else
 endif
 
 ifeq ($(BUILD),emu)
-build/emu/tests/test_cuda: build/emu/tests/cuda_planted.cu.o
+build/emu/tests/test_cuda build/emu/tests/test_cuda_emulation: build/emu/tests/cuda_planted.cu.o
 
 build/emu/%.cu.o: %.cu Makefile cuda/cuda.mk
 	@mkdir -p $(@D)
