@@ -1,5 +1,5 @@
-/* cuda/emulate_inside.h - what the files of the emulation share: emulate.cpp runs kernels, emulate_runtime.cpp stands for the
- * runtime and the driver, emulate_blas.cpp for cuBLASLt. */
+/* cuda/emulate_inside.h - what the files of the emulation share: emulate.cpp runs kernels, emulate_memory.cpp has the
+ * device's memory, emulate_runtime.cpp stands for the runtime and the driver, emulate_blas.cpp for cuBLASLt. */
 #ifndef AG_EMULATE_INSIDE_H
 #define AG_EMULATE_INSIDE_H
 #include "cuda/emulate.h"
@@ -17,6 +17,18 @@ static inline bool ag_emulate_intact(const char *p, size_t n)
 /* Of the last kernel that failed, till ag_emulate_error forgets it. */
 bool ag_emulate_failed(void);
 const char *ag_emulate_failure(void);
+
+/* ---- memory; the caller holds the runtime's lock -------------------------------------------------------- */
+static const size_t AG_EMULATE_TOTAL = (size_t)1 << 30;
+void *ag_emulate_take(size_t bytes);            /* nullptr: the device is full */
+bool ag_emulate_give(void *p);
+size_t ag_emulate_held(void);
+bool ag_emulate_is_device(const void *p);
+/* While one lives the device works, and its memory is open. */
+struct ag_emulate_at_work {
+    ag_emulate_at_work();
+    ~ag_emulate_at_work();
+};
 /* "behind an allocation of 12 bytes", where a guard was written to; it is whole again afterwards. */
 std::string ag_emulate_check_guards(void);
 

@@ -1,11 +1,7 @@
-/* cuda/emulate_runtime.cpp - the CUDA runtime of the emulation: a driver that says what a test wants, memory that only the
- * device can touch, streams, events and graphs; see cuda/emulate.h. */
+/* cuda/emulate_runtime.cpp - the CUDA runtime of the emulation: a driver that says what a test wants, copies, streams,
+ * events and graphs; see cuda/emulate.h. */
 #include "cuda/emulate_inside.h"
-#include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <unistd.h>
 #include <algorithm>
 #include <deque>
 #include <map>
@@ -14,106 +10,12 @@
 
 namespace {
 
-const size_t GUARD = AG_EMULATE_GUARD, TOTAL = (size_t)1 << 30;
-/* Addresses: closed ones for small blocks, and open ones, since to open and close many pages takes too long. */
-const size_t SMALL = 16 << 10, CLOSED = (size_t)1 << 32, ROOM = (size_t)1 << 36;
-const int POISON = AG_EMULATE_POISON;
-
 std::recursive_mutex lock;                      /* loaders and ranks have threads of their own */
 typedef std::lock_guard<std::recursive_mutex> guarded;
 
 struct { int64_t calls, from, to; } planted;    /* failures */
 
 cudaError_t good() { return ag_emulate_fails() ? cudaErrorUnknown : cudaSuccess; }
-
-/* ---- memory: small blocks are open while the device works, and closed to the host ---------------------- */
-
-struct range {
-    char *top = nullptr;                        /* never used so far */
-    std::multimap<size_t, char *> idle;         /* by room */
-};
-
-struct {
-    char *base = nullptr;
-    int key = -1, depth = 0;                    /* key: of the processor's protection keys, where it has them */
-    size_t held = 0;
-    std::map<char *, size_t> used;
-    range closed, open;
-} M;
-
-void say_who(int, siginfo_t *info, void *)
-{
-    static const char text[] = "emulation: the host touched memory of the device, which on a GPU is a crash\n";
-    const char *p = (const char *)info->si_addr;
-    if (p >= M.base && p < M.base + ROOM && write(2, text, sizeof text - 1) < 0) _exit(3);
-    signal(SIGSEGV, SIG_DFL);
-}
-
-void begin_memory()
-{
-    if (M.base) return;
-    M.base = (char *)mmap(nullptr, ROOM, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (M.base == MAP_FAILED) abort();
-    M.closed.top = M.base;
-    M.open.top = M.base + CLOSED;
-    mprotect(M.open.top, ROOM - CLOSED, PROT_READ | PROT_WRITE);
-    M.key = pkey_alloc(0, PKEY_DISABLE_ACCESS);
-    if (M.key >= 0) pkey_mprotect(M.base, CLOSED, PROT_READ | PROT_WRITE, M.key);
-}
-
-/* Now and then: test frameworks have handlers of their own. */
-void listen_for_touches()
-{
-    struct sigaction action = {};
-    action.sa_sigaction = say_who;
-    action.sa_flags = SA_SIGINFO;
-    sigaction(SIGSEGV, &action, nullptr);
-}
-
-void let(bool access)
-{
-    if (M.key >= 0) pkey_set(M.key, access ? 0 : PKEY_DISABLE_ACCESS);
-    else if (M.closed.top > M.base)
-        mprotect(M.base, (size_t)(M.closed.top - M.base + 4095) / 4096 * 4096, access ? PROT_READ | PROT_WRITE : PROT_NONE);
-}
-
-struct device_at_work {
-    device_at_work()
-    {
-        begin_memory();
-        if (!M.depth++) let(true);
-    }
-    ~device_at_work()
-    {
-        if (!--M.depth) let(false);
-    }
-};
-
-/* With the guards, in steps of their size. */
-size_t room_for(size_t bytes)
-{
-    return (bytes + 3 * GUARD - 1) / GUARD * GUARD;
-}
-
-range &range_of(size_t bytes)
-{
-    return bytes <= SMALL ? M.closed : M.open;
-}
-
-/* Kept compact: the fewer pages, the faster they are opened and closed. */
-char *find_room(range *r, size_t room)
-{
-    const auto fitting = r->idle.lower_bound(room);
-    if (fitting == r->idle.end()) {
-        r->top += room;
-        return r->top - room;
-    }
-    char *const p = fitting->second;
-    const size_t left = fitting->first - room;
-    r->idle.erase(fitting);
-    if (left) r->idle.insert({ left, p + room });
-    return p;
-}
 
 /* ---- streams ------------------------------------------------------------------------------------------- */
 
@@ -147,7 +49,7 @@ std::map<char *, size_t> pinned;
 void run_one(ag_emulate_stream *s)
 {
     const work w = s->waiting.front();
-    device_at_work now;
+    ag_emulate_at_work now;
     s->waiting.pop_front();
     w();
 }
@@ -188,11 +90,6 @@ bool is_pinned(const void *p)
     if (after == pinned.begin()) return false;
     const auto at = std::prev(after);
     return (char *)p < at->first + at->second;
-}
-
-bool is_device(const void *p)
-{
-    return M.base && (char *)p >= M.base && (char *)p < M.base + ROOM;
 }
 
 cudaError_t after_waiting()
@@ -239,34 +136,14 @@ bool ag_emulate_fails(void)
     return ++planted.calls >= planted.from && planted.calls < planted.to;
 }
 
-std::string ag_emulate_check_guards(void)
-{
-    std::string found;
-    for (auto &b : M.used) {
-        const bool before = !ag_emulate_intact(b.first - GUARD, GUARD), behind = !ag_emulate_intact(b.first + b.second, GUARD);
-        if (!before && !behind) continue;
-        found = std::string(before ? "before" : "behind") + " an allocation of " + std::to_string(b.second) + " bytes";
-        memset(b.first - GUARD, POISON, GUARD);
-        memset(b.first + b.second, POISON, GUARD);
-    }
-    return found;
-}
-
 cudaError_t cudaMalloc(void **p, size_t bytes)
 {
     guarded g(lock);
     *p = nullptr;
-    if (ag_emulate_fails() || bytes > TOTAL - M.held) return cudaErrorMemoryAllocation;
+    if (ag_emulate_fails()) return cudaErrorMemoryAllocation;
     if (forbidden()) return cudaErrorStreamCaptureUnsupported;
-    begin_memory();
-    listen_for_touches();
-    char *const raw = find_room(&range_of(bytes), room_for(bytes));
-    device_at_work now;                         /* opens what is new as well */
-    memset(raw, POISON, bytes + 2 * GUARD);
-    M.used[raw + GUARD] = bytes;
-    M.held += bytes;
-    *p = raw + GUARD;
-    return cudaSuccess;
+    *p = ag_emulate_take(bytes);
+    return *p ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 
 cudaError_t cudaFree(void *p)
@@ -275,12 +152,7 @@ cudaError_t cudaFree(void *p)
     if (!p) return cudaSuccess;
     if (forbidden()) return cudaErrorStreamCaptureUnsupported;
     drain_all();
-    const auto b = M.used.find((char *)p);
-    if (b == M.used.end()) return cudaErrorInvalidValue;
-    M.held -= b->second;
-    range_of(b->second).idle.insert({ room_for(b->second), b->first - GUARD });
-    M.used.erase(b);
-    return cudaSuccess;
+    return ag_emulate_give(p) ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned)
@@ -291,7 +163,7 @@ cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned)
     if (forbidden()) return cudaErrorStreamCaptureUnsupported;
     *p = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
     if (!*p) return cudaErrorMemoryAllocation;
-    memset(*p, POISON, bytes);
+    memset(*p, AG_EMULATE_POISON, bytes);
     pinned[(char *)*p] = bytes;
     return cudaSuccess;
 }
@@ -312,8 +184,8 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
 {
     guarded g(lock);
     if (good()) return cudaErrorUnknown;
-    if (kind == cudaMemcpyHostToDevice ? is_device(src) || !is_device(dst)
-        : kind == cudaMemcpyDeviceToHost ? is_device(dst) || !is_device(src) : !is_device(src) || !is_device(dst))
+    if (kind == cudaMemcpyHostToDevice ? ag_emulate_is_device(src) || !ag_emulate_is_device(dst)
+        : kind == cudaMemcpyDeviceToHost ? ag_emulate_is_device(dst) || !ag_emulate_is_device(src) : !ag_emulate_is_device(src) || !ag_emulate_is_device(dst))
         return cudaErrorInvalidValue;
     const bool pageable = kind != cudaMemcpyDeviceToDevice && !is_pinned(kind == cudaMemcpyHostToDevice ? src : dst);
     if (pageable && s->capture) return forbidden(), cudaErrorStreamCaptureUnsupported;
@@ -328,15 +200,15 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
 cudaError_t cudaMemsetAsync(void *dst, int byte, size_t bytes, cudaStream_t s)
 {
     if (good()) return cudaErrorUnknown;
-    if (!is_device(dst)) return cudaErrorInvalidValue;
+    if (!ag_emulate_is_device(dst)) return cudaErrorInvalidValue;
     ag_emulate_queue(s, [=] { memset(dst, byte, bytes); });
     return cudaSuccess;
 }
 
 cudaError_t cudaMemGetInfo(size_t *free, size_t *total)
 {
-    *free = TOTAL - M.held;
-    *total = TOTAL;
+    *total = AG_EMULATE_TOTAL;
+    *free = *total - ag_emulate_held();
     return good();
 }
 
