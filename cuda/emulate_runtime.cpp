@@ -184,9 +184,8 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
 {
     guarded g(lock);
     if (good()) return cudaErrorUnknown;
-    if (kind == cudaMemcpyHostToDevice ? ag_emulate_is_device(src) || !ag_emulate_is_device(dst)
-        : kind == cudaMemcpyDeviceToHost ? ag_emulate_is_device(dst) || !ag_emulate_is_device(src) : !ag_emulate_is_device(src) || !ag_emulate_is_device(dst))
-        return cudaErrorInvalidValue;
+    const bool from_device = kind != cudaMemcpyHostToDevice, to_device = kind != cudaMemcpyDeviceToHost;
+    if (ag_emulate_is_device(src) != from_device || ag_emulate_is_device(dst) != to_device) return cudaErrorInvalidValue;
     const bool pageable = kind != cudaMemcpyDeviceToDevice && !is_pinned(kind == cudaMemcpyHostToDevice ? src : dst);
     if (pageable && s->capture) return forbidden(), cudaErrorStreamCaptureUnsupported;
     if (pageable && kind == cudaMemcpyHostToDevice) {
