@@ -21,6 +21,11 @@ SAME(AG_LT_OP_N, CUBLAS_OP_N);
 SAME(AG_LT_OP_T, CUBLAS_OP_T);
 static_assert(sizeof(ag_lt_result) == sizeof(cublasLtMatmulHeuristicResult_t), "a heuristic's result");
 #endif
+#ifdef AG_EMULATE
+#define LOAD ag_emulate_lt_load
+#else
+#define LOAD ag_lt_load
+#endif
 
 enum { PLANS = 2048 };                                 /* an image model has some hundred products */
 static const size_t WORKSPACE = (size_t)32 << 20;       /* what cuBLAS recommends on Hopper */
@@ -82,8 +87,10 @@ void ag_lt_describe(const ag_lt_functions *f, const ag_blas_plan *p, ag_lt_desc 
 static void start(const char *at)
 {
     if (!B.tried) {
+        int driver = 0;
+        ag_cuda_check(cudaDriverGetVersion(&driver), "asking for the driver's version");
         B.tried = true;
-        B.works = ag_lt_load(&B.f, B.why, sizeof B.why);
+        B.works = LOAD(&B.f, driver, B.why, sizeof B.why);
     }
     if (!B.works) ag_fail(at, "%s", B.why);
     if (!B.made) check(B.f.create(&B.handle), "cublasLtCreate");

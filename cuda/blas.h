@@ -39,10 +39,6 @@ typedef struct {
 } ag_blas_product;
 void ag_blas_run(const char *at, const ag_blas_product *p);
 
-/* Looks for a library by its SONAMEs (NULL-terminated) in the loader's path, in CUDA_HOME, the toolkit's usual places
- * and Python environments. NULL: not found. */
-void *ag_cuda_library(const char *const *sonames);
-
 /* ---- cuBLASLt's interface, CUDA 12 and 13 -------------------------------------------------------------- */
 enum {
     AG_LT_COMPUTE_32F = 68, AG_LT_R_32F = 0, AG_LT_R_16BF = 14,
@@ -60,6 +56,8 @@ typedef struct ag_lt_layout_ *ag_lt_layout;
 typedef struct ag_lt_pref_ *ag_lt_pref;
 
 typedef struct {
+    size_t (*version)(void);                        /* 130100: 13.1.0 */
+    size_t (*cudart)(void);                         /* 13000: made with CUDA 13.0 */
     int (*create)(ag_lt_handle *h);
     int (*desc_create)(ag_lt_desc *d, int compute, int scale_type);
     int (*desc_set)(ag_lt_desc d, int attribute, const void *value, size_t size);
@@ -77,8 +75,11 @@ typedef struct {
                   const ag_lt_algo *algo, void *workspace, size_t workspace_size, void *stream);
 } ag_lt_functions;
 
-/* Fills f from the library; false, with a message for the user, when it is missing. The emulation has its own. */
-bool ag_lt_load(ag_lt_functions *f, char *why, size_t size);
+/* Fills f from the library. False where it is missing, of a version other than 12 or 13, or made for a newer CUDA than the
+ * driver's (driver: 12040 is 12.4; 0: any will do); `why` is then a message for the user. */
+bool ag_lt_load(ag_lt_functions *f, int driver, char *why, size_t size);
+/* In its place in the emulation. */
+bool ag_emulate_lt_load(ag_lt_functions *f, int driver, char *why, size_t size);
 /* desc and the layouts of A, B and D; fails on what cuBLASLt refuses. */
 void ag_lt_describe(const ag_lt_functions *f, const ag_blas_plan *p, ag_lt_desc *desc, ag_lt_layout layout[3]);
 

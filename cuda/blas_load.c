@@ -1,30 +1,33 @@
 /* cuda/blas_load.c - cuBLASLt by dlopen. */
-#include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
 #include "cuda/blas.h"
+#include "cuda/library.h"
 
-static bool take(void *library, const char *name, void *pointer, char *why, size_t size)
+#define GOES_ON "all other GPU ops, and everything on the CPU, go on without it"
+
+static bool fits(const ag_lt_functions *f, int driver, char *why, size_t size)
 {
-    void *symbol = dlsym(library, name);
-    memcpy(pointer, &symbol, sizeof symbol);            /* ISO C has no cast from object to function pointers */
-    if (!symbol) snprintf(why, size, "libcublasLt has no function %s: a version other than 12 or 13?", name);
-    return symbol;
+    const unsigned version = (unsigned)f->version(), cudart = (unsigned)f->cudart(), major = version / 10000;
+    if (major != 12 && major != 13)
+        snprintf(why, size, "the libcublasLt that was found is of version %u.%u.%u, and versions 12.x and 13.x are understood; "
+                 "put one of them first in LD_LIBRARY_PATH; " GOES_ON, major, version / 100 % 100,
+                 version % 100);
+    else if (driver && cudart / 1000 > (unsigned)driver / 1000)
+        snprintf(why, size, "the libcublasLt that was found, %u.%u.%u, was made for CUDA %u.%u, and the NVIDIA driver is for "
+                 "CUDA %d.%d; put the one for CUDA %d first in LD_LIBRARY_PATH, or install a newer driver; " GOES_ON, major,
+                 version / 100 % 100, version % 100, cudart / 1000, cudart / 10 % 100, driver / 1000, driver / 10 % 100,
+                 driver / 1000);
+    else return true;
+    return false;
 }
 
-bool ag_lt_load(ag_lt_functions *f, char *why, size_t size)
+bool ag_lt_load(ag_lt_functions *f, int driver, char *why, size_t size)
 {
     static const char *const sonames[] = { "libcublasLt.so.13", "libcublasLt.so.12", NULL };
-    void *library = ag_cuda_library(sonames);
-    if (!library) {
-        snprintf(why, size,
-                 "libcublasLt.so.13 or .12, which multiplies matrices on the GPU (ag_matmul, ag_linear), was not "
-                 "found; "
-                 "install cuBLAS (part of the CUDA toolkit, or pip install nvidia-cublas) or set CUDA_HOME to where it "
-                 "is. All other GPU ops, and everything on the CPU, go on without it");
-        return false;
-    }
-    const struct { const char *name; void *pointer; } wanted[] = {
+    const ag_library_function wanted[] = {
+        { "cublasLtGetVersion", &f->version },
+        { "cublasLtGetCudartVersion", &f->cudart },
         { "cublasLtCreate", &f->create },
         { "cublasLtMatmulDescCreate", &f->desc_create },
         { "cublasLtMatmulDescSetAttribute", &f->desc_set },
@@ -37,8 +40,15 @@ bool ag_lt_load(ag_lt_functions *f, char *why, size_t size)
         { "cublasLtMatmulPreferenceDestroy", &f->pref_destroy },
         { "cublasLtMatmulAlgoGetHeuristic", &f->heuristic },
         { "cublasLtMatmul", &f->matmul },
+        { NULL, NULL },
     };
-    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
-        if (!take(library, wanted[i].name, wanted[i].pointer, why, size)) return false;
-    return true;
+    void *library = ag_cuda_library(sonames);
+    if (!library)
+        snprintf(why, size, "libcublasLt.so.13 or .12, which multiplies matrices on the GPU (ag_matmul, ag_linear), was not "
+                 "found; install cuBLAS (part of the CUDA toolkit, or pip install nvidia-cublas) or set CUDA_HOME to where it "
+                 "is; " GOES_ON);
+    else if (!ag_library_functions(library, wanted, why, size))
+        snprintf(why + strlen(why), size - strlen(why), ": a libcublasLt other than 12.x or 13.x; " GOES_ON);
+    else return fits(f, driver, why, size);
+    return false;
 }

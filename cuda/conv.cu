@@ -1,12 +1,14 @@
-/* cuda/conv.cu - the products of a convolution through cuBLASLt.
+/* cuda/conv.cu - the products of a convolution.
  *
- * A 1 x 1 convolution of every pixel is one product. Else the pixels that an output meets are copied side by side, a patch,
- * in chunks that stay in the second cache, and
+ * A 1 x 1 convolution of every pixel is one product of matrices. Else cuDNN computes it, where it is and can (cuda/cudnn.h);
+ * without it, and with groups, the pixels that an output meets are copied side by side, a patch, in chunks that stay in the
+ * second cache, and
  *     y = patches w'      dw = g' patches, chunk after chunk      patches' gradient = g w, each pixel gathers its own
  * with weights as [O, kh, kw, I / groups]; a row of that and a patch of a group have depth values, the last of them zero
  * where kh kw I / groups is no multiple of 8: rows begin where 16 bytes can be read at once. Nothing is scattered: the same
  * bits in every run. */
 #include "cuda/conv.h"
+#include "cuda/cudnn.h"
 #include "cuda/device.h"
 #include "cuda/fused.h"
 #include "cuda/vector.h"
@@ -25,6 +27,17 @@ static bool pointwise(const ag_conv *c)
     return one_tap(c) && a->stride_h == 1 && a->stride_w == 1 && !(a->pad_top | a->pad_left | a->pad_bottom | a->pad_right);
 }
 
+/* Whether cuDNN is asked. Patches that do not overlap, of few channels, are products at once: each pixel is copied once, where
+ * cuDNN widens all pixels to 8 channels before. */
+static bool for_cudnn(const ag_conv *c, const void *x, const void *weight, const void *y)
+{
+    const ag_conv_arg *a = &c->at;
+    const bool apart = a->stride_h >= c->kh && a->stride_w >= c->kw && !(a->pad_top | a->pad_left | a->pad_bottom | a->pad_right);
+    const bool elements = c->n * c->h * c->w * c->in > 0 && ag_conv_pixels(c) * c->out > 0;
+    return a->groups == 1 && elements && !pointwise(c) && !(apart && c->in % 8) && ag_aligned(x) && ag_aligned(weight) &&
+           ag_aligned(y);
+}
+
 /* Of a group. */
 static int64_t depth_of(const ag_conv *c)
 {
@@ -36,9 +49,9 @@ static int64_t depth_of(const ag_conv *c)
 
 struct weight_shape { int64_t out, depth, channels, taps; };
 
-static weight_shape weight_shape_of(const ag_conv *c)
+static weight_shape weight_shape_of(const ag_conv *c, int64_t depth)
 {
-    return { c->out, depth_of(c), c->in / c->at.groups, c->kh * c->kw };
+    return { c->out, depth, c->in / c->at.groups, c->kh * c->kw };
 }
 
 /* Where value k of a row is in [O, channels, taps]; -1: behind the last. */
@@ -56,29 +69,32 @@ template <class T> static __global__ void pack(weight_shape s, const float *w, T
     }
 }
 
-static __global__ void unpack_gradient(weight_shape s, const float *from, float *dw, bool add)
+template <class T> static __global__ void unpack_gradient(weight_shape s, const T *from, float *dw, bool add)
 {
     AG_EACH (i, s.out * s.depth) {
         const int64_t o = i / s.depth, at = weight_at(s, o, i - o * s.depth);
-        if (at >= 0) dw[at] = add ? dw[at] + from[i] : from[i];
+        const float v = ag_load(from[i]);
+        if (at >= 0) dw[at] = add ? dw[at] + v : v;
     }
 }
 
+struct packing { weight_shape shape; ag_dtype type; };
+
 static void pack_weight(const ag_tensor *w, void *to, const void *arg)
 {
-    const ag_conv *c = (const ag_conv *)arg;
-    const weight_shape s = weight_shape_of(c);
-    const int64_t n = s.out * s.depth;
-    AG_TYPED(c->type, T, LAUNCH(pack<T>, ag_blocks(n), AG_BLOCK, 0, s, ag_real(w), (T *)to));
+    const packing *p = (const packing *)arg;
+    const int64_t n = p->shape.out * p->shape.depth;
+    AG_TYPED(p->type, T, LAUNCH(pack<T>, ag_blocks(n), AG_BLOCK, 0, p->shape, ag_real(w), (T *)to));
 }
 
-static const void *packed_weight(const ag_node *n, const ag_conv *c, const ag_tensor *w)
+static const void *packed_weight(const ag_node *n, const ag_conv *c, const ag_tensor *w, int64_t depth)
 {
-    const int64_t count = c->out * depth_of(c);
+    const int64_t count = c->out * depth;
     if (one_tap(c) || !count) return ag_cuda_param(n, w, c->type);
-    const uint64_t sizes = (uint64_t)(c->out * 31 + c->in) * 31 + (uint64_t)(c->kh * 31 + c->kw);
+    const packing p = { weight_shape_of(c, depth), c->type };
+    const uint64_t sizes = ((uint64_t)(c->out * 31 + c->in) * 31 + (uint64_t)(c->kh * 31 + c->kw)) * 31 + (uint64_t)depth;
     return ag_packed(n, w, 0x636F6E76 + sizes * 64 + (uint64_t)c->type, count * (int64_t)ag_dtype_size(c->type), pack_weight,
-                     c);
+                     &p);
 }
 
 /* ---- patches ------------------------------------------------------------------------------------------- */
@@ -159,7 +175,13 @@ void ag_cuda_conv_forward(const ag_node *n, const ag_conv *c, const void *x, con
     const int64_t size = (int64_t)ag_dtype_size(c->type);
     const bool plain = pointwise(c), grouped = c->at.groups > 1;
     if (!pixels || !c->out) return;
-    ag_blas_product p = by_weight(c, packed_weight(n, c, weight));
+    const ag_dnn_plan *plan = for_cudnn(c, x, weight->data, y) ? ag_cudnn_plan(n, c, AG_CONV_FORWARD, add) : nullptr;
+    if (plan) {
+        ag_cudnn_run(n, plan, x, packed_weight(n, c, weight, ag_conv_depth(c)), y);
+        if (bias) ag_cuda_add_bias(y, c->type, pixels, c->out, ag_real(bias));
+        return;
+    }
+    ag_blas_product p = by_weight(c, packed_weight(n, c, weight, depth));
     p.wt = true, p.k = depth, p.m = out, p.to = c->type, p.add = add;
     p.x_ld = c->at.groups * depth, p.x_step = depth, p.y_ld = c->out, p.y_step = out;
     p.bias = grouped ? nullptr : ag_cuda_param(n, bias, c->type);
@@ -238,7 +260,12 @@ void ag_cuda_conv_input_gradient(const ag_node *n, const ag_conv *c, const void 
 {
     const int64_t depth = depth_of(c), size = (int64_t)ag_dtype_size(c->type);
     if (c->n * c->h * c->w * c->in == 0) return;
-    ag_blas_product p = by_weight(c, packed_weight(n, c, weight));
+    const ag_dnn_plan *plan = for_cudnn(c, dx, weight->data, g) ? ag_cudnn_plan(n, c, AG_CONV_INPUT, add) : nullptr;
+    if (plan) {
+        ag_cudnn_run(n, plan, dx, packed_weight(n, c, weight, ag_conv_depth(c)), g);
+        return;
+    }
+    ag_blas_product p = by_weight(c, packed_weight(n, c, weight, depth));
     p.k = c->out / c->at.groups, p.m = depth, p.w_ld = depth;
     p.x_ld = c->out, p.x_step = p.k, p.y_ld = c->at.groups * depth, p.y_step = depth;
     if (pointwise(c)) {
@@ -265,11 +292,29 @@ void ag_cuda_conv_input_gradient(const ag_node *n, const ag_conv *c, const void 
 
 /* ---- the gradient of the weight ------------------------------------------------------------------------- */
 
+/* dw (+)= the values of [out, depth] */
+static void unpack(const ag_conv *c, ag_dtype type, int64_t depth, const void *from, float *dw, bool add)
+{
+    const weight_shape s = weight_shape_of(c, depth);
+    AG_TYPED(type, T, LAUNCH(unpack_gradient<T>, ag_blocks(c->out * depth), AG_BLOCK, 0, s, (const T *)from, dw, add));
+}
+
+/* The gradient is rounded to c's type once, as a whole. */
+static void weight_gradient_by_cudnn(const ag_node *n, const ag_conv *c, const ag_dnn_plan *plan, const void *x, const void *g,
+                                     float *dw, bool add)
+{
+    void *sum = ag_workspace(n, c->out * ag_conv_depth(c), ag_dtype_size(c->type));
+    ag_cudnn_run(n, plan, x, sum, g);
+    unpack(c, c->type, ag_conv_depth(c), sum, dw, add);
+}
+
 void ag_cuda_conv_weight_gradient(const ag_node *n, const ag_conv *c, const void *x, const void *g, float *dw, bool add)
 {
     const int64_t depth = depth_of(c), out = c->out / c->at.groups, pixels = ag_conv_pixels(c), count = c->out * depth;
     const int64_t size = (int64_t)ag_dtype_size(c->type), chunk = pointwise(c) ? most(pixels, 1) : pixels_at_once(c, size);
     if (!count) return;
+    const ag_dnn_plan *plan = for_cudnn(c, x, nullptr, g) ? ag_cudnn_plan(n, c, AG_CONV_WEIGHTS, false) : nullptr;
+    if (plan) return weight_gradient_by_cudnn(n, c, plan, x, g, dw, add);
     ag_blas_product p = {};
     p.type = c->type, p.to = AG_F32, p.batch = c->at.groups, p.xt = true, p.n = out, p.m = depth;
     p.x_ld = c->out, p.x_step = out, p.w_ld = c->at.groups * depth, p.w_step = depth, p.y_step = out * depth;
@@ -282,6 +327,5 @@ void ag_cuda_conv_weight_gradient(const ag_node *n, const ag_conv *c, const void
         p.w = rows ? rows : x, p.x = (const char *)g + first * c->out * size;
         ag_blas_run(n->at, &p);
     }
-    if (sum != dw)
-        LAUNCH(unpack_gradient, ag_blocks(count), AG_BLOCK, 0, weight_shape_of(c), sum, dw, add);
+    if (sum != dw) unpack(c, AG_F32, depth, sum, dw, add);
 }

@@ -15,7 +15,7 @@ NVCCFLAGS  := -std=c++17 -O3 -gencode arch=compute_80,code=[sm_$(strip $(CUDA_AR
 LINK       := $(CC)
 
 ifeq ($(BUILD),emu)
-  cuda_sources := $(filter-out cuda/stub.c cuda/blas_load.c,$(wildcard cuda/*.c cuda/*.cu cuda/*.cpp))
+  cuda_sources := $(filter-out cuda/stub.c,$(wildcard cuda/*.c cuda/*.cu cuda/*.cpp))
   CPPFLAGS     += -DAG_HAVE_CUDA
   LINK         := $(CXX)
 else ifeq ($(CUDA)$(filter-out release debug,$(BUILD)),1)

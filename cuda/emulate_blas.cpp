@@ -19,6 +19,7 @@ template <class T> int make(T **slot, T value)
     return SUCCESS;
 }
 
+size_t version(void) { return 0; }
 int create(ag_lt_handle *h) { return *h = nullptr, ag_emulate_fails() ? NOT_INITIALIZED : SUCCESS; }
 int desc_create(ag_lt_desc *d, int, int) { return make((desc **)d, desc{}); }
 int desc_destroy(ag_lt_desc d) { return delete (desc *)d, SUCCESS; }
@@ -140,9 +141,9 @@ int matmul(ag_lt_handle, ag_lt_desc dh, const void *alpha, const void *a, ag_lt_
 
 } // namespace
 
-bool ag_lt_load(ag_lt_functions *f, char *, size_t)
+bool ag_emulate_lt_load(ag_lt_functions *f, int, char *, size_t)
 {
-    *f = { create, desc_create, desc_set, desc_destroy, layout_create, layout_set, layout_destroy, pref_create,
+    *f = { version, version, create, desc_create, desc_set, desc_destroy, layout_create, layout_set, layout_destroy, pref_create,
            pref_set, pref_destroy, heuristic, matmul };
     return true;
 }

@@ -3,7 +3,8 @@
 #include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include "cuda/blas.h"
+#include <string.h>
+#include "cuda/library.h"
 
 /* Patterns behind an environment variable's value, or absolute ones. */
 static const struct { const char *variable, *pattern; } places[] = {
@@ -48,4 +49,15 @@ void *ag_cuda_library(const char *const *sonames)
         }
     }
     return NULL;
+}
+
+bool ag_library_functions(void *library, const ag_library_function *list, char *why, size_t size)
+{
+    for (; list->name; list++) {
+        void *const symbol = dlsym(library, list->name);
+        memcpy(list->pointer, &symbol, sizeof symbol);  /* ISO C has no cast from object to function pointers */
+        if (!symbol) snprintf(why, size, "the library that was found has no function %s", list->name);
+        if (!symbol) return false;
+    }
+    return true;
 }

@@ -361,7 +361,7 @@ static void test_cublaslt_takes_our_descriptors(void **state)
 #ifdef AG_HAVE_CUDA
     char why[512];
     ag_lt_functions f;
-    if (!ag_lt_load(&f, why, sizeof why)) {
+    if (!ag_lt_load(&f, 0, why, sizeof why)) {
         print_message("SKIP: %s\n", why);
         skip();
     }

@@ -7,9 +7,11 @@
 #include <cmocka.h>
 #include "tests/cuda_cases.h"
 #ifdef AG_HAVE_CUDA
+#include "cuda/cudnn.h"
 #include "cuda/fused.h"
 #else
 static int64_t ag_cuda_chunk;
+static void ag_cudnn_forget(void) { }
 #endif
 
 /* In bf16 on both devices, which round at other places: what is compared is as near as its few bits let it be. */
@@ -101,10 +103,16 @@ static void test_convolutions(void **state)
         { "bf16, groups", "x[2,4,5,16] w[4,8,3,3] b[4]", conv_grouped_bf16 },
         { "bf16, transposed", "x[2,3,4,8] w[8,4,2,2] b[4]", turned_bf16 },
     };
-    compare_cases(cases, sizeof cases / sizeof *cases, 1e-5);
+    for (int own = 0; own < 2; own++) {                     /* by cuDNN, where it is there, and by our own kernels */
+        ag_cudnn_forget();
+        if (own) setenv("AG_CUDNN", "0", 1);
+        compare_cases(cases, sizeof cases / sizeof *cases, 1e-5);
+        compare_cases(halves, sizeof halves / sizeof *halves, 3e-2);
+    }
     compare_cases_in(1, in_chunks, sizeof in_chunks / sizeof *in_chunks);
     compare_cases_in(40000, in_chunks, sizeof in_chunks / sizeof *in_chunks);
-    compare_cases(halves, sizeof halves / sizeof *halves, 3e-2);
+    unsetenv("AG_CUDNN");
+    ag_cudnn_forget();
 }
 
 /* ---- depthwise convolutions ---------------------------------------------------------------------------- */

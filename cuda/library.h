@@ -1,0 +1,17 @@
+/* cuda/library.h - NVIDIA's libraries, found at run time: one program runs with and without them. */
+#ifndef AG_CUDA_LIBRARY_H
+#define AG_CUDA_LIBRARY_H
+#include "core/base.h"
+AG_BEGIN_DECLS
+
+/* Looks for a library by its SONAMEs (NULL-terminated) in the loader's path, in CUDA_HOME, the toolkit's usual places
+ * and Python environments. NULL: not found. */
+void *ag_cuda_library(const char *const *sonames);
+
+/* Fills the pointers of a list of functions, the last of them without a name. False where the library lacks one of them;
+ * `why` then names it. */
+typedef struct { const char *name; void *pointer; } ag_library_function;
+bool ag_library_functions(void *library, const ag_library_function *list, char *why, size_t size);
+
+AG_END_DECLS
+#endif
