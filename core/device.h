@@ -16,6 +16,20 @@ typedef struct {
     int64_t system_calls;           /* how often the driver was asked for memory */
 } ag_device_memory;
 
+/* Copies to one piece of device memory that is filled again and again, in a queue of their own beside the other work. */
+typedef struct ag_upload ag_upload;
+typedef struct {
+    void *(*host_alloc)(size_t bytes);      /* host memory that the device reads by itself (page-locked); NULL: no more */
+    void (*host_free)(void *p);             /* does not fail */
+    ag_upload *(*make)(void);
+    void (*drop)(ag_upload *u);             /* waits for its copy, and does not fail; NULL is fine */
+    /* Begins when the work queued before the last used(u) is done; host is of host_alloc, and read until wait(u) returns. */
+    void (*copy)(ag_upload *u, void *dst, const void *host, size_t bytes);
+    void (*ready)(ag_upload *u);            /* work that is queued from now on begins when the copy is there */
+    void (*used)(ag_upload *u);             /* what is queued until now reads the device memory, what comes later does not */
+    void (*wait)(ag_upload *u);             /* for the last copy, not for other work */
+} ag_upload_ops;
+
 typedef struct {
     const char *name;
     /* Called once, before anything else. False: the device cannot be used; `why` then names the missing part, what
@@ -37,6 +51,7 @@ typedef struct {
     void (*add)(ag_tensor *dst, const ag_tensor *src);
     void (*fill)(ag_tensor *dst, double value);
     void (*sync)(void);             /* waits for all queued work; fails with what went wrong in it */
+    const ag_upload_ops *upload;    /* NULL: batches are made where they are used */
 } ag_device_ops;
 
 /* The entry of a device, initialised. Fails, saying why, when the device cannot be used. */

@@ -16,5 +16,7 @@ void ag_cuda_assign(ag_tensor *dst, const ag_tensor *src);
 void ag_cuda_add(ag_tensor *dst, const ag_tensor *src);
 void ag_cuda_fill(ag_tensor *dst, double value);
 
+extern const ag_upload_ops ag_cuda_upload;      /* upload.cu */
+
 AG_END_DECLS
 #endif

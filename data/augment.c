@@ -205,11 +205,17 @@ data_map ag_data_augment_map(const data_augment *a, const data_drawn *d, int64_t
     return map;
 }
 
-void ag_data_augment_sample(const data_augment *a, const data_image *from, const data_stats *stats, data_random *r, float *to)
+data_map ag_data_augment_drawn_map(const data_augment *a, const data_image *from, const data_stats *stats, data_random *r)
 {
     const data_drawn drawn = ag_data_augment_draw(a, from->width, from->height, r);
     data_map map = ag_data_augment_map(a, &drawn, from->width, from->height);
     if (stats) map.stats = *stats;
+    return map;
+}
+
+void ag_data_augment_sample(const data_augment *a, const data_image *from, const data_stats *stats, data_random *r, float *to)
+{
+    const data_map map = ag_data_augment_drawn_map(a, from, stats, r);
     ag_data_map_apply(from, &map, to);
     if (a && a->own) a->own(to, map.height, map.width, r, a->own_arg);
 }

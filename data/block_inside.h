@@ -24,6 +24,7 @@ struct data_images {
     int n_tfms, fixed;                  /* how many of the first ones draw nothing */
     data_augment augment;
     data_stats stats;
+    int64_t item_width, item_height;    /* of the first item after its transforms; 0 where none was measured */
     int64_t width, height;              /* of the results, from the next epoch on */
     atomic_bool resized;                /* these are not what item transforms and augmentation make by themselves */
     data_view view[2];                  /* validation, training */

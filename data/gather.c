@@ -106,10 +106,10 @@ static void gather_field(const data_field *f, const int64_t *index, int64_t n, v
     }
 }
 
-static int64_t call_function(const data_set *s, int64_t *index, int64_t n, uint64_t key, const atomic_bool *stop, char *x,
-                             char *y)
+static int64_t call_function(const data_set *s, int64_t *index, int64_t n, uint64_t key, const atomic_bool *stop, data_into to)
 {
-    const int64_t size_x = ag_data_field_bytes(&s->x), size_y = s->has_y ? ag_data_field_bytes(&s->y) : 0;
+    const int64_t size_x = to.pack ? 0 : ag_data_field_bytes(&s->x), size_y = to.y ? ag_data_field_bytes(&s->y) : 0;
+    char *x = to.x, *y = to.y;
     memset(x, 0, (size_t)(n * size_x));
     if (y) memset(y, 0, (size_t)(n * size_y));
     int64_t good = 0;
@@ -118,34 +118,36 @@ static int64_t call_function(const data_set *s, int64_t *index, int64_t n, uint6
         const ag_philox4 r = ag_philox(key, 1, (uint64_t)row);
         data_sample sample = { s->arg, row, (uint64_t)r.v[0] << 32 | r.v[1], x + good * size_x,
                                y ? y + good * size_y : NULL, s->x.shape, false };
-        s->get(&sample);
+        if (to.pack) s->pack(&sample, to.pack);
+        else s->get(&sample);
         if (!sample.bad) {
             index[good++] = index[i];
             continue;
         }
         memset(sample.x, 0, (size_t)size_x);
         if (y) memset(sample.y, 0, (size_t)size_y);
+        if (to.pack) ag_data_pack_cut(to.pack, good * s->pictures);
     }
     return good;
 }
 
-int64_t ag_data_gather(const data_set *s, int64_t *index, int64_t n, uint64_t key, const atomic_bool *stop, void *x, void *y)
+int64_t ag_data_gather(const data_set *s, int64_t *index, int64_t n, uint64_t key, const atomic_bool *stop, data_into to)
 {
-    const int64_t size_x = ag_data_field_bytes(&s->x), size_y = s->has_y ? ag_data_field_bytes(&s->y) : 0;
+    const int64_t size_x = ag_data_field_bytes(&s->x), size_y = to.y ? ag_data_field_bytes(&s->y) : 0;
     const int64_t *rows = s->indirect ? s->rows->data : NULL;
     int64_t block[BLOCK];
-    if (s->get) return call_function(s, index, n, key, stop, x, y);
+    if (s->get) return call_function(s, index, n, key, stop, to);
     for (int64_t i = 0; i < n; i += BLOCK) {
         const int64_t m = n - i < BLOCK ? n - i : BLOCK, *at = index + i;
         if (rows) {
             for (int64_t k = 0; k < m; k++) block[k] = rows[index[i + k]];
             at = block;
         }
-        char *out_x = (char *)x + i * size_x, *out_y = y ? (char *)y + i * size_y : NULL;
+        char *out_x = (char *)to.x + i * size_x, *out_y = to.y ? (char *)to.y + i * size_y : NULL;
         /* The misses of a whole block are under way before the first is waited for. */
         for (int64_t k = 0; k < m; k++) __builtin_prefetch(s->x.base + at[k] * s->x.stride);
         gather_field(&s->x, at, m, out_x);
-        if (y) gather_field(&s->y, at, m, out_y);
+        if (out_y) gather_field(&s->y, at, m, out_y);
     }
     return n;
 }

@@ -135,19 +135,15 @@ static void put_targets(const data_images *m, int64_t row, void *y)
     memcpy(y, (const char *)m->y + (size_t)(row * m->columns) * size, (size_t)m->columns * size);
 }
 
-static void get(data_sample *s)
+/* The pictures of a sample: their bytes and what was drawn for them to p, or (NULL) their numbers to x. */
+static void get_pictures(data_sample *s, data_pack *p, float *x)
 {
     const data_view *v = s->arg;
     data_images *m = v->of;
     char why[DATA_WHY];
-    const int64_t *side = s->x_shape.dim + s->x_shape.ndim - 3, pixels = 3 * side[0] * side[1];
+    const int64_t *side = s->x_shape.dim + s->x_shape.ndim - 3, numbers = 3 * side[0] * side[1];
     data_augment a = m->augment;
     if (m->resized) a.size = side[0], a.width = side[1];
-#ifdef AG_F64
-    float *x = ag_alloc(pixels * m->inputs, sizeof *x);
-#else
-    float *x = s->x;
-#endif
     for (int k = 0; k < m->inputs && !s->bad; k++) {
         const int64_t i = s->row * m->inputs + k;
         data_image item;
@@ -160,13 +156,34 @@ static void get(data_sample *s)
         ag_defer(ag_free, item.pixels);
         check_size(m, i, &a, &item, side[0], side[1]);
         data_random r = chance_of(s->key, k, DATA_MAX_TRANSFORMS, v->train);
-        ag_data_augment_sample(&a, &item, &m->stats, &r, x + k * pixels);
+        if (!p) {
+            ag_data_augment_sample(&a, &item, &m->stats, &r, x + k * numbers);
+            continue;
+        }
+        const data_map map = ag_data_augment_drawn_map(&a, &item, &m->stats, &r);
+        ag_data_pack_put(p, &item, &map);
     }
+}
+
+static void get(data_sample *s)
+{
+    const data_images *m = ((const data_view *)s->arg)->of;
 #ifdef AG_F64
-    for (int64_t i = 0; i < pixels * m->inputs; i++) ((real *)s->x)[i] = x[i];
+    const int64_t *side = s->x_shape.dim + s->x_shape.ndim - 3, numbers = 3 * side[0] * side[1] * m->inputs;
+    float *x = ag_alloc(numbers, sizeof *x);
+    get_pictures(s, NULL, x);
+    for (int64_t i = 0; i < numbers; i++) ((real *)s->x)[i] = x[i];
     ag_free(x);
+#else
+    get_pictures(s, NULL, s->x);
 #endif
     if (s->y) put_targets(m, s->row, s->y);
+}
+
+static void pack(data_sample *s, data_pack *p)
+{
+    get_pictures(s, p, NULL);
+    if (s->y) put_targets(((const data_view *)s->arg)->of, s->row, s->y);
 }
 
 /* ---- sets --------------------------------------------------------------------------------------------------- */
@@ -191,6 +208,8 @@ data_set *ag_data_images_set(const char *at, data_images *m, bool train, bool wi
         .arg = &m->view[train], .x = sample_shape(m), .has_y = has_y, .y = y,
         .y_dtype = m->numbers ? AG_F32 : AG_I64 });
     s->refresh = refresh;
+    s->pack = m->augment.own ? NULL : pack;         /* the user's function takes numbers */
+    s->pictures = m->inputs, s->picture_width = m->item_width, s->picture_height = m->item_height;
     return s;
 }
 
@@ -270,7 +289,7 @@ void ag_data_images_measure(data_images *m)
             note_bad(m, i, why);
             continue;
         }
-        m->width = item.width, m->height = item.height;
+        m->width = m->item_width = item.width, m->height = m->item_height = item.height;
         ag_data_image_free(&item);
         ag_data_augment_size(&m->augment, &m->width, &m->height);
         return;

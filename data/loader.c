@@ -2,21 +2,15 @@
  *
  * The order is a function of (seed, epoch) alone and every batch is made whole by one thread, so workers
  * change no bit. Batch k goes to slot k mod slots of a ring; a worker takes the next batch number, waits
- * until the consumer has taken what was in the slot before, fills it, and says so. */
+ * until the consumer has taken what was in the slot before, fills it, and says so. For a GPU (data/slot.h)
+ * the consumer sends the next batch on its way when it takes one. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
 #include "core/memory.h"
 #include "core/random.h"
 #include "core/ranks.h"
-#include "data/set.h"
-
-typedef struct {
-    void *x, *y;
-    int64_t *index;
-    int64_t batch, n;
-    char *error;
-} loader_slot; /* batch: what it holds, -1 nothing; n: samples that are there */
+#include "data/slot.h"
 
 struct data_loader {
     data_set *set;
@@ -28,14 +22,17 @@ struct data_loader {
     bool shared;
     bool inside;                    /* a DATA_EACH was begun and not finished */
     data_permutation order;         /* of this epoch */
-    loader_slot own;                /* of the consumer's thread, for batches prepared when asked for */
+    data_way way;
+    data_slot *slot;                /* without workers: two, of which batches for the CPU use the index alone */
+    int n_slots;
+    int64_t sent, kept;             /* batches before this one were sent to a device; the one whose slot is still read, or -1 */
+    int64_t *row;                   /* of the consumer's batch */
     /* workers: */
     pthread_mutex_t lock;
     pthread_cond_t work, ready;
     pthread_t *thread;
-    loader_slot *slot;
-    int n_slots, busy;
-    int64_t issued, consumed;       /* batches given to workers, taken by the consumer */
+    int busy;
+    int64_t issued, consumed;       /* batches given to workers, done with by the consumer */
     bool running, stop;
     atomic_bool cancel;             /* what is in work is not wanted any more */
 };
@@ -60,40 +57,31 @@ static uint64_t epoch_key(const data_loader *l)
     return (uint64_t)r.v[0] << 32 | r.v[1];
 }
 
-static int64_t fill(const data_loader *l, int64_t batch, int64_t *index, void *x, void *y)
+static int64_t fill(const data_loader *l, int64_t batch, int64_t *index, data_into into)
 {
     const loader_part p = part_of(l, batch);
     if (l->opts.shuffle) ag_data_permute(&l->order, p.first, p.n, index);
     else for (int64_t i = 0; i < p.n; i++) index[i] = p.first + i;
-    return ag_data_gather(&l->drawn, index, p.n, l->drawn.get ? epoch_key(l) : 0, l->thread ? &l->cancel : NULL, x, y);
+    return ag_data_gather(&l->drawn, index, p.n, l->drawn.get ? epoch_key(l) : 0, l->thread ? &l->cancel : NULL, into);
 }
 
-static loader_slot new_slot(const data_loader *l, bool buffers)
+static void fill_slot(const data_loader *l, data_slot *s, int64_t batch)
 {
-    loader_slot s = { .batch = -1, .index = ag_alloc(l->batch, sizeof(int64_t)) };
-    if (buffers) s.x = ag_alloc(l->batch, (size_t)ag_data_field_bytes(&l->drawn.x));
-    if (buffers && l->drawn.has_y) s.y = ag_alloc(l->batch, (size_t)ag_data_field_bytes(&l->drawn.y));
-    return s;
-}
-
-static void free_slot(loader_slot *s)
-{
-    ag_free(s->x);
-    ag_free(s->y);
-    ag_free(s->index);
-    ag_free(s->error);
+    if (l->way.packed) ag_data_pack_begin(&s->pack, l->batch * l->drawn.pictures);
+    s->n = fill(l, batch, s->index, (data_into){ .x = s->memory + s->x, .y = l->drawn.has_y ? s->memory : NULL,
+                                                 .pack = l->way.packed ? &s->pack : NULL });
 }
 
 /* ---- workers ------------------------------------------------------------------------------------------- */
 
-typedef struct { data_loader *l; loader_slot *slot; int64_t batch; } fill_job;
+typedef struct { data_loader *l; data_slot *slot; int64_t batch; } fill_job;
 
-static void fill_slot(void *arg)
+static void do_job(void *arg)
 {
     fill_job *j = arg;
     AG_SCOPE;
     AG_NO_GRAD;
-    j->slot->n = fill(j->l, j->batch, j->slot->index, j->slot->x, j->slot->y);
+    fill_slot(j->l, j->slot, j->batch);
 }
 
 static void *work(void *arg)
@@ -108,7 +96,7 @@ static void *work(void *arg)
         l->issued++;
         l->busy++;
         pthread_mutex_unlock(&l->lock);
-        const bool failed = ag_try(fill_slot, &job);
+        const bool failed = ag_try(do_job, &job);
         pthread_mutex_lock(&l->lock);
         if (failed) {
             ag_free(job.slot->error);
@@ -122,13 +110,14 @@ static void *work(void *arg)
     return NULL;
 }
 
-/* No worker touches the loader after this, until resume. */
-static void pause_workers(data_loader *l)
+/* No worker touches the loader after this, until resume; no slot holds a batch. */
+static void pause(data_loader *l)
 {
     pthread_mutex_lock(&l->lock);
     l->running = false;
     atomic_store(&l->cancel, true);
     while (l->busy) pthread_cond_wait(&l->ready, &l->lock);
+    ag_data_way_wait(&l->way, 0), ag_data_way_wait(&l->way, 1);
     for (int i = 0; i < l->n_slots; i++) {
         l->slot[i].batch = -1;
         ag_free(l->slot[i].error);
@@ -149,9 +138,6 @@ static void resume_workers(data_loader *l)
 
 static void start_workers(const char *at, data_loader *l)
 {
-    l->n_slots = l->opts.prefetch ? l->opts.prefetch : 2 * l->opts.workers;
-    l->slot = ag_alloc(l->n_slots, sizeof *l->slot);
-    for (int i = 0; i < l->n_slots; i++) l->slot[i] = new_slot(l, true);
     l->thread = ag_alloc(l->opts.workers, sizeof *l->thread);
     for (int i = 0; i < l->opts.workers; i++) {
         const int error = pthread_create(&l->thread[i], NULL, work, l);
@@ -173,8 +159,9 @@ static void free_loader(void *arg)
         pthread_mutex_unlock(&l->lock);
         for (int i = 0; i < l->opts.workers; i++) pthread_join(l->thread[i], NULL);
     }
-    for (int i = 0; i < l->n_slots; i++) free_slot(&l->slot[i]);
-    free_slot(&l->own);
+    ag_data_way_close(&l->way);
+    for (int i = 0; i < l->n_slots; i++) ag_data_slot_close(&l->slot[i], &l->way);
+    ag_free(l->row);
     ag_free(l->slot);
     ag_free(l->thread);
     pthread_mutex_destroy(&l->lock);
@@ -207,7 +194,10 @@ data_loader *ag_data_loader_new_(const char *at, data_set *set, int64_t batch, d
     l->batches = set->n / l->batch + (!opts.drop_last && set->n % l->batch != 0);
     l->samples = opts.drop_last ? l->batches * l->batch : set->n;
     l->opts = opts;
-    l->own = new_slot(l, !opts.workers && ag_default_device() != AG_CPU);
+    l->n_slots = !opts.workers ? 2 : opts.prefetch ? opts.prefetch : 2 * opts.workers;
+    l->slot = ag_alloc(l->n_slots, sizeof *l->slot);
+    l->row = ag_alloc(l->batch, sizeof *l->row);
+    l->kept = -1;
     if (opts.workers) start_workers(at, l);
     return l;
 }
@@ -233,7 +223,7 @@ void ag_data_loader_seek_(const char *at, data_loader *l, data_position p)
                 "data_loader_seek: epoch %" PRId64 ", batch %" PRId64 "; the loader has batches 0 .. %" PRId64
                 " of each epoch",
                 p.epoch, p.batch, l->batches - 1);
-    if (l->thread) pause_workers(l);
+    pause(l);
     l->position = p;
     l->inside = false;
     l->round++;
@@ -241,63 +231,81 @@ void ag_data_loader_seek_(const char *at, data_loader *l, data_position p)
 
 /* ---- DATA_EACH ----------------------------------------------------------------------------------------- */
 
-static ag_shape batch_shape(const data_field *f, int64_t n)
-{
-    ag_shape s = { .ndim = f->shape.ndim + 1, .dim = { n } };
-    for (int k = 0; k < f->shape.ndim; k++) s.dim[k + 1] = f->shape.dim[k];
-    return s;
-}
-
 ag_shape ag_data_batch_shape(const data_loader *l)
 {
     data_set next = *l->set;
     if (next.refresh) next.refresh(&next);
-    return batch_shape(&next.x, l->batch);
+    return ag_data_batch_shape_of(&next.x, l->batch);
 }
 
-static void prepare_now(data_batch *b)
+/* In the consumer's thread, where nothing has to be copied from it. */
+static void prepare_in_place(data_batch *b)
 {
     data_loader *l = b->of;
     const data_set *s = &l->drawn;
-    if (!l->own.x && ag_default_device() == AG_CPU) {
-        b->x = ag_empty_(b->at, s->x.dtype, batch_shape(&s->x, b->n));
-        b->y = s->has_y ? ag_empty_(b->at, s->y.dtype, batch_shape(&s->y, b->n)) : NULL;
-        const int64_t n = fill(l, b->index, l->own.index, b->x->data, s->has_y ? b->y->data : NULL);
-        if (n && n < b->n) {
-            b->x = ag_from_(b->at, s->x.dtype, b->x->data, batch_shape(&s->x, n));
-            b->y = s->has_y ? ag_from_(b->at, s->y.dtype, b->y->data, batch_shape(&s->y, n)) : NULL;
-        }
-        b->n = n;
-        return;
+    b->x = ag_empty_(b->at, s->x.dtype, ag_data_batch_shape_of(&s->x, b->n));
+    b->y = s->has_y ? ag_empty_(b->at, s->y.dtype, ag_data_batch_shape_of(&s->y, b->n)) : NULL;
+    const int64_t n = fill(l, b->index, l->row, (data_into){ .x = b->x->data, .y = s->has_y ? b->y->data : NULL });
+    if (n && n < b->n) {
+        b->x = ag_from_(b->at, s->x.dtype, b->x->data, ag_data_batch_shape_of(&s->x, n));
+        b->y = s->has_y ? ag_from_(b->at, s->y.dtype, b->y->data, ag_data_batch_shape_of(&s->y, n)) : NULL;
     }
-    if (!l->own.x) {                    /* the default device has changed since */
-        free_slot(&l->own);
-        l->own = new_slot(l, true);
-    }
-    b->n = fill(l, b->index, l->own.index, l->own.x, l->own.y);
-    if (!b->n) return;
-    b->x = ag_from_(b->at, s->x.dtype, l->own.x, batch_shape(&s->x, b->n));
-    b->y = s->has_y ? ag_from_(b->at, s->y.dtype, l->own.y, batch_shape(&s->y, b->n)) : NULL;
+    b->n = n;
 }
 
-static void take_prepared(data_batch *b)
+static data_slot *slot_of(const data_loader *l, int64_t batch) { return &l->slot[batch % l->n_slots]; }
+
+/* Whether a slot holds the batch; without workers it does after this. wait: until it does. */
+static bool made(data_loader *l, int64_t batch, bool wait)
 {
-    data_loader *l = b->of;
-    loader_slot *slot = &l->slot[b->index % l->n_slots];
+    data_slot *slot = slot_of(l, batch);
+    if (!l->thread && wait && slot->batch != batch) {
+        fill_slot(l, slot, batch);
+        slot->batch = batch;
+    }
     pthread_mutex_lock(&l->lock);
-    while (slot->batch != b->index) pthread_cond_wait(&l->ready, &l->lock);
+    while (l->thread && wait && slot->batch != batch) pthread_cond_wait(&l->ready, &l->lock);
+    const bool is_made = slot->batch == batch;
     pthread_mutex_unlock(&l->lock);
-    if (slot->error) ag_fail(NULL, "%s", slot->error);
-    b->n = slot->n;
-    const data_set *s = &l->drawn;
-    if (b->n) b->x = ag_from_(b->at, s->x.dtype, slot->x, batch_shape(&s->x, b->n));
-    if (b->n && s->has_y) b->y = ag_from_(b->at, s->y.dtype, slot->y, batch_shape(&s->y, b->n));
-    memcpy(l->own.index, slot->index, (size_t)b->n * sizeof *slot->index);
+    return is_made;
+}
+
+/* The slot of the batch taken last is empty again. */
+static void give_back(data_loader *l)
+{
+    if (l->kept < 0) return;
+    ag_data_way_wait(&l->way, l->kept);
     pthread_mutex_lock(&l->lock);
-    slot->batch = -1;
+    slot_of(l, l->kept)->batch = -1;
     l->consumed++;
     pthread_cond_signal(&l->work);
     pthread_mutex_unlock(&l->lock);
+    l->kept = -1;
+}
+
+static void send(data_batch *b, int64_t batch)
+{
+    data_loader *l = b->of;
+    data_slot *slot = slot_of(l, batch);
+    if (!l->way.up || l->sent > batch || slot->error || !slot->n) return;
+    ag_data_slot_send(b->at, slot, &l->way);
+    l->sent = batch + 1;
+}
+
+static void take(data_batch *b)
+{
+    data_loader *l = b->of;
+    data_slot *slot = slot_of(l, b->index);
+    give_back(l);
+    made(l, b->index, true);
+    if (slot->error) ag_fail(NULL, "%s", slot->error);
+    send(b, b->index);
+    b->n = slot->n;
+    l->kept = b->index;
+    if (b->n) ag_data_slot_take(b->at, slot, &l->way, &l->drawn, &b->x, &b->y);
+    memcpy(l->row, slot->index, (size_t)b->n * sizeof *l->row);
+    if (!l->way.up) give_back(l);
+    else if (l->thread && b->index + 1 < l->batches && made(l, b->index + 1, false)) send(b, b->index + 1);
 }
 
 /* Other ranks wait for this one in the same turn. */
@@ -305,11 +313,11 @@ static void take_zeros(data_batch *b)
 {
     const data_set *s = &b->of->drawn;
     b->n = 1, b->share = 0;
-    b->x = ag_empty_(b->at, s->x.dtype, batch_shape(&s->x, 1));
-    b->y = s->has_y ? ag_empty_(b->at, s->y.dtype, batch_shape(&s->y, 1)) : NULL;
+    b->x = ag_empty_(b->at, s->x.dtype, ag_data_batch_shape_of(&s->x, 1));
+    b->y = s->has_y ? ag_empty_(b->at, s->y.dtype, ag_data_batch_shape_of(&s->y, 1)) : NULL;
     ag_fill(b->x, 0);
     if (b->y) ag_fill(b->y, 0);
-    b->of->own.index[0] = 0;
+    b->of->row[0] = 0;
 }
 
 /* The batch at the loader's position, or none: then the next epoch begins. A batch of bad samples alone is passed over. */
@@ -317,14 +325,14 @@ static void draw(data_batch *b)
 {
     data_loader *l = b->of;
     b->n = 0;
-    b->row = l->own.index;
+    b->row = l->row;
     while (!b->n && l->position.batch < l->batches) {
         b->x = b->y = NULL;
         b->index = l->position.batch;
         const loader_part p = part_of(l, b->index);
         b->n = p.n;
-        if (l->thread) take_prepared(b);
-        else prepare_now(b);
+        if (!l->thread && l->way.device == AG_CPU) prepare_in_place(b);
+        else take(b);
         b->everywhere = l->shared && ag_ranks() > 1 && p.n == p.whole;
         b->share = !l->shared || ag_ranks() == 1 ? 1 : b->everywhere ? 1.0 / ag_ranks() : (double)b->n / (double)p.whole;
         if (!b->n && l->shared && ag_ranks() > 1) take_zeros(b);
@@ -333,24 +341,23 @@ static void draw(data_batch *b)
     if (!b->n) {
         b->x = b->y = NULL;
         b->index = l->batches;
-        if (l->thread) pause_workers(l);
+        pause(l);
         l->position = (data_position){ l->position.epoch + 1, 0 };
         l->inside = false;
     }
 }
 
-static void adopt_size(data_loader *l)
+/* Samples may have another size in this epoch, the default device may have changed. */
+static void adopt_way(const char *at, data_loader *l)
 {
-    const int64_t before = ag_data_field_bytes(&l->drawn.x);
     if (l->drawn.refresh) l->drawn.refresh(&l->drawn);
-    if (ag_data_field_bytes(&l->drawn.x) == before) return;
-    for (int i = 0; i < l->n_slots; i++) {
-        free_slot(&l->slot[i]);
-        l->slot[i] = new_slot(l, true);
-    }
-    const bool buffers = l->own.x != NULL;
-    free_slot(&l->own);
-    l->own = new_slot(l, buffers);
+    const data_way way = ag_data_way_of(&l->drawn, l->batch);
+    if (l->slot[l->n_slots - 1].memory && ag_data_way_same(&way, &l->way)) return;
+    ag_data_way_close(&l->way);
+    for (int i = 0; i < l->n_slots; i++) ag_data_slot_close(&l->slot[i], &l->way);
+    l->way = way;
+    for (int i = 0; i < l->n_slots && (l->thread || way.device != AG_CPU); i++)
+        ag_data_slot_open(at, &l->slot[i], &l->way, &l->drawn);
 }
 
 data_batch ag_data_batch_begin_(const char *at, data_loader *l)
@@ -360,7 +367,8 @@ data_batch ag_data_batch_begin_(const char *at, data_loader *l)
                              (data_position){ l->position.epoch + 1, 0 }); /* after a break or an error */
     l->inside = true;
     data_batch b = { .of = l, .at = at, .round = ++l->round, .scope = ag_scope_begin() };
-    adopt_size(l);
+    adopt_way(at, l);
+    l->sent = l->position.batch, l->kept = -1;
     l->order = ag_data_permutation(l->set->n, l->opts.seed, (uint64_t)l->position.epoch);
     if (l->thread) resume_workers(l);
     draw(&b);

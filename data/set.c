@@ -253,6 +253,8 @@ data_set *ag_data_subset_make(const char *at, const data_set *set, const int64_t
     s->get = set->get;
     s->arg = set->arg;
     s->refresh = set->refresh;
+    s->pack = set->pack, s->pictures = set->pictures;
+    s->picture_width = set->picture_width, s->picture_height = set->picture_height;
     s->rows = ag_data_buffer_new(n, sizeof(int64_t));
     int64_t *to = s->rows->data;
     for (int64_t i = 0; i < n; i++) to[i] = ag_data_source_row(set, rows[i]);

@@ -2,6 +2,7 @@
 #ifndef AG_DATA_SET_H
 #define AG_DATA_SET_H
 #include <stdatomic.h>
+#include "data/packed.h"
 #include "data/table.h"
 
 /* One side of the samples: `count` elements each, sample i at base + i stride; int32 in memory is i64
@@ -25,6 +26,10 @@ struct data_set {
     ag_tensor *tensor[2];
     data_get_fn get;
     void *arg;
+    /* Pictures may leave as bytes for a device (data/packed.h), `pictures` of each sample, about as large as these; pack puts them
+     * behind those that are there. NULL: x comes as numbers. */
+    void (*pack)(data_sample *s, data_pack *p);
+    int64_t pictures, picture_width, picture_height;
     void (*refresh)(data_set *s);       /* a loader's copy before an epoch: x may have another size now; NULL: never */
 };
 
@@ -32,9 +37,10 @@ void ag_data_set_drop(void *set);                /* for ag_defer */
 data_set *ag_data_subset_make(const char *at, const data_set *set, const int64_t *rows,
                               int64_t n);               /* the caller's */
 int64_t ag_data_field_bytes(const data_field *f);       /* of one sample outside */
-/* Writes the samples index[0 .. n-1] to x and y; bad ones are left out, of index as well. Returns how many there are. Stops,
- * with what there is, when *stop becomes true (NULL: never). */
-int64_t ag_data_gather(const data_set *s, int64_t *index, int64_t n, uint64_t key, const atomic_bool *stop, void *x, void *y);
+/* Writes the samples index[0 .. n-1] to x (pack: there instead) and y (NULL: not); bad ones are left out, of index as well.
+ * Returns how many there are. Stops, with what there is, when *stop becomes true (NULL: never). */
+typedef struct { void *x, *y; data_pack *pack; } data_into;
+int64_t ag_data_gather(const data_set *s, int64_t *index, int64_t n, uint64_t key, const atomic_bool *stop, data_into into);
 
 /* A bijection of 0 .. n-1 computed element by element: a Feistel network of 8 rounds on the two digits of i
  * in a mixed radix left x right >= n, walked until it lands inside (Black and Rogaway 2002). A function of

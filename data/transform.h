@@ -160,6 +160,8 @@ data_drawn ag_data_augment_draw(const data_augment *a, int64_t width, int64_t he
 data_map ag_data_augment_map(const data_augment *a, const data_drawn *drawn, int64_t width, int64_t height);
 /* to: [map->height, map->width, 3] */
 void ag_data_map_apply(const data_image *from, const data_map *map, float *to);
+/* Both for one picture of a batch; stats may be NULL. */
+data_map ag_data_augment_drawn_map(const data_augment *a, const data_image *from, const data_stats *stats, data_random *r);
 /* All three, and the user's own function: one sample of a batch. */
 void ag_data_augment_sample(const data_augment *a, const data_image *from, const data_stats *stats, data_random *r, float *to);
 

@@ -1,0 +1,50 @@
+/* data/slot.h - inside data/: a batch between the threads that make it and the loop that takes it.
+ *
+ * It is made in a slot: memory of the host. Where a device copies beside its work (core/device.h), the slot is memory that it
+ * reads by itself, and goes from there to a landing, memory of the device: batch k to landing k mod 2, while the loop is busy
+ * with batch k - 1. Pictures land as bytes and become numbers there (data/packed.h). Tensors are the device's from then on, so
+ * that a landing is free again as soon as they are made. Only the thread of the loop speaks to the device. */
+#ifndef AG_DATA_SLOT_H
+#define AG_DATA_SLOT_H
+#include "core/device.h"
+#include "data/packed.h"
+#include "data/set.h"
+
+/* batch: what it holds, -1 nothing; n: samples that are there */
+typedef struct {
+    char *memory;               /* [y of all samples][from byte x on: x of all samples, or what is packed] */
+    int64_t room, x;
+    data_pack pack;
+    int64_t *index, batch, n;
+    char *error;
+} data_slot;
+
+typedef struct { ag_tensor *bytes; ag_upload *upload; } data_landing;
+
+/* How the batches of a loader travel. */
+typedef struct {
+    ag_device device;
+    const ag_upload_ops *up;    /* NULL: from ordinary memory, by ag_from_ */
+    bool packed;
+    int64_t batch, x_bytes, y_bytes;    /* samples; bytes of one outside, 0 of what is packed */
+    data_landing landing[2];
+} data_way;
+
+/* The way to the default device for samples as they are drawn now. */
+data_way ag_data_way_of(const data_set *drawn, int64_t batch);
+bool ag_data_way_same(const data_way *a, const data_way *b);    /* slots of the one do for the other */
+void ag_data_way_close(data_way *w);                            /* what is under way lands before */
+
+/* Memory for a batch that goes this way. */
+void ag_data_slot_open(const char *at, data_slot *s, const data_way *w, const data_set *drawn);
+void ag_data_slot_close(data_slot *s, const data_way *w);
+
+/* Batch s->batch sets out for its landing, whose last batch was taken. */
+void ag_data_slot_send(const char *at, data_slot *s, data_way *w);
+/* Its tensors on the default device; of a way with .up after it was sent. */
+void ag_data_slot_take(const char *at, data_slot *s, data_way *w, const data_set *drawn, ag_tensor **x, ag_tensor **y);
+/* The slot of batch k, which was sent, may be written to again after this. */
+void ag_data_way_wait(data_way *w, int64_t k);
+
+ag_shape ag_data_batch_shape_of(const data_field *f, int64_t n);
+#endif
