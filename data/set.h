@@ -26,8 +26,8 @@ struct data_set {
     ag_tensor *tensor[2];
     data_get_fn get;
     void *arg;
-    /* Pictures may leave as bytes for a device (data/packed.h), `pictures` of each sample, about as large as these; pack puts them
-     * behind those that are there. NULL: x comes as numbers. */
+    /* Pictures may leave as bytes for a device (data/packed.h), `pictures` of each sample, about as large as is said here; pack
+     * puts them behind those that are there. NULL: x comes as numbers. */
     void (*pack)(data_sample *s, data_pack *p);
     int64_t pictures, picture_width, picture_height;
     void (*refresh)(data_set *s);       /* a loader's copy before an epoch: x may have another size now; NULL: never */
