@@ -52,7 +52,7 @@ bool ag_node_wants_rows(const ag_node *n, int k)
 {
     const ag_tensor *t = n->in[k];
     if (ag_ranks() > 1) return false;               /* ranks exchange dense gradients */
-    return n->op->rows && t && t->requires_grad && t->sparse_grad && !t->node && t->device == AG_CPU;
+    return n->op->rows && t && t->requires_grad && t->sparse_grad && !t->node && t->device != AG_META;
 }
 
 /* A second occurrence of a tensor among the inputs gets memory of its own, which is added afterwards. */
@@ -367,11 +367,15 @@ void ag_zero_grad(ag_tensor *t)
 void ag_rows_to_dense(ag_tensor *t)
 {
     if (!t->rows) return;
-    AG_ASSERT(t->device == AG_CPU && t->ndim == 2 && ag_is_contiguous(t));
+    AG_ASSERT(t->ndim == 2 && ag_is_contiguous(t));
     if (!t->grad) t->grad = grad_memory(t), t->grad_fresh = true;
     if (t->grad_fresh) ag_fill_any(t->grad, 0);
     const int64_t width = t->shape[1];
     for (ag_rows *r = t->rows; r; r = r->next) {
+        if (t->device == AG_CUDA) {
+            ag_device_table(AG_CUDA)->add_rows(t->grad, r->ids, r->values);
+            continue;
+        }
         const int64_t *ids = r->ids->data;
         const real *v = ag_real(r->values);
         for (int64_t i = 0; i < ag_numel(r->ids); i++)

@@ -50,6 +50,8 @@ typedef struct {
     void (*assign)(ag_tensor *dst, const ag_tensor *src);
     void (*add)(ag_tensor *dst, const ag_tensor *src);
     void (*fill)(ag_tensor *dst, double value);
+    /* table[ids[i], :] += values[i, :], in the order of i; f32, ids i64[n]. NULL on the CPU: core/backward.c does it. */
+    void (*add_rows)(ag_tensor *table, const ag_tensor *ids, const ag_tensor *values);
     void (*sync)(void);             /* waits for all queued work; fails with what went wrong in it */
     const ag_upload_ops *upload;    /* NULL: batches are made where they are used */
 } ag_device_ops;

@@ -20,15 +20,16 @@ struct ag_tensor {              /* read freely; write through functions */
     ag_device device;
     bool requires_grad;         /* a leaf whose grad backward fills, or made from one */
     bool grad_fresh;            /* grad holds nothing yet: the next backward overwrites it instead of adding */
-    bool sparse_grad;           /* embedding gradients arrive as rows (ag_rows) instead of a dense tensor (on the cpu) */
+    bool sparse_grad;           /* embedding gradients arrive as rows (ag_rows) instead of a dense tensor */
     int64_t shape[AG_MAX_DIMS], stride[AG_MAX_DIMS];
     void *data;                 /* first element: host memory on AG_CPU, device memory on AG_CUDA, NULL on AG_META and where
                                  * only backward holds the tensor and needs no values */
     ag_tensor *grad;            /* same shape and dtype; NULL before the first backward */
     struct ag_rows *rows;       /* row gradients gathered since the last reset (sparse_grad only) */
-    /* An op that reads single rows of a sparse_grad parameter (embedding, dot_bias) calls this first when it is not NULL:
-     * a lazy optimizer brings these rows up to date. ids: i64; column: ids[:, column] of i64[B, C], or -1 for all. */
-    void (*before_read)(ag_tensor *param, const ag_tensor *ids, int column, void *ctx);
+    /* An op that reads single rows of sparse_grad parameters (embedding, dot_bias) calls this first when it is not NULL, for all
+     * n that have it: a lazy optimizer brings these rows up to date. ids: i64; column[k]: param[k] is read at ids[:, column] of
+     * i64[B, C], or at all of them: -1. */
+    void (*before_read)(int n, struct ag_tensor *const *param, const int *column, const ag_tensor *ids);
     void *before_read_ctx;
     ag_node *node;              /* how it was made; NULL for a leaf */
     ag_storage *storage;

@@ -136,6 +136,6 @@ static void copy(void *dst, const void *src, size_t bytes)
 extern "C" {
 extern const ag_device_ops ag_cuda_device = {
     "cuda", init, ag_cuda_alloc, ag_cuda_free, ag_cuda_trim, ag_cuda_memory,
-    copy_in, copy_out, copy, ag_cuda_assign, ag_cuda_add, ag_cuda_fill, sync, &ag_cuda_upload,
+    copy_in, copy_out, copy, ag_cuda_assign, ag_cuda_add, ag_cuda_fill, ag_cuda_add_rows, sync, &ag_cuda_upload,
 };
 }

@@ -16,6 +16,9 @@ void ag_cuda_assign(ag_tensor *dst, const ag_tensor *src);
 void ag_cuda_add(ag_tensor *dst, const ag_tensor *src);
 void ag_cuda_fill(ag_tensor *dst, double value);
 
+/* embedding.cu */
+void ag_cuda_add_rows(ag_tensor *table, const ag_tensor *ids, const ag_tensor *values);
+
 extern const ag_upload_ops ag_cuda_upload;      /* upload.cu */
 
 AG_END_DECLS

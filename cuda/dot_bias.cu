@@ -1,5 +1,6 @@
 /* cuda/dot_bias.cu - ops/dot_bias.c: s[b] = sum_k U[u,k] I[i,k] + bu[u] + bi[i], (u, i) = ids[b]. */
 #include "cuda/embedding.h"
+#include "ops/indexing.h"
 #include "ops/registry.h"
 
 /* One warp per rating. */
@@ -35,6 +36,8 @@ static const float *optional(const ag_tensor *t)
 void ag_dot_bias_forward_cuda(ag_node *n)
 {
     const int64_t count = n->in[4]->shape[0];
+    static const int side[] = { 0, 1, 0, 1 };
+    ag_before_read(4, n->in, side, n->in[4]);
     if (count)
         LAUNCH(dot_bias_forward, (unsigned)((count + AG_BLOCK / AG_WARP - 1) / (AG_BLOCK / AG_WARP)), AG_BLOCK, 0,
                column(n, 0), column(n, 1), n->in[0]->shape[1], ag_real(n->in[0]), ag_real(n->in[1]),
@@ -57,8 +60,36 @@ struct output_value {
     __device__ inline float operator()(int64_t p, int64_t) const { return g[p]; }
 };
 
+/* du[b] = g[b] I[i], di[b] = g[b] U[u]; either may be NULL. */
+static __global__ void row_gradients(ag_ids users, ag_ids items, int64_t width, const float *g, const float *u, const float *i,
+                                     float *du, float *di)
+{
+    AG_EACH (e, users.n * width) {
+        const int64_t b = e / width, k = e - b * width;
+        const bool valid = users.valid(b) && items.valid(b);
+        if (du) du[e] = valid ? g[b] * i[items.at(b) * width + k] : 0;
+        if (di) di[e] = valid ? g[b] * u[users.at(b) * width + k] : 0;
+    }
+}
+
+static void give_rows(ag_node *n)
+{
+    const int64_t count = n->in[4]->shape[0], width = n->in[0]->shape[1];
+    ag_tensor *values[4] = { nullptr };
+    for (int k = 0; k < 4; k++)
+        if (ag_node_wants_rows(n, k))
+            values[k] = k < 2 ? ag_node_rows_new(n, AG_F32, ag_shape{ 2, { count, width } })
+                              : ag_retain(ag_reshape(n->out->grad, count, 1));
+    if ((values[0] || values[1]) && count)
+        LAUNCH(row_gradients, ag_blocks(count * width), AG_BLOCK, 0, column(n, 0), column(n, 1), width, ag_real(n->out->grad),
+               ag_real(n->in[0]), ag_real(n->in[1]), values[0] ? ag_real(values[0]) : nullptr,
+               values[1] ? ag_real(values[1]) : nullptr);
+    for (int k = 0; k < 4; k++)
+        if (values[k]) ag_node_give_rows(n, k, ag_retain(ag_select(n->in[4], 1, k % 2)), values[k]);
+}
+
 /* Factors and biases of a side share the sorting of its ids. */
-void ag_dot_bias_backward_cuda(ag_node *n)
+static void add_dense(ag_node *n)
 {
     const float *g = ag_real(n->out->grad);
     const int64_t width = n->in[0]->shape[1];
@@ -68,6 +99,12 @@ void ag_dot_bias_backward_cuda(ag_node *n)
     for (int c = 0; c < 2; c++) {
         const other_row value = { g, ag_real(n->in[1 - c]), ids[1 - c], width };
         ag_rows_add(s[c], ids[c].rows, width, value, n->din[c], n->accumulate[c]);
-        if (n->in[2 + c]) ag_rows_add(s[c], ids[c].rows, 1, output_value{ g }, n->din[2 + c], n->accumulate[2 + c]);
+        ag_rows_add(s[c], ids[c].rows, 1, output_value{ g }, n->din[2 + c], n->accumulate[2 + c]);
     }
+}
+
+void ag_dot_bias_backward_cuda(ag_node *n)
+{
+    give_rows(n);
+    if (n->din[0] || n->din[1] || n->din[2] || n->din[3]) add_dense(n);
 }

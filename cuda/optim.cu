@@ -3,10 +3,8 @@
  *
  * A block takes one piece of one segment, so that it looks up its parameter once. Sums are of pieces, whose order depends on
  * the sizes of the parameters alone. */
-#include "cuda/cuda.h"
-#include "ops/formulas.h"
+#include "cuda/optim_rules.h"
 #include "optim/lamb.h"
-#include "optim/state.h"
 
 enum { SEGMENTS = 256 };                                /* the arguments of a launch hold 32,764 bytes */
 
@@ -65,14 +63,6 @@ template <class Rule> static void optim_run(const optim_segment *segment, int n)
 }
 
 #define OPTIM_RULE(name, attributes, ...) \
-    struct name##_rule { \
-        static __device__ inline void step(const optim_scalars &k, int64_t i, float *w, const float *g, float *s0, \
-                                           float *s1) \
-        { \
-            (void)s0, (void)s1; \
-            __VA_ARGS__ \
-        } \
-    }; \
     void ag_optim_##name##_cuda(const optim_segment *segment, int n, double *) { optim_run<name##_rule>(segment, n); }
 #include "optim/rules.def"
 

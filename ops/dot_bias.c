@@ -82,8 +82,7 @@ static void dot_bias_forward(ag_node *n)
     scores s = job(n);
     ag_check_ids(n, ids, 0, 2, count, n->in[USERS]->shape[0], "users");
     ag_check_ids(n, ids, 1, 2, count, n->in[ITEMS]->shape[0], "items");
-    for (int k = USERS; k <= ITEM_BIAS; k++)
-        if (n->in[k]) ag_before_read(n->in[k], ids, k == ITEMS || k == ITEM_BIAS);
+    ag_before_read(4, n->in, (int[]){ 0, 1, 0, 1 }, ids);
     ag_parallel(count, GRAIN, 10 + 0.3 * (double)s.width, score, &s);
 }
 

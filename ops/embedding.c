@@ -48,7 +48,7 @@ static void embedding_forward(ag_node *n)
     ag_tensor *w = n->in[0], *ids = n->in[1];
     const int64_t count = ag_numel(ids), width = w->shape[1];
     ag_check_ids(n, ids, 0, 1, count, w->shape[0], "weight");
-    ag_before_read(w, ids, -1);
+    ag_before_read(1, &w, (int[]){ -1 }, ids);
     ag_parallel(count, 64, 0.2 * (double)width + 20, copy_rows,
                 &(lookup){ ag_real(w), ids->data, ag_real(n->out), width });
 }

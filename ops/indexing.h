@@ -11,9 +11,14 @@ void ag_check_ids(const ag_node *n, const ag_tensor *ids, int64_t first, int64_t
                   const char *table);
 
 /* Before rows of a table are read: a lazy optimizer brings them up to date (ag_tensor.before_read). */
-static inline void ag_before_read(ag_tensor *table, const ag_tensor *ids, int column)
+static inline void ag_before_read(int n, ag_tensor *const *table, const int *column, const ag_tensor *ids)
 {
-    if (table->before_read) table->before_read(table, ids, column, table->before_read_ctx);
+    enum { MOST = 4 };
+    ag_tensor *has[MOST] = { NULL };
+    int at[MOST], count = 0;
+    for (int k = 0; k < n; k++)
+        if (table[k] && table[k]->before_read) has[count] = table[k], at[count++] = column[k];
+    if (count) has[0]->before_read(count, has, at, ids);
 }
 
 #endif

@@ -34,9 +34,7 @@ static void catch_up(const optim_param *p, int64_t id, int32_t from, int64_t wid
     const real *restrict v = (const real *)p->slot[1]->data + id * width;
 #pragma omp simd
     for (int64_t i = 0; i < width; i++) {
-        const real x = OPTIM_ROOT(v[i]) * k.q, over = 1 / (x + eps), rho = x * over;
-        const real sum = k.c[0] + rho * (k.c[1] + rho * (k.c[2] + rho * (k.c[3] + rho * k.c[4])));
-        w[i] = k.decay * (w[i] - m[i] * (sum * over));
+        w[i] = ag_optim_clock_weight(&k, w[i], m[i], OPTIM_ROOT(v[i]), eps);
     }
 }
 
@@ -103,15 +101,18 @@ void ag_optim_lazy_touch(optim_param *p, int64_t n, const int64_t *ids, int64_t 
 void ag_optim_lazy_catch_up(optim_param *p)
 {
     const int64_t rows = p->t->shape[0];
+    if (p->t->device == AG_CUDA) {
+        ag_optim_rows_gpu_catch_up(p);
+        return;
+    }
     ag_optim_lazy_touch(p, rows, NULL, 0);
     for (int64_t i = 0; i < rows; i++) catch_up_moments(p, i, p->row[i], ag_numel(p->t) / rows);
 }
 
 /* ids[..., column] of i64[B, C], or all of them. */
-static void before_read(ag_tensor *t, const ag_tensor *ids, int column, void *ctx)
+static void touch(ag_tensor *t, const ag_tensor *ids, int column)
 {
-    optim_param *p = ctx;
-    if (ids->device != AG_CPU || t->device != AG_CPU) return;
+    optim_param *p = t->before_read_ctx;
     const int64_t *v = ids->data;
     if (column >= 0) {
         ag_optim_lazy_touch(p, ids->shape[0], v + column * ids->stride[1], ids->stride[0]);
@@ -124,11 +125,21 @@ static void before_read(ag_tensor *t, const ag_tensor *ids, int column, void *ct
     }
 }
 
+static void before_read(int n, ag_tensor *const *table, const int *column, const ag_tensor *ids)
+{
+    if (ids->device == AG_CUDA) ag_optim_rows_gpu_touch(n, table, column, ids);
+    for (int k = 0; k < n && ids->device == AG_CPU; k++) touch(table[k], ids, column[k]);
+}
+
 void ag_optim_lazy_start(optim_param *p)
 {
     const int64_t rows = p->t->shape[0];
-    if (!p->row) p->row = ag_alloc(rows ? rows : 1, sizeof *p->row);
-    for (int64_t i = 0; i < rows; i++) p->row[i] = (optim_row){ (int32_t)p->clock->now, (int32_t)p->clock->now };
+    if (p->t->device == AG_CUDA) {
+        ag_optim_rows_gpu_start(p);
+    } else {
+        if (!p->row) p->row = ag_alloc(rows ? rows : 1, sizeof *p->row);
+        for (int64_t i = 0; i < rows; i++) p->row[i] = (optim_row){ (int32_t)p->clock->now, (int32_t)p->clock->now };
+    }
     p->lazy = true;
     p->t->before_read = before_read;
     p->t->before_read_ctx = p;
@@ -141,6 +152,7 @@ void ag_optim_lazy_stop(optim_param *p)
     p->lazy = false;
     p->t->before_read = NULL;
     p->t->before_read_ctx = NULL;
-    ag_free(p->row);
-    p->row = NULL;
+    if (!p->row_memory) ag_free(p->row);
+    ag_release(p->row_memory);
+    p->row = NULL, p->row_memory = NULL;
 }

@@ -81,9 +81,12 @@ static void drop(void *object)
         for (int k = 0; k <= OPTIM_SLOTS; k++) ag_free(p->name[k]);
         ag_release(p->t);
     }
-    for (int i = 0; i < o->n_clocks; i++) ag_free(o->clock[i]);
+    ag_optim_clocks_free(o);
     ag_optim_rows_free(o);
     ag_optim_ranks_free(o);
+    ag_release(o->number_there);
+    ag_free(o->number);
+    ag_free(o->by_rows);
     ag_free(o->clock);
     ag_free(o->segment);
     ag_free(o->param);
@@ -110,6 +113,8 @@ static optim *make(const char *at, nn_module *net, const plan *a)
     o->param = ag_alloc(n, sizeof *o->param);
     o->clock = ag_alloc(2 * n, sizeof *o->clock);
     o->segment = ag_alloc(n, sizeof *o->segment);
+    o->by_rows = ag_alloc(n, sizeof *o->by_rows);
+    o->number = ag_alloc(3 * n, sizeof *o->number);
     ag_defer(drop, o);
     ag_scope state AG_CLEANUP(ag_scope_end) = ag_memory_kind_begin(AG_MEM_OPTIM);
     ag_owner_enter(o->owner);

@@ -57,21 +57,21 @@ static void step_segments(int64_t begin, int64_t end, void *arg)
     }
 }
 
-static bool has_dense_grad(const ag_tensor *t)
+bool ag_optim_has_dense_grad(const ag_tensor *t)
 {
     return t->grad && !t->grad_fresh;
 }
 
-static bool takes_part(const optim_param *p)
+bool ag_optim_takes_part(const optim_param *p)
 {
-    return p->t->requires_grad && (p->t->rows || has_dense_grad(p->t));
+    return p->t->requires_grad && (p->t->rows || ag_optim_has_dense_grad(p->t));
 }
 
 /* Whether this step touches only the rows with a gradient. */
 static bool steps_by_rows(const optim_param *p)
 {
     const optim *o = p->opt;
-    if (!p->t->rows || has_dense_grad(p->t) || !o->rule->by_rows) return false;
+    if (!p->t->rows || ag_optim_has_dense_grad(p->t) || !o->rule->by_rows) return false;
     return !o->rule->lazy ? ag_optim_hyper(p).wd == 0 : p->lazy;
 }
 
@@ -105,110 +105,31 @@ void ag_optim_pass(const char *at, const optim_rule *rule, ag_device device, int
     rule->cuda(segment, n, rule->trust ? ag_optim_scratch(at, 2 * ag_optim_pieces(n, segment)) : NULL);
 }
 
+/* Tables on the GPU are stepped together, in a few launches. */
+static void step_rows(const char *at, optim *o)
+{
+    int n = 0;
+    for (int i = 0; i < o->n_params; i++) {
+        optim_param *p = &o->param[i];
+        if (!ag_optim_takes_part(p) || !steps_by_rows(p)) continue;
+        if (p->t->device == AG_CPU) ag_optim_rows_step(p);
+        else o->by_rows[n++] = p;
+    }
+    if (n) ag_optim_rows_gpu_step(at, o, n, o->by_rows);
+}
+
 static void dense_step_on(const char *at, optim *o, ag_device device)
 {
     int n = 0;
     for (int i = 0; i < o->n_params; i++) {
         const optim_param *p = &o->param[i];
-        if (p->t->device != device || !takes_part(p) || steps_by_rows(p)) continue;
+        if (p->t->device != device || !ag_optim_takes_part(p) || steps_by_rows(p)) continue;
         if (p->t->rows) ag_rows_to_dense(p->t);
         optim_segment s = segment_of(at, p);
         if (o->rule->trust && device == AG_CPU) ag_optim_trust_step(&s.scalars, s.n, s.w, s.g, s.s0, s.s1);
         else o->segment[n++] = s;
     }
     ag_optim_pass(at, o->rule, device, n, o->segment);
-}
-
-/* ---- clocks of lazy parameters ------------------------------------------------------------------------- */
-
-static optim_clock *clock_new(optim *o, const optim_param *p)
-{
-    optim_clock *k = o->clock[o->n_clocks++] = ag_alloc(1, sizeof *k);
-    k->group = p->group;
-    k->decays = p->decays;
-    ag_optim_clock_start(k, *steps_of(p), o->beta2);
-    return k;
-}
-
-/* Below it v decays too fast for the interpolation of lazy.h (0.9: errors of 1e-4); such a table is stepped densely. */
-static const double least_lazy_beta2 = 0.98;
-
-void ag_optim_clocks_start(optim *o)
-{
-    for (int i = 0; i < o->n_clocks; i++) ag_free(o->clock[i]);
-    o->n_clocks = 0;
-    for (int i = 0; i < o->n_params; i++) {
-        optim_param *p = &o->param[i];
-        if (!o->rule->lazy || !p->t->sparse_grad || p->t->ndim < 1 || p->t->device != AG_CPU) continue;
-        if ((o->l2 && ag_optim_hyper(p).wd != 0) || o->beta2 < least_lazy_beta2) continue;
-        p->clock = NULL;
-        for (int k = 0; k < o->n_clocks; k++)
-            if (o->clock[k]->group == p->group && o->clock[k]->decays == p->decays &&
-                o->clock[k]->now == *steps_of(p))
-                p->clock = o->clock[k];
-        if (!p->clock) p->clock = clock_new(o, p);
-        ag_optim_lazy_start(p);
-    }
-}
-
-/* A parameter that stands still while others on its clock go on gets a clock of its own. */
-static void leave_clock(optim_param *p)
-{
-    for (int i = 0; i < p->opt->n_params; i++) {
-        const optim_param *q = &p->opt->param[i];
-        if (q == p || !q->lazy || q->clock != p->clock || !takes_part(q)) continue;
-        ag_optim_lazy_catch_up(p);
-        p->clock = clock_new(p->opt, p);
-        return;
-    }
-}
-
-/* Brings every row on a clock to its now, and begins the table anew. */
-static void restart_clock(optim *o, optim_clock *k)
-{
-    for (int i = 0; i < o->n_params; i++)
-        if (o->param[i].lazy && o->param[i].clock == k) ag_optim_lazy_catch_up(&o->param[i]);
-    ag_optim_clock_start(k, k->now, o->beta2);
-}
-
-/* A step on n rows costs about n (20 + width) ns here and 40 ns more when they are read, on all rows 0.4 ns an
- * element: narrow tables under large batches (biases) are better off dense. */
-static bool is_better_dense(const optim_param *p)
-{
-    int64_t n = 0;
-    for (const ag_rows *r = p->t->rows; r; r = r->next) n += r->ids->shape[0];
-    const double width = (double)ag_numel(p->t) / (double)p->t->shape[0];
-    return 0.4 * (double)ag_numel(p->t) < (double)n * (60 + width);
-}
-
-/* Before the rows are stepped: room on the clocks; a table that turned out to be read whole (it has a dense gradient),
- * or whose weights vanish within one step, becomes a dense parameter. */
-static void prepare_lazy(optim *o)
-{
-    for (int i = 0; i < o->n_params; i++) {
-        optim_param *p = &o->param[i];
-        if (!p->lazy) continue;
-        if (!takes_part(p)) {
-            leave_clock(p);
-            continue;
-        }
-        const optim_hyper h = ag_optim_hyper(p);
-        if (ag_optim_clock_full(p->clock, 1 - h.lr * h.wd)) restart_clock(o, p->clock);
-        if (has_dense_grad(p->t) || is_better_dense(p) || ag_optim_clock_full(p->clock, 1 - h.lr * h.wd)) ag_optim_lazy_stop(p);
-    }
-}
-
-/* Clocks without a parameter in this step stand still. */
-static void advance_clocks(optim *o)
-{
-    for (int k = 0; k < o->n_clocks; k++) {
-        const optim_param *p = NULL;
-        for (int i = 0; i < o->n_params && !p; i++)
-            if (o->param[i].lazy && o->param[i].clock == o->clock[k] && takes_part(&o->param[i])) p = &o->param[i];
-        if (!p) continue;
-        const optim_hyper h = ag_optim_hyper(p);
-        ag_optim_clock_step(o->clock[k], h.lr, o->l2 ? 1 : 1 - h.lr * h.wd, h.beta1, h.beta2);
-    }
 }
 
 /* ---- the public calls ---------------------------------------------------------------------------------- */
@@ -227,14 +148,13 @@ void ag_optim_step_(const char *at, optim *o)
     require_kernel(at, o);
     ag_optim_ranks_mean(at, o);
     o->n_gathers = 0;
-    if (o->n_clocks) prepare_lazy(o);
-    for (int i = 0; i < o->n_params; i++)
-        if (takes_part(&o->param[i]) && steps_by_rows(&o->param[i])) ag_optim_rows_step(&o->param[i]);
+    if (o->n_clocks) ag_optim_clocks_prepare(o);
+    step_rows(at, o);
     dense_step_on(at, o, AG_CPU);
     dense_step_on(at, o, AG_CUDA);
-    if (o->n_clocks) advance_clocks(o);
+    if (o->n_clocks) ag_optim_clocks_advance(o);
     for (int i = 0; i < o->n_params; i++)
-        if (takes_part(&o->param[i])) {
+        if (ag_optim_takes_part(&o->param[i])) {
             ++*steps_of(&o->param[i]);
             ag_touched(o->param[i].t);
         }
@@ -284,20 +204,24 @@ static void norm_pieces(int64_t begin, int64_t end, void *arg)
     }
 }
 
-/* Of all parameters on the GPU: one pass, and one wait. */
+/* Of all parameters on the GPU: one pass over the dense gradients, one over rows, and one wait. */
 static double norm2_on_cuda(const char *at, const optim *o)
 {
     static void (*const kernel)(const optim_segment *, int, double *) = AG_CUDA_FN(ag_optim_norm2_cuda);
     AG_SCOPE;
-    int n = 0;
+    int n = 0, rows = 0;
     double sum;
     for (int i = 0; i < o->n_params; i++) {
-        const optim_param *p = &o->param[i];
-        if (p->t->device == AG_CUDA && takes_part(p)) o->segment[n++] = segment_of(at, p);
+        optim_param *p = &o->param[i];
+        if (p->t->device != AG_CUDA || !ag_optim_takes_part(p)) continue;
+        if (p->t->rows && ag_optim_has_dense_grad(p->t)) ag_rows_to_dense(p->t);
+        if (p->t->rows) o->by_rows[rows++] = p;
+        else o->segment[n++] = segment_of(at, p);
     }
-    if (!n) return 0;
+    if (!n && !rows) return 0;
     double *scratch = ag_optim_scratch(at, 1 + ag_optim_pieces(n, o->segment));
-    kernel(o->segment, n, scratch);
+    if (n) kernel(o->segment, n, scratch);
+    if (rows) ag_optim_rows_gpu_norm2(at, rows, o->by_rows, scratch, n > 0);
     ag_device_table(AG_CUDA)->copy_out(&sum, scratch, sizeof sum);
     return sum;
 }
@@ -323,8 +247,8 @@ double ag_optim_clip_norm_(const char *at, optim *o, double max)
     o->n_gathers = 0;
     for (int i = 0; i < o->n_params; i++) {
         optim_param *p = &o->param[i];
-        if (!takes_part(p) || p->t->device != AG_CPU) continue;
-        if (p->t->rows && has_dense_grad(p->t)) ag_rows_to_dense(p->t);
+        if (!ag_optim_takes_part(p) || p->t->device != AG_CPU) continue;
+        if (p->t->rows && ag_optim_has_dense_grad(p->t)) ag_rows_to_dense(p->t);
         sum += p->t->rows ? ag_optim_rows_norm2(p) : norm2(p->t->grad);
     }
     const double norm = sqrt(sum);

@@ -27,7 +27,8 @@ static void no_scalars(const optim_hyper *h, optim_scalars *s)
     (void)s;
 }
 
-const optim_rule ag_optim_rule_sgd = { .name = "optim_sgd", KERNELS(sgd), .scalars = no_scalars, .by_rows = true };
+const optim_rule ag_optim_rule_sgd = { .name = "optim_sgd", KERNELS(sgd), .scalars = no_scalars, .by_rows = true,
+                                       .rows = AG_CUDA_FN(ag_optim_sgd_rows_cuda) };
 const optim_rule ag_optim_rule_sgd_momentum = { .name = "optim_sgd", .slot = { "momentum_buffer" },
                                                 KERNELS(sgd_momentum), .scalars = no_scalars };
 const optim_rule ag_optim_rule_nesterov = { .name = "optim_sgd", .slot = { "momentum_buffer" }, KERNELS(nesterov),
@@ -70,9 +71,11 @@ static void radam_scalars(const optim_hyper *h, optim_scalars *s)
 }
 
 const optim_rule ag_optim_rule_adam = { .name = "optim_adam", .slot = { "exp_avg", "exp_avg_sq" }, KERNELS(adam),
-                                        .scalars = adam_scalars, .by_rows = true, .lazy = true };
+                                        .rows = AG_CUDA_FN(ag_optim_adam_rows_cuda), .scalars = adam_scalars,
+                                        .by_rows = true, .lazy = true };
 const optim_rule ag_optim_rule_sparse_adam = { .name = "optim_sparse_adam", .slot = { "exp_avg", "exp_avg_sq" },
-                                               .kernel = adam, .scalars = sparse_adam_scalars, .by_rows = true };
+                                               KERNELS(adam), .rows = AG_CUDA_FN(ag_optim_adam_rows_cuda),
+                                               .scalars = sparse_adam_scalars, .by_rows = true };
 const optim_rule ag_optim_rule_radam = { .name = "optim_radam", .slot = { "exp_avg", "exp_avg_sq" }, KERNELS(adam),
                                          .scalars = radam_scalars };
 

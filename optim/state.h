@@ -39,6 +39,38 @@ typedef struct optim_segment {
     optim_scalars scalars;
 } optim_segment;
 
+/* ---- rows on the GPU: what the kernels of cuda/optim_rows.cu are told ---- */
+
+enum { OPTIM_TABLES = 8 };          /* in one launch */
+
+/* What a step says anew, of a table or a clock; all of them go to the GPU in one copy, at its beginning. */
+typedef union { optim_scalars scalars; optim_tick tick; } optim_number;
+
+typedef struct { const int64_t *id; int64_t n, stride, rows; } optim_list;     /* rows of a table, as a batch read them */
+
+/* A table and the gradients of its rows: values[n, width] for the rows of a list. */
+typedef struct {
+    real *w, *s0, *s1;
+    const real *values;
+    int64_t width, n;
+    int list, lanes;
+    const uint64_t *key;                        /* the list, sorted (cuda/embedding.h) */
+    optim_row *row;                             /* lazy: where its rows are; else NULL */
+    const optim_clock *clock;
+} optim_table;
+
+typedef struct {
+    int n, lists;
+    real eps;
+    const optim_number *number;                 /* of each table, on the GPU */
+    optim_table table[OPTIM_TABLES];
+    optim_list list[OPTIM_TABLES];
+} optim_tables;
+
+/* Rows that are to be brought up to date; id NULL: all of the table's, and their moments too. */
+typedef struct { real *w, *m, *v; int64_t width; int lanes; optim_list list; optim_row *row; const optim_clock *clock; } optim_touch;
+typedef struct { int n; real eps; optim_touch touch[OPTIM_TABLES]; } optim_touches;
+
 typedef struct { double lr, wd, beta1, beta2, eps; int64_t t; bool fastai; } optim_hyper;   /* t: this step, from 1 */
 
 typedef struct {
@@ -47,6 +79,7 @@ typedef struct {
     optim_kernel kernel;
     /* The GPU's kernel over all of them; NULL: none. scratch: two numbers for each piece, for rules with .trust. */
     void (*cuda)(const optim_segment *segment, int n, double *scratch);
+    void (*rows)(const optim_tables *tables);                   /* and over rows of tables there */
     void (*scalars)(const optim_hyper *h, optim_scalars *s);    /* the last line of optim_scalars */
     bool by_rows, lazy;                 /* touches rows with a gradient only; lazily equal to the dense step */
     bool trust;                         /* LAMB: the step is scaled per parameter */
@@ -59,7 +92,8 @@ typedef struct {
     int group;
     bool decays, lazy, norm;                    /* norm: of a normalisation layer */
     optim_clock *clock;                         /* lazy: the steps its rows may have missed */
-    optim_row *row;                             /* lazy: [rows] the clock's steps each row is at */
+    optim_row *row;                             /* lazy: [rows] the clock's steps each row is at, where the table is */
+    ag_tensor *row_memory;                      /* of them, on the GPU */
     optim *opt;
 } optim_param;
 
@@ -90,6 +124,9 @@ struct optim {
     int32_t *where;                             /* [rows of the largest table]: scratch of gathering */
     int64_t where_cap;
     struct optim_ranks *ranks;                  /* NULL: there is one rank, or no step was taken */
+    optim_number *number;                       /* of the clocks, then of the tables; on the host */
+    ag_tensor *number_there;                    /* and on the GPU; NULL: no table is stepped there */
+    optim_param **by_rows;                      /* [n_params]: scratch, those stepped by rows on the GPU */
     real *values;                               /* scratch: several blocks of row gradients behind one another */
     int64_t values_cap;
 };
@@ -107,7 +144,16 @@ optim_scalars ag_optim_scalars(const optim_param *p);
 double *ag_optim_scratch(const char *at, int64_t count);
 /* The rule's kernel over the segments of one device; their `begin` is set here. */
 void ag_optim_pass(const char *at, const optim_rule *rule, ag_device device, int n, optim_segment *segment);
+/* Whether a gradient reached the parameter since the last step; a dense one. */
+bool ag_optim_takes_part(const optim_param *p);
+bool ag_optim_has_dense_grad(const ag_tensor *t);
+
+/* clocks.c */
 void ag_optim_clocks_start(optim *opt);         /* from the parameters' steps: every row is up to date */
+void ag_optim_clocks_prepare(optim *opt);       /* before the rows of a step: room on the clocks; who stays lazy */
+void ag_optim_clocks_advance(optim *opt);       /* after them */
+bool ag_optim_clock_tick(const optim *opt, int k, optim_tick *tick);        /* of clock k in this step; false: it has none */
+void ag_optim_clocks_free(optim *opt);
 
 /* ranks.c: gradients become the means over all ranks, once for each step. After arm, which comes before the last backward of a
  * step, they are sent while it goes on. */
@@ -120,6 +166,14 @@ void ag_optim_ranks_free(optim *opt);
 
 /* rows.c: a step with t->rows; the squared norm of the merged rows. */
 void ag_optim_rows_step(optim_param *p);
+/* rows_gpu.c: the same of n tables on the GPU, in a few launches; *to: on the GPU, overwritten or added to. */
+void ag_optim_rows_gpu_step(const char *at, optim *opt, int n, optim_param *const *p);
+void ag_optim_rows_gpu_norm2(const char *at, int n, optim_param *const *p, double *to, bool add);
+void ag_optim_rows_gpu_touch(int n, ag_tensor *const *table, const int *column, const ag_tensor *ids);
+void ag_optim_rows_gpu_catch_up(optim_param *p);
+void ag_optim_rows_gpu_start(optim_param *p);   /* every row is at the clock's now */
+void ag_optim_clock_gpu_start(optim_clock *k, double beta2);
+void ag_optim_clocks_gpu_step(optim *opt);
 double ag_optim_rows_norm2(optim_param *p);
 void ag_optim_rows_free(optim *opt);
 
@@ -140,6 +194,15 @@ static inline int64_t ag_optim_pieces(int n, const optim_segment *segment)
 void ag_optim_norm2_cuda(const optim_segment *segment, int n, double *scratch);     /* of all g; [1 + pieces] */
 void ag_optim_exchange_cuda(const optim_segment *segment, int n);                   /* w and s0 */
 void ag_optim_lamb_cuda(const optim_segment *segment, int n, double *scratch);
+/* cuda/optim_rows.cu */
+void ag_optim_rows_sort_cuda(const char *at, optim_tables *tables);         /* sets n, lanes and key of the tables */
+void ag_optim_sgd_rows_cuda(const optim_tables *tables);
+void ag_optim_adam_rows_cuda(const optim_tables *tables);
+void ag_optim_rows_norm2_cuda(const char *at, const optim_tables *tables, double *to, bool add);
+void ag_optim_touch_cuda(optim_touches *touches);
+void ag_optim_row_start_cuda(optim_row *row, int64_t n, int64_t now);
+void ag_optim_clock_start_cuda(optim_clock *k, int64_t now, double beta2);
+void ag_optim_clocks_step_cuda(int n, optim_clock *const *k, const int *at, const optim_number *number);
 #define OPTIM_RULE(name, attributes, ...) \
     void ag_optim_##name##_cuda(const optim_segment *segment, int n, double *scratch);
 #include "optim/rules.def"

@@ -123,26 +123,6 @@ static void test_more_parameters_than_one_launch_takes(void **state)
     for (int64_t i = 0; i < got.n; i++) assert_true(fabs(got.v[i] - want.v[i]) < 1e-5);
 }
 
-static void step_sparse_adam(void *arg)
-{
-    (void)arg;
-    AG_SCOPE;
-    nn_module *net = nn_linear(2, 2);
-    optim *opt = optim_sparse_adam(net, 1e-2);
-    ag_backward(ag_sum(nn_call(net, ag_ones(1, 2))));
-    optim_step(opt);
-}
-
-static void test_a_rule_without_a_kernel_says_so(void **state)
-{
-    (void)state;
-    ag_init(.device = "cuda");
-    const int failed = ag_try(step_sparse_adam, NULL);
-    ag_init(.device = "cpu");
-    assert_int_equal(failed, 1);
-    assert_non_null(strstr(ag_error(), "optim_sparse_adam: no step on cuda for parameter weight"));
-}
-
 static void nothing(ag_node *n) { ag_fill(n->out, 0); }
 static void apply_elsewhere(void *arg)
 {
@@ -185,7 +165,6 @@ int main(void)
         cmocka_unit_test(test_the_neural_model_trains_as_on_the_cpu),
         cmocka_unit_test(test_every_rule_steps_as_on_the_cpu),
         cmocka_unit_test(test_more_parameters_than_one_launch_takes),
-        cmocka_unit_test(test_a_rule_without_a_kernel_says_so),
         cmocka_unit_test(test_an_op_without_a_kernel_says_so),
         cmocka_unit_test(test_a_norm_counts_its_batches_on_the_host),
     };
