@@ -99,7 +99,8 @@ void ag_optim_clocks_prepare(optim *o)
         }
         const optim_hyper h = ag_optim_hyper(p);
         if (ag_optim_clock_full(p->clock, 1 - h.lr * h.wd)) restart_clock(o, p->clock);
-        if (ag_optim_has_dense_grad(p->t) || is_better_dense(p) || ag_optim_clock_full(p->clock, 1 - h.lr * h.wd)) ag_optim_lazy_stop(p);
+        if (ag_optim_has_dense_grad(p->t) || is_better_dense(p) || ag_optim_clock_full(p->clock, 1 - h.lr * h.wd))
+            ag_optim_lazy_stop(p);
     }
 }
 

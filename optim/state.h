@@ -68,7 +68,14 @@ typedef struct {
 } optim_tables;
 
 /* Rows that are to be brought up to date; id NULL: all of the table's, and their moments too. */
-typedef struct { real *w, *m, *v; int64_t width; int lanes; optim_list list; optim_row *row; const optim_clock *clock; } optim_touch;
+typedef struct {
+    real *w, *m, *v;
+    int64_t width;
+    int lanes;
+    optim_list list;
+    optim_row *row;
+    const optim_clock *clock;
+} optim_touch;
 typedef struct { int n; real eps; optim_touch touch[OPTIM_TABLES]; } optim_touches;
 
 typedef struct { double lr, wd, beta1, beta2, eps; int64_t t; bool fastai; } optim_hyper;   /* t: this step, from 1 */

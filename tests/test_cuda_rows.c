@@ -159,7 +159,8 @@ static void test_rows_are_stepped_as_on_the_cpu(void **state)
     (void)state;
     static const run_of runs[] = {
         { "lazy AdamW", lazy, 30, 1, 1e-2, 0, false }, { "lazy AdamW, clipped, in parts", lazy, 20, 3, 1e-2, 0.05, false },
-        { "SparseAdam", sparse_adam, 30, 1, 1e-2, 0, false }, { "SparseAdam, clipped, in parts", sparse_adam, 20, 3, 1e-2, 0.05, false },
+        { "SparseAdam", sparse_adam, 30, 1, 1e-2, 0, false },
+        { "SparseAdam, clipped, in parts", sparse_adam, 20, 3, 1e-2, 0.05, false },
         { "SGD", sgd, 30, 2, 1e-2, 0, false }, { "SGD with momentum", momentum, 30, 2, 1e-2, 0, false },
     };
     for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) compare_run(&runs[i], ROUNDS);
