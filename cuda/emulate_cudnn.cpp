@@ -38,6 +38,7 @@ std::set<desc *> alive;
 bool there = true;
 int begins = SUCCESS;
 int64_t last_engine;
+cudaStream_t stream;
 std::string complaint;
 
 int complain(int status, const char *what)
@@ -79,19 +80,23 @@ const desc *child(const desc *d, int name) { return (const desc *)value<ag_dnn_d
 
 /* ---- the convolution of a graph -------------------------------------------------------------------------- */
 
-struct tensor { const int64_t *size, *stride; int type; int64_t alignment; };
+struct tensor { int64_t size[4], stride[4]; int type; int64_t alignment, id; };
 
 struct geometry {
     int way;
     tensor x, w, y;
-    const int64_t *stride, *before, *after, *dilation;
+    int64_t stride[2], before[2], after[2], dilation[2];
     float alpha, beta;
 };
 
 tensor tensor_of(const desc *d)
 {
-    return { values<int64_t>(d, AG_DNN_TENSOR_SIZES), values<int64_t>(d, AG_DNN_TENSOR_STRIDES),
-             value<int>(d, AG_DNN_TENSOR_TYPE), value<int64_t>(d, AG_DNN_TENSOR_ALIGNMENT) };
+    tensor t;
+    std::copy_n(values<int64_t>(d, AG_DNN_TENSOR_SIZES), 4, t.size);
+    std::copy_n(values<int64_t>(d, AG_DNN_TENSOR_STRIDES), 4, t.stride);
+    t.type = value<int>(d, AG_DNN_TENSOR_TYPE), t.alignment = value<int64_t>(d, AG_DNN_TENSOR_ALIGNMENT);
+    t.id = value<int64_t>(d, AG_DNN_TENSOR_ID);
+    return t;
 }
 
 geometry geometry_of(const desc *operation)
@@ -104,8 +109,10 @@ geometry geometry_of(const desc *operation)
     g.w = tensor_of(child(operation, base + 3));
     g.x = tensor_of(child(operation, base + 4));
     g.y = tensor_of(child(operation, base + 5));
-    g.stride = values<int64_t>(conv, AG_DNN_CONV_STRIDES), g.dilation = values<int64_t>(conv, AG_DNN_CONV_DILATIONS);
-    g.before = values<int64_t>(conv, AG_DNN_CONV_PRE_PADDINGS), g.after = values<int64_t>(conv, AG_DNN_CONV_POST_PADDINGS);
+    std::copy_n(values<int64_t>(conv, AG_DNN_CONV_STRIDES), 2, g.stride);
+    std::copy_n(values<int64_t>(conv, AG_DNN_CONV_DILATIONS), 2, g.dilation);
+    std::copy_n(values<int64_t>(conv, AG_DNN_CONV_PRE_PADDINGS), 2, g.before);
+    std::copy_n(values<int64_t>(conv, AG_DNN_CONV_POST_PADDINGS), 2, g.after);
     g.alpha = value<float>(operation, base), g.beta = value<float>(operation, base + 1);
     return g;
 }
@@ -196,7 +203,13 @@ size_t version(void) { return 91900; }
 size_t cudart(void) { return 12000; }
 const char *error_string(int status) { return status / 1000 == 3 ? "EMULATED_NOT_SUPPORTED" : "EMULATED_FAILURE"; }
 void last_error(char *text, size_t size) { snprintf(text, size, "%s", complaint.c_str()); }
-int set_stream(ag_dnn_handle, void *) { return ag_emulate_fails() ? complain(INTERNAL, "a planted failure") : SUCCESS; }
+
+int set_stream(ag_dnn_handle, void *to)
+{
+    if (ag_emulate_fails()) return complain(INTERNAL, "a planted failure");
+    stream = (cudaStream_t)to;
+    return SUCCESS;
+}
 
 int create(ag_dnn_handle *h)
 {
@@ -289,7 +302,7 @@ int get(ag_dnn_desc handle, int name, int, int64_t wanted, int64_t *count, void 
     return SUCCESS;
 }
 
-const void *pointer_of(const desc *pack, int64_t id)
+void *pointer_of(const desc *pack, int64_t id)
 {
     const attribute &ids = pack->set.at(AG_DNN_PACK_IDS);
     for (int64_t i = 0; i < ids.count; i++)
@@ -305,20 +318,19 @@ int execute(ag_dnn_handle h, ag_dnn_desc plan_handle, ag_dnn_desc pack_handle)
     if (!h || !lives(plan_handle) || !lives(pack_handle)) return complain(BAD_PARAM, "no plan");
     const desc *plan = (desc *)plan_handle, *pack = (desc *)pack_handle, *config = child(plan, AG_DNN_PLAN_CONFIG);
     if (!plan->final || !pack->final) return complain(NOT_FINALIZED, "a plan that is not finalized");
-    const desc *graph = child(config, AG_DNN_HEUR_GRAPH), *operation = child(graph, AG_DNN_GRAPH_OPERATIONS);
-    const geometry g = geometry_of(operation);
-    const int base = g.way == AG_DNN_FORWARD ? AG_DNN_FORWARD_ALPHA
-                   : g.way == AG_DNN_INPUT_GRADIENT ? AG_DNN_INPUT_ALPHA : AG_DNN_WEIGHT_ALPHA;
-    const void *p[3];
-    for (int i = 0; i < 3; i++) p[i] = pointer_of(pack, value<int64_t>(child(operation, base + 3 + i), AG_DNN_TENSOR_ID));
-    if (!aligned(p[0], g.w) || !aligned(p[1], g.x) || !aligned(p[2], g.y)) return complain(BAD_POINTER, "a pointer");
-    void *workspace = value<void *>(pack, AG_DNN_PACK_WORKSPACE);
-    if (config->of.workspace && !workspace) return complain(BAD_POINTER, "no workspace");
-    if (config->of.workspace) memset(workspace, 0xFF, (size_t)config->of.workspace);
+    const geometry g = geometry_of_graph(child(config, AG_DNN_HEUR_GRAPH));
+    void *const x = pointer_of(pack, g.x.id), *const w = pointer_of(pack, g.w.id), *const y = pointer_of(pack, g.y.id);
+    if (!aligned(x, g.x) || !aligned(w, g.w) || !aligned(y, g.y)) return complain(BAD_POINTER, "a pointer");
+    void *const workspace = value<void *>(pack, AG_DNN_PACK_WORKSPACE);
+    const size_t bytes = (size_t)config->of.workspace;
+    if (bytes && !workspace) return complain(BAD_POINTER, "no workspace");
     last_engine = config->of.index;
-    const bool narrow = g.x.type == AG_DNN_BF16, broken = last_engine != (narrow ? 13 : 14);
-    if (narrow) convolve(g, (ag_bf16 *)p[1], (ag_bf16 *)p[0], (ag_bf16 *)p[2], broken);
-    else convolve(g, (float *)p[1], (float *)p[0], (float *)p[2], broken);
+    const bool is_narrow = g.x.type == AG_DNN_BF16, broken = last_engine != (is_narrow ? 13 : 14);
+    ag_emulate_queue(stream, [=] {
+        if (bytes) memset(workspace, 0xFF, bytes);
+        if (is_narrow) convolve(g, (ag_bf16 *)x, (ag_bf16 *)w, (ag_bf16 *)y, broken);
+        else convolve(g, (float *)x, (float *)w, (float *)y, broken);
+    });
     return SUCCESS;
 }
 
