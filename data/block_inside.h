@@ -43,8 +43,8 @@ void ag_data_images_free(void *images);
 /* The whole of the items as a set, in the innermost scope. */
 data_set *ag_data_images_set(const char *at, data_images *m, bool train, bool with_targets);
 data_images *ag_data_images_of(const data_set *set);        /* NULL: another kind of set */
-/* One picture read and through the item transforms; false: bad, and why. */
-bool ag_data_images_item(data_images *m, int64_t i, uint64_t key, bool train, data_image *to, char why[DATA_WHY]);
+/* One picture read and through the item transforms; false: bad, and why. lent: the pixels are the set's, to be read only. */
+bool ag_data_images_item(data_images *m, int64_t i, uint64_t key, bool train, data_image *to, bool *lent, char why[DATA_WHY]);
 /* Reads the first picture that can be read, to know the size. */
 void ag_data_images_measure(data_images *m);
 void ag_data_images_keep(data_images *m, const char *where, const char *source, const char *folder);
@@ -53,7 +53,7 @@ bool ag_data_images_fixed(const data_images *m, int64_t i, int end, data_image *
 
 /* data/image_cache.c: opens, or makes, the file of these pictures, in the innermost scope. */
 void ag_data_cache_open(data_images *m, const char *source, const char *folder);
-/* A picture after m->cached transforms; false: it has to be read. */
+/* A picture after m->cached transforms, lent; false: it has to be read. */
 bool ag_data_cache_take(const data_images *m, int64_t i, data_image *to);
 
 /* data/label.c */

@@ -263,6 +263,11 @@ void ag_data_batch_end(data_batch *b);
 #define data_loader_share ag_data_loader_share
 void ag_data_loader_share(data_loader *loader);
 
+/* From the next batch on pictures that become numbers on a GPU do so as AG_F32 or AG_BF16: for nets that compute in bf16, which
+ * round them before anything else. Elsewhere they are f32. */
+#define data_loader_dtype ag_data_loader_dtype
+void ag_data_loader_dtype(data_loader *loader, ag_dtype dtype);
+
 #define data_batches ag_data_batches
 #define data_samples ag_data_samples
 #define data_batch_size ag_data_batch_size

@@ -37,10 +37,15 @@ static bool take_kept(const data_images *m, int64_t i, data_image *to)
     if (!m->kept) return false;
     const uint8_t *pixels = atomic_load_explicit(&m->kept[i].pixels, memory_order_acquire);
     if (!pixels) return false;
-    *to = (data_image){ .width = m->kept[i].width, .height = m->kept[i].height };
-    to->pixels = ag_alloc(to->width * to->height, 3);
-    memcpy(to->pixels, pixels, (size_t)(3 * to->width * to->height));
+    *to = (data_image){ m->kept[i].width, m->kept[i].height, (uint8_t *)(uintptr_t)pixels };
     return true;
+}
+
+static void copy_pixels(data_image *image)
+{
+    const uint8_t *lent = image->pixels;
+    image->pixels = ag_alloc(image->width * image->height, 3);
+    memcpy(image->pixels, lent, (size_t)(3 * image->width * image->height));
 }
 
 /* Two threads may come here with the same picture (two loaders of one set): the first one's is kept. */
@@ -66,16 +71,19 @@ static void keep(data_images *m, int64_t i, const data_image *image)
     atomic_fetch_sub(&m->held, bytes);
 }
 
-bool ag_data_images_item(data_images *m, int64_t i, uint64_t key, bool train, data_image *to, char why[DATA_WHY])
+bool ag_data_images_item(data_images *m, int64_t i, uint64_t key, bool train, data_image *to, bool *lent, char why[DATA_WHY])
 {
     const bool was_kept = take_kept(m, i, to), was_cached = !was_kept && ag_data_cache_take(m, i, to);
     const bool untouched = m->kept && !m->fixed;            /* is kept */
     const int k = (int)(i % m->inputs);
     int done = was_kept ? m->fixed : m->cached;
+    *lent = was_kept || was_cached;
     if (!was_kept && !was_cached && !ag_image_read(m->path[i], m->n_tfms ? m->tfms : NULL, chance_of(key, k, 0, train), untouched,
                                                    to, &done, why)) return false;
     for (int t = done; t < m->n_tfms; t++) {
         if (t == m->fixed && !was_kept) keep(m, i, to);
+        if (*lent) copy_pixels(to);
+        *lent = false;
         data_random r = chance_of(key, k, t, train);
         m->tfms[t].apply(&m->tfms[t], to, &r);
     }
@@ -147,13 +155,14 @@ static void get_pictures(data_sample *s, data_pack *p, float *x)
     for (int k = 0; k < m->inputs && !s->bad; k++) {
         const int64_t i = s->row * m->inputs + k;
         data_image item;
-        if (!ag_data_images_item(m, i, s->key, v->train, &item, why)) {
+        bool lent;
+        if (!ag_data_images_item(m, i, s->key, v->train, &item, &lent, why)) {
             note_bad(m, i, why);
             s->bad = true;
             break;
         }
         AG_SCOPE;
-        ag_defer(ag_free, item.pixels);
+        if (!lent) ag_defer(ag_free, item.pixels);
         check_size(m, i, &a, &item, side[0], side[1]);
         data_random r = chance_of(s->key, k, DATA_MAX_TRANSFORMS, v->train);
         if (!p) {
@@ -284,13 +293,14 @@ void ag_data_images_measure(data_images *m)
 {
     char why[DATA_WHY];
     data_image item;
+    bool lent;
     for (int64_t i = 0; i < m->n * m->inputs; i++) {
-        if (!ag_data_images_item(m, i, 0, false, &item, why)) {
+        if (!ag_data_images_item(m, i, 0, false, &item, &lent, why)) {
             note_bad(m, i, why);
             continue;
         }
         m->width = m->item_width = item.width, m->height = m->item_height = item.height;
-        ag_data_image_free(&item);
+        if (!lent) ag_data_image_free(&item);
         ag_data_augment_size(&m->augment, &m->width, &m->height);
         return;
     }

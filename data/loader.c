@@ -20,6 +20,7 @@ struct data_loader {
     data_position position;         /* of the next batch */
     uint64_t round;                 /* of DATA_EACH */
     bool shared;
+    ag_dtype numbers;               /* of pictures on a GPU */
     bool inside;                    /* a DATA_EACH was begun and not finished */
     data_permutation order;         /* of this epoch */
     data_way way;
@@ -207,6 +208,11 @@ void ag_data_loader_share(data_loader *l)
     l->shared = true;
 }
 
+void ag_data_loader_dtype(data_loader *l, ag_dtype dtype)
+{
+    l->numbers = dtype;
+}
+
 int64_t ag_data_batches(const data_loader *l) { return l->batches; }
 int64_t ag_data_samples(const data_loader *l) { return l->samples; }
 int64_t ag_data_batch_size(const data_loader *l) { return l->batch; }
@@ -302,7 +308,7 @@ static void take(data_batch *b)
     send(b, b->index);
     b->n = slot->n;
     l->kept = b->index;
-    if (b->n) ag_data_slot_take(b->at, slot, &l->way, &l->drawn, &b->x, &b->y);
+    if (b->n) ag_data_slot_take(b->at, slot, &l->way, &l->drawn, l->numbers, &b->x, &b->y);
     memcpy(l->row, slot->index, (size_t)b->n * sizeof *l->row);
     if (!l->way.up) give_back(l);
     else if (l->thread && b->index + 1 < l->batches && made(l, b->index + 1, false)) send(b, b->index + 1);

@@ -123,7 +123,8 @@ static ag_tensor *landed(const char *at, const data_landing *l, int64_t from, co
     return t;
 }
 
-void ag_data_slot_take(const char *at, data_slot *s, data_way *w, const data_set *drawn, ag_tensor **x, ag_tensor **y)
+void ag_data_slot_take(const char *at, data_slot *s, data_way *w, const data_set *drawn, ag_dtype numbers, ag_tensor **x,
+                       ag_tensor **y)
 {
     const ag_shape shape = ag_data_batch_shape_of(&drawn->x, s->n);
     *y = NULL;
@@ -135,7 +136,7 @@ void ag_data_slot_take(const char *at, data_slot *s, data_way *w, const data_set
     const data_landing *l = &w->landing[s->batch % 2];
     w->up->ready(l->upload);
     if (w->packed)
-        *x = ag_data_packed_x(at, ag_slice_(at, l->bytes, 0, s->x, s->x + s->pack.used + AG_PACKED_ALIGN), shape, AG_F32);
+        *x = ag_data_packed_x(at, ag_slice_(at, l->bytes, 0, s->x, s->x + s->pack.used + AG_PACKED_ALIGN), shape, numbers);
     else *x = landed(at, l, s->x, &drawn->x, s->n);
     if (drawn->has_y) *y = landed(at, l, 0, &drawn->y, s->n);
     w->up->used(l->upload);

@@ -41,8 +41,9 @@ void ag_data_slot_close(data_slot *s, const data_way *w);
 
 /* Batch s->batch sets out for its landing, whose last batch was taken. */
 void ag_data_slot_send(const char *at, data_slot *s, data_way *w);
-/* Its tensors on the default device; of a way with .up after it was sent. */
-void ag_data_slot_take(const char *at, data_slot *s, data_way *w, const data_set *drawn, ag_tensor **x, ag_tensor **y);
+/* Its tensors on the default device, pictures that were packed as `numbers`; of a way with .up after it was sent. */
+void ag_data_slot_take(const char *at, data_slot *s, data_way *w, const data_set *drawn, ag_dtype numbers, ag_tensor **x,
+                       ag_tensor **y);
 /* The slot of batch k, which was sent, may be written to again after this. */
 void ag_data_way_wait(data_way *w, int64_t k);
 

@@ -83,7 +83,7 @@ double ag_learner_validate_(const char *at, learner *l, data_loader *loader)
         if (!l->metrics[i].add) s->column[i] = ag_alloc(s->size[i] = 1, sizeof(double));
     l->in->mixed_y = NULL;
     NN_EVAL(l->net);
-    data_loader_share(loader);
+    ag_learner_use(l, loader);
     DATA_EACH(b, loader) if (counts(&b)) add_batch(l, s, &b);
     share_sums(l, s);
     if (!(s->n > 0)) ag_fail(at, "learner_validate: none of the loader's %" PRId64 " samples can be had", data_samples(loader));
@@ -128,7 +128,7 @@ ag_tensor *ag_learner_predict_(const char *at, learner *l, data_loader *loader)
     NN_EVAL(l->net);
     double *had = ag_alloc(data_samples(loader), sizeof *had);
     ag_defer(ag_free, had);
-    data_loader_share(loader);
+    ag_learner_use(l, loader);
     DATA_EACH(b, loader) {
         ag_tensor *pred = ag_learner_forward(l, b.x);
         if (!all) {

@@ -151,6 +151,7 @@ learner_rates ag_learner_lr_find_(const char *at, learner *l, learner_lr_find_op
     nn_train(l->net, true);
     l->in->smooth = 0, l->in->smooth_n = 0, l->in->at = at;
     l->in->searching = true;
+    ag_learner_use(l, l->train);
     ag_learner_memory_begin(l);
     double best = INFINITY;
     bool stop = false;

@@ -81,14 +81,14 @@ learner *ag_learner_new_(const char *at, data_loader *train, data_loader *valid,
     learner *l = ag_alloc(1, sizeof *l);
     l->in = ag_alloc(1, sizeof *l->in);
     ag_defer(drop, l);
-    if (train) data_loader_share(train);
-    if (valid) data_loader_share(valid);
     l->train = train, l->valid = valid, l->net = net, l->loss = loss, l->opt = o.opt;
     ag_learner_set_targets(at, l, &o);
     l->train_loss = l->valid_loss = NAN;
     l->in->at = at, l->in->accumulate = per_step, l->in->clip = o.clip, l->in->quiet = o.quiet, l->in->lr_scale = 1;
     l->in->precision = o.precision, l->in->fit_memory = o.fit_memory;
     l->in->terminal = isatty(STDOUT_FILENO);
+    ag_learner_use(l, train);
+    if (valid) ag_learner_use(l, valid);
     if (o.checkpoint) l->in->checkpoint = ag_strdup(o.checkpoint);
     if (o.resume_hint) l->in->resume_hint = ag_strdup(o.resume_hint);
     if (o.log) l->in->log_path = ag_strdup(o.log);
@@ -142,6 +142,13 @@ static void require_number(const learner *l)
 ag_scope ag_learner_precision(const learner *l)
 {
     return ag_autocast_begin(l->in->at, l->in->precision ? l->in->precision : ag_autocast_name());
+}
+
+void ag_learner_use(const learner *l, data_loader *loader)
+{
+    ag_scope precision AG_CLEANUP(ag_scope_end) = ag_learner_precision(l);
+    data_loader_share(loader);
+    data_loader_dtype(loader, ag_autocast());
 }
 
 ag_tensor *ag_learner_forward(learner *l, ag_tensor *x)
@@ -342,6 +349,7 @@ static void begin(const char *at, learner *l, int epochs)
     l->interrupted = false;
     in->at = at, in->header_done = false, in->lr_scale = 1, in->continues = in->resumed;
     l->x = l->y = l->pred = NULL;
+    ag_learner_use(l, l->train);
     optim_zero_grad(l->opt);
     if (!in->resumed) {
         l->epoch = 0, l->step = 0;

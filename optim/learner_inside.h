@@ -65,6 +65,8 @@ bool ag_learner_keeps_best(const learner *l);                  /* keep_best was 
 /* The net's result, in the learner's precision. */
 ag_tensor *ag_learner_forward(learner *l, ag_tensor *x);
 ag_scope ag_learner_precision(const learner *l);
+/* The loader's batches are divided among the ranks, and come in the learner's precision. */
+void ag_learner_use(const learner *l, data_loader *loader);
 
 /* memory.c: from here to the end of the scope a failure for want of memory says which batch would fit. */
 void ag_learner_memory_begin(learner *l);

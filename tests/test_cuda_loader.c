@@ -211,6 +211,26 @@ static void test_records(void **state)
     same("tensors", tensors, 0);
 }
 
+static void test_pictures_in_bf16(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    static values want, got;
+    want.n = got.n = 0;
+    for (int k = 0; k < 2; k++) {
+        ag_init(.device = k ? "cuda" : "cpu");
+        source s = resized(0, 0);
+        data_loader_dtype(s.loader, AG_BF16);
+        DATA_EACH(b, s.loader) {
+            assert_int_equal(b.x->dtype, k ? AG_BF16 : AG_F32);
+            take(k ? &got : &want, b.x);
+        }
+    }
+    ag_init(.device = "cpu");
+    assert_true(got.n == want.n && got.n > 1000);
+    for (int64_t i = 0; i < got.n; i++) assert_true(fabs(got.v[i] - want.v[i]) <= 1e-2);
+}
+
 /* ---- memory, devices ------------------------------------------------------------------------------------------------ */
 
 /* From the second epoch on the driver is not asked for memory; at the end all is given back. */
@@ -269,7 +289,8 @@ int main(void)
     char why[512];
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_pictures), cmocka_unit_test(test_a_users_function_works_on_the_host),
-        cmocka_unit_test(test_records), cmocka_unit_test(test_nothing_is_allocated_in_the_steady_state),
+        cmocka_unit_test(test_records), cmocka_unit_test(test_pictures_in_bf16),
+        cmocka_unit_test(test_nothing_is_allocated_in_the_steady_state),
         cmocka_unit_test(test_a_landing_waits_for_what_was_there),
     };
     if (!ag_cuda_available(why, sizeof why)) {
