@@ -78,7 +78,8 @@ typedef struct {
 /* Fills f from the library. False where it is missing, of a version other than 12 or 13, or made for a newer CUDA than the
  * driver's (driver: 12040 is 12.4; 0: any will do); `why` is then a message for the user. */
 bool ag_lt_load(ag_lt_functions *f, int driver, char *why, size_t size);
-/* In its place in the emulation. */
+/* In its place in the emulation; the k-th product that it was asked for an algorithm for, NULL behind the last. */
+const ag_blas_plan *ag_emulate_lt_asked(int64_t k);
 bool ag_emulate_lt_load(ag_lt_functions *f, int driver, char *why, size_t size);
 /* desc and the layouts of A, B and D; fails on what cuBLASLt refuses. */
 void ag_lt_describe(const ag_lt_functions *f, const ag_blas_plan *p, ag_lt_desc *desc, ag_lt_layout layout[3]);

@@ -204,6 +204,12 @@ void ag_cudnn_run(const ag_node *n, const ag_dnn_plan *plan, const void *x, cons
     if (status) ag_fail(n->at, "cuda: cuDNN could not convolve: %s", words(status));
 }
 
+void ag_cudnn_each(void (*f)(void *arg, const ag_dnn_conv *c), void *arg)
+{
+    for (const entry *e : D.bins)
+        for (; e; e = e->next) f(arg, &e->key);
+}
+
 void ag_cudnn_forget(void)
 {
     for (entry *&bin : D.bins)

@@ -30,7 +30,7 @@ enum {                                              /* attributes; those of the 
     AG_DNN_WEIGHT_ALPHA = 712, AG_DNN_WEIGHT_BETA, AG_DNN_WEIGHT_CONV, AG_DNN_WEIGHT_DW, AG_DNN_WEIGHT_X, AG_DNN_WEIGHT_DY,
     AG_DNN_GRAPH_HANDLE = 800, AG_DNN_GRAPH_OPERATIONS,
     AG_DNN_TENSOR_ALIGNMENT = 900, AG_DNN_TENSOR_TYPE, AG_DNN_TENSOR_SIZES, AG_DNN_TENSOR_STRIDES, AG_DNN_TENSOR_ID = 906,
-    AG_DNN_TENSOR_VIRTUAL,
+    AG_DNN_TENSOR_VIRTUAL = 907,
     AG_DNN_PACK_IDS = 1000, AG_DNN_PACK_POINTERS, AG_DNN_PACK_WORKSPACE = 1003,
     AG_DNN_ENGINE_INDEX = 1301, AG_DNN_ENGINE_NOTES = 1303, AG_DNN_DEVICE_JSON = 2702
 };
@@ -102,8 +102,10 @@ static inline bool ag_dnn_unsupported(int status) { return status / 1000 == AG_D
  * may run it; NULL: Agrad's own kernels do it. */
 const ag_dnn_plan *ag_cudnn_plan(const ag_node *n, const ag_conv *c, ag_conv_way way, bool add);
 void ag_cudnn_run(const ag_node *n, const ag_dnn_plan *plan, const void *x, const void *w, const void *y);
-/* For the tests: as before the first use; and in the emulation whether the library is there and with which status it is begun,
- * the descriptors that are alive, and the engine of the last run since this was asked. */
+/* For the tests: calls f(arg, ...) for every convolution that was asked for; as before the first use; and in the emulation
+ * whether the library is there and with which status it is begun, the descriptors that are alive, and the engine of the last
+ * run since this was asked. */
+void ag_cudnn_each(void (*f)(void *arg, const ag_dnn_conv *c), void *arg);
 void ag_cudnn_forget(void);
 void ag_emulate_cudnn(bool there, int begins);
 int64_t ag_emulate_cudnn_alive(void);

@@ -125,6 +125,9 @@ bool ag_emulate_fails(void);                        /* a call's question whether
 
 /* Whether streams are lazy; at first they are not. */
 extern "C" void ag_emulate_lazy(bool lazy);
+/* Whether the device's work is left out and its memory never touched: for sizes that no CPU would compute. What was allocated
+ * meanwhile is freed, and given back to the driver, before this ends. */
+extern "C" void ag_emulate_dry(bool dry);
 
 typedef int cudaError_t;
 typedef struct ag_emulate_event *cudaEvent_t;

@@ -4,6 +4,7 @@
 #include "cuda/blas.h"
 #include "cuda/cuda.h"
 #include <string.h>
+#include <vector>
 
 namespace {
 
@@ -71,6 +72,20 @@ bool fits(const layout *l, uint64_t rows, uint64_t cols)
     return l->rows == rows && l->cols == cols && l->ld >= (int64_t)l->rows && rows && cols;
 }
 
+std::vector<ag_blas_plan> asked;
+
+ag_blas_matrix matrix(const layout *l) { return { (int64_t)l->rows, (int64_t)l->cols, l->ld, l->step }; }
+
+void note(const desc *d, const layout *a, const layout *b, const layout *c, const pref *p)
+{
+    ag_blas_plan q = {};
+    q.trans_a = d->trans_a != 0, q.trans_b = d->trans_b != 0, q.bias = d->epilogue == AG_LT_EPILOGUE_BIAS;
+    q.narrow = a->type == AG_LT_R_16BF, q.narrow_d = c->type == AG_LT_R_16BF, q.align = (int)p->align[0], q.batch = c->batch;
+    q.m = (int64_t)c->rows, q.n = (int64_t)c->cols, q.k = (int64_t)(d->trans_a ? a->rows : a->cols);
+    q.a = matrix(a), q.b = matrix(b), q.d = matrix(c);
+    asked.push_back(q);
+}
+
 int heuristic(ag_lt_handle, ag_lt_desc dh, ag_lt_layout ah, ag_lt_layout bh, ag_lt_layout ch, ag_lt_layout,
               ag_lt_pref ph, int, ag_lt_result *result, int *got)
 {
@@ -83,6 +98,7 @@ int heuristic(ag_lt_handle, ag_lt_desc dh, ag_lt_layout ah, ag_lt_layout bh, ag_
                       (a->type == c->type || (a->type == AG_LT_R_16BF && c->type == AG_LT_R_32F));
     if (ag_emulate_fails()) return NOT_INITIALIZED;
     *got = good;
+    note(d, a, b, c, (const pref *)ph);
     memset(result, 0, sizeof *result);
     memcpy(result->algo.data, ((const pref *)ph)->align, sizeof(pref));     /* the algorithm relies on it */
     return good ? SUCCESS : INVALID_VALUE;
@@ -140,6 +156,11 @@ int matmul(ag_lt_handle, ag_lt_desc dh, const void *alpha, const void *a, ag_lt_
 }
 
 } // namespace
+
+const ag_blas_plan *ag_emulate_lt_asked(int64_t k)
+{
+    return k < (int64_t)asked.size() ? &asked[(size_t)k] : nullptr;
+}
 
 bool ag_emulate_lt_load(ag_lt_functions *f, int, char *, size_t)
 {

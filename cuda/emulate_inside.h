@@ -16,6 +16,7 @@ static inline bool ag_emulate_intact(const char *p, size_t n)
 
 /* Of the last kernel that failed, till ag_emulate_error forgets it. */
 bool ag_emulate_failed(void);
+bool ag_emulate_is_dry(void);
 const char *ag_emulate_failure(void);
 
 /* ---- memory; the caller holds the runtime's lock -------------------------------------------------------- */

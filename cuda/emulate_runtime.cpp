@@ -42,7 +42,7 @@ struct ag_emulate_event {
 
 namespace {
 
-bool lazy;
+bool lazy, dry;
 std::vector<ag_emulate_stream *> streams;
 std::map<char *, size_t> pinned;
 
@@ -103,6 +103,7 @@ cudaError_t after_waiting()
 bool ag_emulate_queue(cudaStream_t s, work w)
 {
     guarded g(lock);
+    if (dry) return true;
     if (s->capture) {
         s->joined = s->origin;
         s->capture->work_.push_back(w);
@@ -118,6 +119,18 @@ void ag_emulate_lazy(bool on)
     guarded g(lock);
     drain_all();
     lazy = on;
+}
+
+void ag_emulate_dry(bool on)
+{
+    guarded g(lock);
+    drain_all();
+    dry = on;
+}
+
+bool ag_emulate_is_dry(void)
+{
+    return dry;
 }
 
 void ag_emulate_fail(int64_t at, int64_t count)
