@@ -13,19 +13,17 @@ struct augmenting {
     bool wide;                      /* each picture's numbers begin at a pack */
 };
 
-/* Bytes at .. at + 5, lowest first, read as the words they lie in. */
-static __device__ inline uint64_t six_bytes(const uint8_t *pixels, int32_t at)
-{
-    const uint32_t *word = (const uint32_t *)pixels + at / 4;
-    const int shift = at % 4 * 8;
-    const uint64_t two = word[0] | (uint64_t)word[1] << 32;
-    return shift < 24 ? two >> shift : two >> 24 | (uint64_t)word[2] << 40;
-}
-
-static __device__ inline float byte_of(uint64_t bytes, int k)
-{
-    return (float)(int32_t)(bytes >> (8 * k) & 255);
-}
+/* Two pixels, bytes at .. at + 5, from the words they lie in, of which the third may be behind them. */
+struct two_pixels {
+    uint32_t word[2];
+    __device__ inline two_pixels(const uint8_t *pixels, int32_t at)
+    {
+        const uint32_t *w = (const uint32_t *)pixels + (uint32_t)at / 4, shift = (uint32_t)at % 4 * 8;
+        word[0] = (uint32_t)((w[0] | (uint64_t)w[1] << 32) >> shift);
+        word[1] = (uint32_t)((w[1] | (uint64_t)w[2] << 32) >> shift);
+    }
+    __device__ inline float byte(int k) const { return (float)(word[k / 4] >> k % 4 * 8 & 255); }
+};
 
 /* A pixel of the averages, as data/warp.c's means_of makes it: the sums are whole numbers. */
 static __device__ inline void mean_at(const data_packed &p, const uint8_t *pixels, int32_t column, int32_t row,
@@ -54,9 +52,8 @@ static __device__ inline void look_up(const data_packed &p, const uint8_t *pixel
         return;
     }
     const int32_t at = 3 * (row * width + column);
-    const uint64_t up = six_bytes(pixels, at), down = six_bytes(pixels, at + 3 * low * width);
-    for (int c = 0; c < 3; c++)
-        rgb[c] = ag_warp_mix(byte_of(up, c), byte_of(up, c + 3), byte_of(down, c), byte_of(down, c + 3), u, v);
+    const two_pixels up(pixels, at), down(pixels, at + 3 * low * width);
+    for (int c = 0; c < 3; c++) rgb[c] = ag_warp_mix(up.byte(c), up.byte(c + 3), down.byte(c), down.byte(c + 3), u, v);
 }
 
 /* Into 0 .. last; cover: what is left of the pixel with DATA_ZEROS */
@@ -71,7 +68,7 @@ static __device__ inline void pixel_of(const data_packed &p, const uint8_t *pixe
                                        int32_t x, int32_t y, float (&rgb)[3])
 {
     const data_map &map = p.map;
-    const int32_t origin = x - x % AG_WARP_PIECE;
+    const int32_t origin = x & -(int32_t)AG_WARP_PIECE;
     const ag_warp_line l = ag_warp_line_of(map.to_source, origin, y);
     const float i = (float)(x - origin), turn = 1 / (l.a[2] * i + l.b[2]);
     const int32_t width = (int32_t)(map.mean_width ? map.mean_width : p.width);
@@ -95,14 +92,17 @@ template <class T> static __global__ void augment(augmenting a, T *out)
     T *const values = staged[0].v;
     const int32_t all = a.height * a.width, first = (int32_t)blockIdx.x * PIXELS;
     const int32_t count = all - first < PIXELS ? all - first : (int32_t)PIXELS;
+    const int32_t down = AG_BLOCK / a.width, across = AG_BLOCK - down * a.width;       /* a thread's next pixel */
     for (int64_t n = blockIdx.y; n < a.pictures; n += gridDim.y) {
         const data_packed p = ((const data_packed *)a.packed)[n];
         const ag_warp_norm norm = ag_warp_norm_of(&p.map.stats);
+        int32_t y = (first + (int32_t)threadIdx.x) / a.width, x = first + (int32_t)threadIdx.x - y * a.width;
         for (int32_t i = (int32_t)threadIdx.x; i < count; i += AG_BLOCK) {
-            const int32_t y = (first + i) / a.width;
             float rgb[3];
-            pixel_of(p, a.packed + p.at, norm, first + i - y * a.width, y, rgb);
+            pixel_of(p, a.packed + p.at, norm, x, y, rgb);
             for (int c = 0; c < 3; c++) ag_store(&values[3 * i + c], rgb[c]);
+            x += across, y += down;
+            if (x >= a.width) x -= a.width, y++;
         }
         __syncthreads();
         T *const to = out + 3 * (n * all + first);

@@ -118,14 +118,14 @@ static void pause(data_loader *l)
     l->running = false;
     atomic_store(&l->cancel, true);
     while (l->busy) pthread_cond_wait(&l->ready, &l->lock);
-    ag_data_way_wait(&l->way, 0), ag_data_way_wait(&l->way, 1);
+    pthread_mutex_unlock(&l->lock);
+    ag_data_way_wait(&l->way, 0), ag_data_way_wait(&l->way, 1);         /* may fail */
     for (int i = 0; i < l->n_slots; i++) {
         l->slot[i].batch = -1;
         ag_free(l->slot[i].error);
         l->slot[i].error = NULL;
     }
     atomic_store(&l->cancel, false);
-    pthread_mutex_unlock(&l->lock);
 }
 
 static void resume_workers(data_loader *l)

@@ -68,9 +68,14 @@ AG_FORMULA ag_warp_span ag_warp_span_of(int64_t i, int64_t size, int64_t n)
 
 /* ---- colours ------------------------------------------------------------------------------------------------------- */
 
+/* On a GPU logarithm, power and reciprocal are its special function unit's, as exact as what the CPU computes. */
+
 /* log2, x > 0: 2^e m with m in sqrt(1/2) .. sqrt(2); minimax in m - 1, error 2e-6 */
 AG_FORMULA float ag_warp_log2(float x)
 {
+#ifdef __CUDA_ARCH__
+    return __log2f(x);
+#else
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
     const int32_t e = (int32_t)(bits - 0x3f3504f3u) >> 23;
@@ -81,6 +86,7 @@ AG_FORMULA float ag_warp_log2(float x)
     p = p * t + 0.32215469f, p = p * t - 0.36749004f, p = p * t + 0.47934803f, p = p * t - 0.72113186f;
     p = p * t + 1.44271348f;
     return (float)e + t * p;
+#endif
 }
 
 AG_FORMULA float ag_warp_log2_odds(float x)
@@ -92,7 +98,11 @@ AG_FORMULA float ag_warp_log2_odds(float x)
 AG_FORMULA float ag_warp_of_log2_odds(float x)
 {
     const float c = -x < 126 ? -x : 126;
+#ifdef __CUDA_ARCH__
+    return __fdividef(1, 1 + exp2f(c));
+#else
     return 1 / (1 + ag_exp2_f32(c));
+#endif
 }
 
 /* 0 .. 1, through the matrix m [3, 4] in the space of logits. (fastai's lighting) */

@@ -5,6 +5,8 @@
 #include <time.h>
 #include "agrad.h"
 #include "core/device.h"
+#include "core/memory.h"
+#include "data/packed.h"
 
 static bool small;
 
@@ -226,6 +228,52 @@ static void image_rows(void)
     model_row("vit_small_patch16_224", 128, 224);
 }
 
+/* ---- batches on their way in ----------------------------------------------------------------------------- */
+
+typedef struct { ag_tensor *packed; ag_shape shape; ag_upload *upload; const void *host; } arriving;
+
+static void becoming_numbers(void *arg)
+{
+    AG_SCOPE;
+    const arriving *a = arg;
+    ag_tensor *x = ag_data_packed_x(AG_HERE, a->packed, a->shape, AG_BF16);
+    (void)x;
+}
+
+static void uploading(void *arg)
+{
+    const arriving *a = arg;
+    const ag_upload_ops *up = ag_device_table(AG_CUDA)->upload;
+    up->copy(a->upload, a->packed->data, a->host, (size_t)ag_numel(a->packed));
+    up->wait(a->upload);
+}
+
+/* A batch of 256 pictures of 256 x 256, which become 224 x 224, all of them turned, tilted and lighted. */
+static void input_rows(void)
+{
+    AG_SCOPE;
+    const int64_t n = small ? 2 : 256, from = small ? 16 : 256, to = small ? 14 : 224;
+    const ag_upload_ops *up = ag_device_table(AG_CUDA)->upload;
+    const data_augment how = data_aug_transforms(.size = to, .p_affine = 1, .p_lighting = 1);
+    data_pack p = { .room = ag_data_pack_bytes(n, from, from) };
+    char *const host = p.to = up->host_alloc((size_t)p.room);
+    data_image image = { from, from, ag_alloc(from * from, 3) };
+    const data_stats stats = DATA_IMAGENET_STATS;
+    ag_data_pack_begin(&p, n);
+    for (int64_t i = 0; i < n; i++) {
+        data_random r = ag_data_random_of((uint64_t)i, 0, true);
+        const data_map map = ag_data_augment_drawn_map(&how, &image, &stats, &r);
+        ag_data_pack_put(&p, &image, &map);
+    }
+    arriving a = { ag_empty(AG_U8, p.room), AG_SHAPE(n, to, to, 3), up->make(), host };
+    up->used(a.upload);
+    row("a batch of pictures to the GPU", 1e-9 * (double)p.room / seconds(uploading, &a), "GB/s");
+    row("pictures augmented, 256 to 224, bf16", (double)n / seconds(becoming_numbers, &a), "images/s");
+    up->drop(a.upload);
+    up->host_free(host);
+    ag_free(image.pixels);
+}
+
 int main(int argc, char **argv)
 {
     char why[512];
@@ -240,6 +288,7 @@ int main(int argc, char **argv)
     memory_rows();
     matmul_rows();
     adamw_row();
+    input_rows();
     recommender_row(944, 1683, 50, 64);
     image_rows();
     if (small) return 0;

@@ -44,10 +44,27 @@ static void work(void *arg)
     for (int64_t i = 0; i < nn_param_count(net); i++) take(out, nn_param_at(net, i));
 }
 
-static bool attempt(int64_t at, int64_t count, values *out)
+/* Two epochs of batches on their way to the GPU, by a thread (.workers = 1) and without. */
+static void load(void *arg)
+{
+    values *out = arg;
+    AG_SCOPE;
+    out->n = 0;
+    real x[IDS * IN];
+    for (int i = 0; i < IDS * IN; i++) x[i] = (real)i;
+    ag_init(.device = "cpu");
+    data_set *set = data_from_tensors(ag_from(AG_F32, x, IDS, IN), NULL);
+    ag_init(.device = "cuda");
+    for (int workers = 0; workers < 2; workers++) {
+        data_loader *l = data_loader_new(set, 2, .workers = workers);
+        for (int epoch = 0; epoch < 2; epoch++) DATA_EACH(b, l) take(out, b.x);
+    }
+}
+
+static bool attempt(void (*fn)(void *), int64_t at, int64_t count, values *out)
 {
     ag_emulate_fail(at, count);
-    const bool failed = ag_try(work, out);
+    const bool failed = ag_try(fn, out);
     const int64_t calls = ag_emulate_calls();
     ag_emulate_fail(0, 0);
     ag_emulate_error();
@@ -60,31 +77,33 @@ static bool attempt(int64_t at, int64_t count, values *out)
     return true;
 }
 
-static void test_every_call_fails_once(void **state)
+static void every_call_fails_once(void (*fn)(void *), int64_t least)
 {
-    (void)state;
     static values want, got;
     int64_t k = 1, errors = 0;
     assert_true(ag_cuda_available(NULL, 0));
-    for (; attempt(k, 1, &got); k++) { }                /* what is made once, such as cuBLASLt's workspace, is made now */
-    attempt(INT64_MAX, 0, &want);
+    for (; attempt(fn, k, 1, &got); k++) { }                /* what is made once, such as cuBLASLt's workspace, is made now */
+    attempt(fn, INT64_MAX, 0, &want);
     for (int64_t together = 1; together <= 2; together++) {
         const ag_memory_stats gpu = ag_memory(AG_CUDA), cpu = ag_memory(AG_CPU);
-        for (k = 1; attempt(k, together, &got); k++) {
+        for (k = 1; attempt(fn, k, together, &got); k++) {
             const ag_memory_stats g = ag_memory(AG_CUDA), c = ag_memory(AG_CPU);
             errors += got.n < want.n;
             if (g.in_use != gpu.in_use || c.in_use != cpu.in_use || c.tensors != cpu.tensors || c.nodes != cpu.nodes)
                 fail_msg("call %d: %d bytes of the GPU, %d of the CPU, %d tensors, %d nodes were left behind", (int)k,
                          (int)(g.in_use - gpu.in_use), (int)(c.in_use - cpu.in_use), (int)(c.tensors - cpu.tensors),
                          (int)(c.nodes - cpu.nodes));
-            attempt(INT64_MAX, 0, &got);
+            attempt(fn, INT64_MAX, 0, &got);
             assert_int_equal(got.n, want.n);
             assert_memory_equal(got.v, want.v, (size_t)want.n * sizeof *want.v);
         }
     }
     print_message("%d calls, %d errors\n", (int)k - 1, (int)errors);
-    assert_true(k > 100 && errors > k);
+    assert_true(k > least && errors > k);
 }
+
+static void test_every_call_of_training_fails_once(void **state) { (void)state, every_call_fails_once(work, 100); }
+static void test_every_call_of_loading_fails_once(void **state) { (void)state, every_call_fails_once(load, 50); }
 
 /* In a process of its own each: the device is begun once. */
 static void test_a_device_that_cannot_be_begun_is_explained(void **state)
@@ -152,7 +171,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_a_driver_can_say), cmocka_unit_test(test_the_number_of_a_device),
         cmocka_unit_test(test_a_device_that_cannot_be_begun_is_explained),
-        cmocka_unit_test(test_every_call_fails_once),
+        cmocka_unit_test(test_every_call_of_training_fails_once), cmocka_unit_test(test_every_call_of_loading_fails_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 #else
