@@ -232,7 +232,8 @@ typedef struct {
  *   .shuffle    a new order each epoch, a function of (.seed, epoch) alone
  *   .workers    threads that prepare batches ahead, default 0: in the caller's thread; the bits are the same
  *   .prefetch   batches ready or in work, default 2 per worker
- * A training loader (.shuffle or .drop_last) with a batch longer than the data is an error. (DataLoader) */
+ * A training loader (.shuffle or .drop_last) with a batch longer than the data is an error. (DataLoader)
+ * On a GPU batches come beside its work, those of .workers one ahead, and pictures become numbers there. */
 #define data_loader_new(set, ...) \
     ag_data_loader_new_(AG_HERE, set, AG_HEAD(__VA_ARGS__), AG_OPTS(data_loader_opts, __VA_ARGS__))
 data_loader *ag_data_loader_new_(const char *at, data_set *set, int64_t batch, data_loader_opts opts) AG_PURE;
