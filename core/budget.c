@@ -159,6 +159,21 @@ static void ask(void *p)
 
 static double mb(int64_t bytes) { return (double)bytes / 1e6; }
 
+/* The largest of the other processes, by name. */
+static void say_processes(lines *l)
+{
+    enum { SHOWN = 4 };
+    ag_device_process p[SHOWN];
+    const int n = ag_device_processes(AG_CUDA, p, SHOWN);
+    const char *before = " (";
+    for (int i = 0; i < n; i++) {
+        if (p[i].pid == getpid() || p[i].bytes < 0) continue;
+        say(l, "%s%s, process %" PRId64 ": %.1f MB", before, *p[i].name ? p[i].name : "unknown", p[i].pid, mb(p[i].bytes));
+        before = "; ";
+    }
+    if (*before == ';') say(l, ")");
+}
+
 static void say_figures(lines *l, ag_device device, int64_t bytes)
 {
     const ag_memory_stats s = ag_memory(device);
@@ -171,6 +186,7 @@ static void say_figures(lines *l, ag_device device, int64_t bytes)
     ag_device_table(device)->memory(&m);
     const int64_t others = m.total - m.free - m.in_use - m.cached;
     if (others > 0) say(l, ", other processes and the driver %.1f MB of its %.1f MB", mb(others), mb(m.total));
+    if (others > 0) say_processes(l);
 }
 
 void ag_out_of_memory(const char *at, ag_device device, int64_t bytes)

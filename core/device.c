@@ -51,3 +51,24 @@ const ag_device_ops *ag_device_table(ag_device device)
     if (!ag_cuda_available(NULL, 0)) ag_fail(NULL, "device cuda cannot be used: %s", cuda.why);
     return &ag_cuda_device;
 }
+
+int ag_device_processes(ag_device device, ag_device_process *p, int n)
+{
+    const ag_device_ops *d = ag_device_table(device);
+    return d->processes ? d->processes(p, n) : 0;
+}
+
+/* ---- when it is lost ----------------------------------------------------------------------------------- */
+
+static ag_memory_advice advice;
+
+void ag_device_advise(ag_memory_advice a)
+{
+    advice = a;
+}
+
+void ag_device_advice(char *text, size_t size)
+{
+    if (size) *text = 0;
+    if (advice.fn) advice.fn(advice.arg, text, size);
+}

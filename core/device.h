@@ -7,6 +7,7 @@
  * nothing but this header and that table leads into cuda/. A build without nvcc has cuda/stub.c in its place. */
 #ifndef AG_DEVICE_H
 #define AG_DEVICE_H
+#include "core/memory.h"
 #include "core/tensor.h"
 AG_BEGIN_DECLS
 
@@ -29,6 +30,11 @@ typedef struct {
     void (*used)(ag_upload *u);             /* what is queued until now reads the device memory, what comes later does not */
     void (*wait)(ag_upload *u);             /* for the last copy, not for other work */
 } ag_upload_ops;
+
+typedef struct {
+    int64_t pid, bytes;             /* bytes: -1 where the driver does not say */
+    char name[64];                  /* of its program; "" if unknown */
+} ag_device_process;
 
 typedef struct {
     const char *name;
@@ -54,12 +60,21 @@ typedef struct {
     void (*add_rows)(ag_tensor *table, const ag_tensor *ids, const ag_tensor *values);
     void (*sync)(void);             /* waits for all queued work; fails with what went wrong in it */
     const ag_upload_ops *upload;    /* NULL: batches are made where they are used */
+    /* Who holds its memory, largest first: at most n; returns how many, 0 where it cannot be told. NULL: never */
+    int (*processes)(ag_device_process *p, int n);
 } ag_device_ops;
 
 /* The entry of a device, initialised. Fails, saying why, when the device cannot be used. */
 const ag_device_ops *ag_device_table(ag_device device);
 /* Whether AG_CUDA can be used; when not, `why` (may be NULL) says what is missing. */
 bool ag_cuda_available(char *why, size_t size);
+
+int ag_device_processes(ag_device device, ag_device_process *p, int n);
+
+/* A line for the message of a GPU that is lost in the midst of work: what it was doing, how to go on. { NULL }: none. It may
+ * not touch the GPU. */
+void ag_device_advise(ag_memory_advice advice);
+void ag_device_advice(char *text, size_t size);     /* asks for it; "" if none */
 
 /* Which of several GPUs: from .device = "cuda:1", or -1: the first, or for ranks of one machine (core/ranks.h) one each. Set
  * before the first use. */

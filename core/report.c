@@ -82,6 +82,13 @@ static void report_gpu(FILE *to)
             mb(m.in_use), mb(m.cached), mb(m.free), mb(m.total), mb(m.total - m.free - m.in_use - m.cached));
     fprintf(to, "peak: %.1f MB\n", mb(m.peak));
     report_holders(to, AG_CUDA, &s);
+    ag_device_process p[SHOWN];
+    const int n = ag_device_processes(AG_CUDA, p, SHOWN);
+    for (int i = 0; i < n; i++) {
+        fprintf(to, "process %" PRId64 "%s%s%s uses ", p[i].pid, *p[i].name ? " (" : "", p[i].name, *p[i].name ? ")" : "");
+        if (p[i].bytes < 0) fprintf(to, "GPU memory, how much the driver does not say\n");
+        else fprintf(to, "%.1f MB GPU memory\n", mb(p[i].bytes));
+    }
 }
 
 void ag_memory_report(FILE *to)

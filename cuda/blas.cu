@@ -50,7 +50,9 @@ static struct {
 
 static void check(int status, const char *what)
 {
-    if (status) ag_fail(nullptr, "cuda: %s: cuBLASLt status %d", what, status);
+    if (!status) return;
+    ag_cuda_check_lost(what);
+    ag_fail(nullptr, "cuda: %s: cuBLASLt status %d", what, status);
 }
 
 /* The stride of an axis of size 1 is never used and can be anything. */
@@ -100,7 +102,9 @@ static void start(const char *at)
         check(B.f.pref_set(B.pref, AG_LT_PREF_WORKSPACE, &WORKSPACE, sizeof WORKSPACE), "a workspace");
     }
     if (!B.workspace) B.workspace = ag_cuda_alloc(WORKSPACE);
-    if (!B.workspace) ag_fail(at, "cuda: no memory left for cuBLASLt's workspace of 32 MiB");
+    if (B.workspace) return;
+    ag_cuda_check_lost("making cuBLASLt's workspace");
+    ag_fail(at, "cuda: no memory left for cuBLASLt's workspace of 32 MiB");
 }
 
 /* Keys are compared whole, so every byte of one is set (ag_blas_multiply copies into a cleared struct). */
@@ -147,6 +151,7 @@ static plan *plan_of(const char *at, const ag_blas_plan *key, const void *bias)
                                      1, &p->choice, &got);
     if (status || !got) {
         forget(p);
+        ag_cuda_check_lost("looking for a product");
         ag_fail(at, "cuda: cuBLASLt has no way to multiply [%" PRId64 ", %" PRId64 "] x [%" PRId64 ", %" PRId64
                 "] (status %d)", key->n, key->k, key->k, key->m, status);
     }
@@ -185,7 +190,9 @@ void ag_blas_multiply(const char *at, const ag_blas_plan *want, const void *a, c
     const float one = 1, beta = want->add;
     const int status = B.f.matmul(B.handle, p->desc, &one, a, p->layout[0], b, p->layout[1], &beta, d, p->layout[2], d,
                                   p->layout[2], &p->choice.algo, B.workspace, WORKSPACE, ag_cuda_stream());
-    if (status) ag_fail(at, "cuda: cuBLASLt could not multiply (status %d)", status);
+    if (!status) return;
+    ag_cuda_check_lost("multiplying");
+    ag_fail(at, "cuda: cuBLASLt could not multiply (status %d)", status);
 }
 
 static void fill(const ag_blas_product *p)

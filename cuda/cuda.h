@@ -22,8 +22,10 @@
 
 extern "C" {
 cudaStream_t ag_cuda_stream(void);
-/* Fails with the driver's words for e, if it is an error; `what` was being done. */
+/* Fails with the driver's words for e, if it is an error; `what` was being done. Where the GPU is lost, it says so as well. */
 void ag_cuda_check(cudaError_t e, const char *what);
+/* For what failed in a library's own words: fails if it is because the GPU is lost. */
+void ag_cuda_check_lost(const char *what);
 }
 
 #define LAUNCH(kernel, grid, block, shared, ...) \

@@ -29,6 +29,12 @@ endif
 
 ifeq ($(BUILD),emu)
 build/emu/tests/test_cuda build/emu/tests/test_cuda_emulation: build/emu/tests/cuda_planted.cu.o
+build/emu/tests/test_cuda_lost: | build/emu/tests/nvml/lib64/libnvidia-ml.so.1
+
+build/emu/tests/nvml/lib64/libnvidia-ml.so.1: tests/fake_nvml.c
+	@mkdir -p $(@D)
+	@echo "  cc    $@"
+	@$(CC) -std=c11 -D_GNU_SOURCE $(warnings) -fPIC -shared $< -o $@
 
 build/emu/%.cu.o: %.cu Makefile cuda/cuda.mk
 	@mkdir -p $(@D)

@@ -1,11 +1,14 @@
 /* cuda/device.cu - the GPU's entry in the device table: driver, stream, copies. */
 #include <dlfcn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include "core/ranks.h"
 #include "cuda/device.h"
+#include "cuda/nvml.h"
 
 static cudaStream_t stream;
+static int device_index;
 
 cudaStream_t ag_cuda_stream(void)
 {
@@ -40,11 +43,6 @@ static void trap_report(void)
 
 /* ---- the entry ----------------------------------------------------------------------------------------- */
 
-void ag_cuda_check(cudaError_t e, const char *what)
-{
-    if (e != cudaSuccess) ag_fail(nullptr, "cuda: %s: %s", what, cudaGetErrorString(e));
-}
-
 /* The runtime is linked in and opens the driver by itself; that it is missing is the likeliest reason to fail. */
 static bool driver_found(char *why, size_t size)
 {
@@ -68,6 +66,7 @@ enum { LEAST_MAJOR = 8 };                   /* compute capability: bf16 in hardw
 static void explain(cudaError_t e, int n, int index, char *why, size_t size)
 {
     int driver = 0, runtime = 0;
+    const char *visible = getenv("CUDA_VISIBLE_DEVICES");
     if (e == cudaErrorInsufficientDriver && cudaDriverGetVersion(&driver) == cudaSuccess &&
         cudaRuntimeGetVersion(&runtime) == cudaSuccess)
         snprintf(why, size, "the NVIDIA driver is for CUDA %d.%d, and this build was made with CUDA %d.%d; update the driver, "
@@ -78,7 +77,10 @@ static void explain(cudaError_t e, int n, int index, char *why, size_t size)
         snprintf(why, size, "GPU %d is out of memory: not even its first bytes are free (nvidia-smi shows who has them)",
                  index);
     else if (e == cudaSuccess && n && index >= n)
-        snprintf(why, size, "there is no GPU %d: the driver counts %d, from 0", index, n);
+        snprintf(why, size, "there is no GPU %d: the driver counts %d, from 0%s%s", index, n,
+                 visible ? ", of CUDA_VISIBLE_DEVICES=" : "", visible ? visible : "");
+    else if (visible && (e == cudaErrorNoDevice || e == cudaSuccess))
+        snprintf(why, size, "CUDA_VISIBLE_DEVICES=\"%s\" hides all GPUs from this process; unset it, or name one", visible);
     else
         snprintf(why, size, "the NVIDIA driver found no GPU to use: %s", e == cudaSuccess ? "it counts 0 devices"
                                                                                         : cudaGetErrorString(e));
@@ -103,7 +105,7 @@ static bool init(char *why, size_t size)
     if (e == cudaSuccess && n) e = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
     if (e == cudaSuccess && n) e = cudaMalloc((void **)&trap, sizeof *trap);
     if (e == cudaSuccess && n) e = cudaMemsetAsync(trap, 0, sizeof *trap, stream);
-    if (e == cudaSuccess && n) return true;
+    if (e == cudaSuccess && n) return device_index = index, true;
     cudaFree(trap);
     cudaGetLastError();
     explain(e, n, index, why, size);
@@ -133,9 +135,16 @@ static void copy(void *dst, const void *src, size_t bytes)
     ag_cuda_check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, stream), "copying on the device");
 }
 
+static int processes(ag_device_process *p, int n)
+{
+    char bus[32];
+    return cudaDeviceGetPCIBusId(bus, sizeof bus, device_index) == cudaSuccess ? ag_nvml_processes(bus, p, n) : 0;
+}
+
 extern "C" {
 extern const ag_device_ops ag_cuda_device = {
     "cuda", init, ag_cuda_alloc, ag_cuda_free, ag_cuda_trim, ag_cuda_memory,
     copy_in, copy_out, copy, ag_cuda_assign, ag_cuda_add, ag_cuda_fill, ag_cuda_add_rows, sync, &ag_cuda_upload,
+    processes,
 };
 }

@@ -120,6 +120,8 @@ static inline void ag_emulate_run(const char *name, cudaStream_t s, dim3 grid, d
 /* ---- the runtime: a device whose memory is the host's -------------------------------------------------- */
 /* From now on the calls number `at` to at + count - 1 of the runtime, launches and products among them, fail; 0: none. */
 extern "C" void ag_emulate_fail(int64_t at, int64_t count);
+/* From call number `at` on all of them fail, as when a GPU is lost; 0: it is back. */
+extern "C" void ag_emulate_lose(int64_t at);
 extern "C" int64_t ag_emulate_calls(void);          /* since ag_emulate_fail */
 bool ag_emulate_fails(void);                        /* a call's question whether it is one of them */
 
@@ -133,7 +135,8 @@ typedef int cudaError_t;
 typedef struct ag_emulate_event *cudaEvent_t;
 typedef struct ag_emulate_graph *cudaGraph_t, *cudaGraphExec_t;
 enum { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorLaunchFailure = 719,
-       cudaErrorInsufficientDriver = 35, cudaErrorDevicesUnavailable = 46, cudaErrorNotReady = 600,
+       cudaErrorInsufficientDriver = 35, cudaErrorDevicesUnavailable = 46, cudaErrorNoDevice = 100,
+       cudaErrorNotReady = 600, cudaErrorIllegalAddress = 700,
        cudaErrorStreamCaptureUnsupported = 900, cudaErrorStreamCaptureInvalidated = 901, cudaErrorStreamCaptureUnjoined = 904,
        cudaErrorStreamCaptureIsolation = 905, cudaErrorUnknown = 999 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
@@ -141,13 +144,15 @@ enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeT
 enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocDefault = 0 };
 enum { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75 };
 
-/* What the driver says from now on: so many GPUs of this major capability, or an error of the first use. */
+/* What the driver says from now on: so many GPUs of this major capability (1: AG_EMULATE_GPUS in the environment says how many),
+ * or an error of the first use. */
 extern "C" void ag_emulate_driver(int devices, int major, cudaError_t count, cudaError_t use);
 cudaError_t cudaDriverGetVersion(int *version);
 cudaError_t cudaRuntimeGetVersion(int *version);
 cudaError_t cudaGetDeviceCount(int *n);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaDeviceGetAttribute(int *value, int attribute, int device);
+cudaError_t cudaDeviceGetPCIBusId(char *text, int size, int device);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t s);
 cudaError_t cudaStreamSynchronize(cudaStream_t s);

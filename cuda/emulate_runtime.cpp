@@ -13,9 +13,10 @@ namespace {
 std::recursive_mutex lock;                      /* loaders and ranks have threads of their own */
 typedef std::lock_guard<std::recursive_mutex> guarded;
 
-struct { int64_t calls, from, to; } planted;    /* failures */
+struct { int64_t calls, from, to, lost_from; } planted;         /* failures */
 
-cudaError_t good() { return ag_emulate_fails() ? cudaErrorUnknown : cudaSuccess; }
+bool lost() { return planted.lost_from && planted.calls >= planted.lost_from; }
+cudaError_t good() { return !ag_emulate_fails() ? cudaSuccess : lost() ? cudaErrorIllegalAddress : cudaErrorUnknown; }
 
 /* ---- streams ------------------------------------------------------------------------------------------- */
 
@@ -135,7 +136,12 @@ bool ag_emulate_is_dry(void)
 
 void ag_emulate_fail(int64_t at, int64_t count)
 {
-    planted = { 0, at, at + count };
+    planted = { 0, at, at + count, 0 };
+}
+
+void ag_emulate_lose(int64_t at)
+{
+    planted = { 0, 0, 0, at };
 }
 
 int64_t ag_emulate_calls(void)
@@ -146,14 +152,15 @@ int64_t ag_emulate_calls(void)
 bool ag_emulate_fails(void)
 {
     guarded g(lock);
-    return ++planted.calls >= planted.from && planted.calls < planted.to;
+    planted.calls++;
+    return lost() || (planted.calls >= planted.from && planted.calls < planted.to);
 }
 
 cudaError_t cudaMalloc(void **p, size_t bytes)
 {
     guarded g(lock);
     *p = nullptr;
-    if (ag_emulate_fails()) return cudaErrorMemoryAllocation;
+    if (ag_emulate_fails()) return lost() ? cudaErrorIllegalAddress : cudaErrorMemoryAllocation;
     if (forbidden()) return cudaErrorStreamCaptureUnsupported;
     *p = ag_emulate_take(bytes);
     return *p ? cudaSuccess : cudaErrorMemoryAllocation;
@@ -172,7 +179,7 @@ cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned)
 {
     guarded g(lock);
     *p = nullptr;
-    if (ag_emulate_fails()) return cudaErrorMemoryAllocation;
+    if (ag_emulate_fails()) return lost() ? cudaErrorIllegalAddress : cudaErrorMemoryAllocation;
     if (forbidden()) return cudaErrorStreamCaptureUnsupported;
     *p = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
     if (!*p) return cudaErrorMemoryAllocation;
@@ -196,7 +203,7 @@ cudaError_t cudaFreeHost(void *p)
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind, cudaStream_t s)
 {
     guarded g(lock);
-    if (good()) return cudaErrorUnknown;
+    if (const cudaError_t bad = good()) return bad;
     const bool from_device = kind != cudaMemcpyHostToDevice, to_device = kind != cudaMemcpyDeviceToHost;
     if (ag_emulate_is_device(src) != from_device || ag_emulate_is_device(dst) != to_device) return cudaErrorInvalidValue;
     const bool pageable = kind != cudaMemcpyDeviceToDevice && !is_pinned(kind == cudaMemcpyHostToDevice ? src : dst);
@@ -211,7 +218,7 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
 
 cudaError_t cudaMemsetAsync(void *dst, int byte, size_t bytes, cudaStream_t s)
 {
-    if (good()) return cudaErrorUnknown;
+    if (const cudaError_t bad = good()) return bad;
     if (!ag_emulate_is_device(dst)) return cudaErrorInvalidValue;
     ag_emulate_queue(s, [=] { memset(dst, byte, bytes); });
     return cudaSuccess;
@@ -230,7 +237,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)
 {
     guarded g(lock);
     *s = nullptr;
-    if (good()) return cudaErrorUnknown;
+    if (const cudaError_t bad = good()) return bad;
     streams.push_back(*s = new ag_emulate_stream);
     return cudaSuccess;
 }
@@ -255,7 +262,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s)
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned)
 {
     *e = nullptr;
-    if (good()) return cudaErrorUnknown;
+    if (const cudaError_t bad = good()) return bad;
     *e = new ag_emulate_event;
     return cudaSuccess;
 }
@@ -271,7 +278,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t e)
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
 {
     guarded g(lock);
-    if (good()) return cudaErrorUnknown;
+    if (const cudaError_t bad = good()) return bad;
     e->of = s;
     e->capture = s->capture;
     if (s->capture) return cudaSuccess;
@@ -283,7 +290,7 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned)
 {
     guarded g(lock);
-    if (good()) return cudaErrorUnknown;
+    if (const cudaError_t bad = good()) return bad;
     if (e->capture) {                           /* a fork from the capture, or the way back to it */
         if (s->capture && s->capture != e->capture) return forbidden(), cudaErrorStreamCaptureIsolation;
         if (s->origin) e->of->joined = true;
@@ -316,7 +323,7 @@ cudaError_t cudaEventQuery(cudaEvent_t e)
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode)
 {
     guarded g(lock);
-    if (good()) return cudaErrorUnknown;
+    if (const cudaError_t bad = good()) return bad;
     if (s->capture) return cudaErrorInvalidValue;
     s->capture = new ag_emulate_graph;
     s->origin = true;
@@ -345,7 +352,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph)
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *e, cudaGraph_t graph, unsigned long long)
 {
     *e = nullptr;
-    if (good()) return cudaErrorUnknown;
+    if (const cudaError_t bad = good()) return bad;
     *e = new ag_emulate_graph(*graph);
     return cudaSuccess;
 }
@@ -353,7 +360,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *e, cudaGraph_t graph, unsigned
 cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t s)
 {
     guarded g(lock);
-    if (good()) return cudaErrorUnknown;
+    if (const cudaError_t bad = good()) return bad;
     ag_emulate_queue(s, [=] { for (const work &w : e->work_) w(); });
     return cudaSuccess;
 }
@@ -376,7 +383,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e)
 
 cudaError_t cudaGetLastError(void)
 {
-    return ag_emulate_failed() ? cudaErrorLaunchFailure : cudaSuccess;
+    return lost() ? cudaErrorIllegalAddress : ag_emulate_failed() ? cudaErrorLaunchFailure : cudaSuccess;
 }
 
 const char *cudaGetErrorString(cudaError_t e)
@@ -385,6 +392,8 @@ const char *cudaGetErrorString(cudaError_t e)
     case cudaErrorLaunchFailure: return ag_emulate_failure();
     case cudaErrorUnknown: return "a planted failure";
     case cudaErrorMemoryAllocation: return "out of memory";
+    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
+    case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
     case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
     case cudaErrorStreamCaptureInvalidated: return "operation failed due to a previous error during capture";
     case cudaErrorStreamCaptureUnjoined: return "capturing stream has unjoined work";
@@ -397,9 +406,18 @@ static struct { int devices, major; cudaError_t count, use; } driver = { 1, 9, c
 void ag_emulate_driver(int devices, int major, cudaError_t count, cudaError_t use) { driver = { devices, major, count, use }; }
 cudaError_t cudaDriverGetVersion(int *version) { return *version = 12040, cudaSuccess; }
 cudaError_t cudaRuntimeGetVersion(int *version) { return *version = 13000, cudaSuccess; }
-cudaError_t cudaGetDeviceCount(int *n) { return *n = driver.devices, driver.count ? driver.count : good(); }
+cudaError_t cudaGetDeviceCount(int *n)
+{
+    const char *several = getenv("AG_EMULATE_GPUS");
+    *n = several && driver.devices == 1 ? atoi(several) : driver.devices;
+    return driver.count ? driver.count : good();
+}
 cudaError_t cudaSetDevice(int) { return driver.use ? driver.use : good(); }
 cudaError_t cudaDeviceGetAttribute(int *value, int attribute, int)
 {
     return *value = attribute == cudaDevAttrComputeCapabilityMajor ? driver.major : 4, cudaSuccess;
+}
+cudaError_t cudaDeviceGetPCIBusId(char *text, int size, int device)
+{
+    return snprintf(text, (size_t)size, "00000000:%02X:00.0", device + 1), cudaSuccess;
 }

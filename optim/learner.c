@@ -85,6 +85,7 @@ learner *ag_learner_new_(const char *at, data_loader *train, data_loader *valid,
     ag_learner_set_targets(at, l, &o);
     l->train_loss = l->valid_loss = NAN;
     l->in->at = at, l->in->accumulate = per_step, l->in->clip = o.clip, l->in->quiet = o.quiet, l->in->lr_scale = 1;
+    l->in->saved_step = -1;
     l->in->precision = o.precision, l->in->fit_memory = o.fit_memory;
     l->in->terminal = isatty(STDOUT_FILENO);
     ag_learner_use(l, train);
@@ -416,6 +417,7 @@ void ag_learner_run(const char *at, learner *l, int epochs)
         ag_learner_signals_begin();
         ag_defer(end_signals, NULL);
     }
+    ag_learner_lost_begin(l);
     join_ranks(l);
     nn_train(l->net, true);
     learner_flow f = tell(l, LEARNER_BEFORE_FIT);

@@ -119,6 +119,7 @@ void ag_learner_save_(const char *at, learner *l, const char *path, int n_meta, 
     put_all(m, at, l->in->n_meta, l->in->meta);
     put_all(m, at, n_meta, meta);
     ag_safetensors_save_(at, path, own + state + more, all, m->n, m->meta);
+    ag_learner_saved(l, path, l->step);
 }
 
 static const char *require(const char *at, const char *path, const ag_safetensors *f, const char *key)
@@ -217,6 +218,7 @@ void ag_learner_resume_(const char *at, learner *l, const char *path)
     in->history = ag_safetensors_meta(f, "history") ? ag_strdup(ag_safetensors_meta(f, "history")) : NULL;
     in->resume_epoch = (int)epoch, in->resume_step = step, in->resume_scale = scale, in->log_rows = (int)rows;
     in->resumed = true;
+    ag_learner_saved(l, path, step);
     ag_rng_set(rng);
     data_loader_seek(l->train, position);
 }

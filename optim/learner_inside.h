@@ -17,6 +17,7 @@ struct learner_inside {
     double weight[DATA_MAX_TARGETS], label_smoothing, focal;
     double clip, lr_scale;              /* lr_scale: from reduce_on_plateau */
     char *checkpoint, *resume_hint;
+    int64_t saved_step;                 /* of what lies in the checkpoint; below 0: nothing of this learner */
     char *log_path;
     ag_log *log;
     int log_rows;
@@ -73,6 +74,10 @@ void ag_learner_memory_begin(learner *l);
 void ag_learner_memory_batch(learner *l, const ag_tensor *x, const ag_tensor *y);
 /* How many of the batch's samples are computed at once. */
 int64_t ag_learner_part(learner *l);
+
+/* lost.c: from here to the end of the scope the failure of a GPU that is lost says where it was and how to go on. */
+void ag_learner_lost_begin(learner *l);
+void ag_learner_saved(learner *l, const char *path, int64_t step);
 
 /* targets.c */
 void ag_learner_set_targets(const char *at, learner *l, const learner_opts *o);     /* and the metrics */
