@@ -62,6 +62,12 @@ typedef struct {
     const ag_upload_ops *upload;    /* NULL: batches are made where they are used */
     /* Who holds its memory, largest first: at most n; returns how many, 0 where it cannot be told. NULL: never */
     int (*processes)(ag_device_process *p, int n);
+    /* Several ranks (core/ranks.h), whose calls are the same in the same order: whether their devices can sum by
+     * themselves (where not, rank 0 says why, once); v becomes its mean over them, beside the work that is queued from now
+     * on; which waits for it from ranks_join on. NULL: they cannot. */
+    bool (*ranks_ready)(void);
+    void (*ranks_start_mean)(float *v, int64_t n);
+    void (*ranks_join)(void);
 } ag_device_ops;
 
 /* The entry of a device, initialised. Fails, saying why, when the device cannot be used. */

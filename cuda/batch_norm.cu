@@ -3,8 +3,10 @@
  * Training reads x twice: sums of x - about and its square (about: the mean of a few rows, so that little is lost in
  * variance = mean square - squared mean), then y. Backward computes z once more instead of keeping it. */
 #include <math.h>
+#include "core/ranks.h"
 #include "cuda/activation.h"
 #include "cuda/columns.h"
+#include "cuda/ranks.h"
 #include "ops/args.h"
 #include "ops/registry.h"
 
@@ -94,22 +96,51 @@ struct set_column {
     }
 };
 
-template <class T> struct put_statistics {
-    statistics<T> of;
+struct take_statistics {
     set_column set;
     float *running_mean, *running_var;
     double momentum, eps;
-    __device__ inline void operator()(int64_t, int64_t c, const double *s) const
+    __device__ inline void operator()(int64_t c, double about, double sum, double squares, double rows) const
     {
-        float about[1];
-        mean_of_some<1>(of.x, of.rows, of.channels, c, about);
-        const double rows = (double)of.rows, beyond = s[0] / rows, mean = (double)about[0] + beyond;
-        const double all = s[1] - rows * beyond * beyond, square = all > 0 ? all : all < 0 ? 0 : all;
+        const double beyond = sum / rows, mean = about + beyond;
+        const double all = squares - rows * beyond * beyond, square = all > 0 ? all : all < 0 ? 0 : all;
         set(c, (float)mean, (float)(1 / sqrt(square / rows + eps)));
         running_mean[c] += (float)(momentum * (mean - (double)running_mean[c]));
         running_var[c] += (float)(momentum * (square / (rows - 1) - (double)running_var[c]));
     }
 };
+
+template <class T> struct put_statistics {
+    statistics<T> of;
+    take_statistics take;
+    __device__ inline void operator()(int64_t, int64_t c, const double *s) const
+    {
+        float about[1];
+        mean_of_some<1>(of.x, of.rows, of.channels, c, about);
+        take(c, (double)about[0], s[0], s[1], (double)of.rows);
+    }
+};
+
+/* For the sums over all ranks (SyncBatchNorm): those about 0, [channels] each, and the rows behind them. Doubles lose nothing by
+ * it that f32 had: their error in the variance is 1e-16 of the squared mean. */
+template <class T> struct put_sums_of_rank {
+    statistics<T> of;
+    double *sums;
+    __device__ inline void operator()(int64_t, int64_t c, const double *s) const
+    {
+        float some[1];
+        mean_of_some<1>(of.x, of.rows, of.channels, c, some);
+        const double rows = (double)of.rows, about = (double)some[0];
+        sums[c] = s[0] + rows * about;
+        sums[of.channels + c] = s[1] + 2 * about * s[0] + rows * about * about;
+        if (!c) sums[2 * of.channels] = rows;
+    }
+};
+
+static __global__ void statistics_of_ranks(int64_t channels, take_statistics take, const double *sums)
+{
+    AG_EACH (c, channels) take(c, 0, sums[c], sums[channels + c], sums[2 * channels]);
+}
 
 static __global__ void running_columns(int64_t channels, set_column set, const float *mean, const float *var, double eps)
 {
@@ -195,20 +226,39 @@ template <class T> struct gradient_sums {
 
 /* With h = (x - mean) rstd:  d w = sum g h,  d b = sum g,  d x = w rstd (g - mean(g) - h mean(g h)); in evaluation the
  * statistics are constants and the means absent: share, one over the rows, is 0. */
-struct put_gradient {
+struct set_gradient {
     const float *scale, *rstd;
-    float *by_x, *by_1, *dw, *db;
-    double share;
-    bool add_w, add_b;
-    __device__ inline void operator()(int64_t, int64_t c, const double *s) const
+    float *by_x, *by_1;
+    __device__ inline void operator()(int64_t c, double sum, double dot, double share) const
     {
-        const double r = (double)rstd[c], by = (double)scale[c] * share, dot = s[1] * r;
-        by_x[c] = (float)(-dot * by * r);
-        by_1[c] = (float)(-s[0] * by);
-        if (dw) dw[c] = (add_w ? dw[c] : 0) + (float)dot;
-        if (db) db[c] = (add_b ? db[c] : 0) + (float)s[0];
+        const double by = (double)scale[c] * share;
+        by_x[c] = (float)(-dot * by * (double)rstd[c]);
+        by_1[c] = (float)(-sum * by);
     }
 };
+
+/* Parameters have their own rank's part of the sums, x that of all: these are left in sums, as in put_sums_of_rank. */
+struct put_gradient {
+    set_gradient set;
+    float *dw, *db;
+    double *sums;
+    int64_t rows, channels;
+    bool add_w, add_b, training;
+    __device__ inline void operator()(int64_t, int64_t c, const double *s) const
+    {
+        const double dot = s[1] * (double)set.rstd[c];
+        if (dw) dw[c] = (add_w ? dw[c] : 0) + (float)dot;
+        if (db) db[c] = (add_b ? db[c] : 0) + (float)s[0];
+        if (!sums) return set(c, s[0], dot, training ? 1 / (double)rows : 0);
+        sums[c] = s[0], sums[channels + c] = dot;
+        if (!c) sums[2 * channels] = (double)rows;
+    }
+};
+
+static __global__ void gradient_of_ranks(int64_t channels, set_gradient set, const double *sums)
+{
+    AG_EACH (c, channels) set(c, sums[c], sums[channels + c], 1 / sums[2 * channels]);
+}
 
 template <class T> struct apply_gradient {
     batch<T> j;
@@ -234,6 +284,11 @@ template <class T> struct apply_gradient {
 
 /* ---- launching ----------------------------------------------------------------------------------------- */
 
+static double *sums_of_ranks(const ag_node *n, int64_t channels)
+{
+    return (double *)ag_workspace(n, 2 * channels + 1, sizeof(double));
+}
+
 template <class T> static void forward(ag_node *n)
 {
     const ag_batch_arg *a = (const ag_batch_arg *)n->arg;
@@ -242,10 +297,16 @@ template <class T> static void forward(ag_node *n)
     const ag_columns p = plan_of(j);
     const set_column set = set_of(n, j, true);
     float *mean = ag_real(n->in[RUNNING_MEAN]), *var = ag_real(n->in[RUNNING_VAR]);
-    if (a->training) {
-        const statistics<T> s = { j.x, j.rows, j.channels };
-        ag_columns_sum<2, T>(n, p, s, put_statistics<T>{ s, set, mean, var, a->momentum, a->eps });
-    } else
+    const statistics<T> s = { j.x, j.rows, j.channels };
+    const take_statistics take = { set, mean, var, a->momentum, a->eps };
+    if (a->training && ag_ranks() > 1) {
+        double *sums = sums_of_ranks(n, j.channels);
+        ag_columns_sum<2, T>(n, p, s, put_sums_of_rank<T>{ s, sums });
+        ag_cuda_ranks_sum(sums, 2 * j.channels + 1);
+        LAUNCH(statistics_of_ranks, ag_blocks(j.channels), AG_BLOCK, 0, j.channels, take, sums);
+    } else if (a->training)
+        ag_columns_sum<2, T>(n, p, s, put_statistics<T>{ s, take });
+    else
         LAUNCH(running_columns, ag_blocks(j.channels), AG_BLOCK, 0, j.channels, set, mean, var, a->eps);
     ag_columns_each<T>(p, apply_norm<T>{ j });
 }
@@ -262,11 +323,16 @@ template <class T> static void backward(ag_node *n)
     if (n->din[RESIDUAL] && !plain) j.dresidual = (T *)n->din[RESIDUAL]->data, j.add_residual = n->accumulate[RESIDUAL];
     const ag_columns p = plan_of(j);
     LAUNCH(saved_columns, ag_blocks(j.channels), AG_BLOCK, 0, j.channels, set_of(n, j, false), ag_real(n->saved[0]), rstd);
+    const bool training = ((const ag_batch_arg *)n->arg)->training;
+    const set_gradient set = { j.scale, rstd, j.by_x, j.by_1 };
+    double *sums = training && ag_ranks() > 1 ? sums_of_ranks(n, j.channels) : nullptr;
     ag_columns_sum<2, T>(n, p, gradient_sums<T>{ j },
-                         put_gradient{ j.scale, rstd, j.by_x, j.by_1, ag_real_or_null(n->din[WEIGHT]),
-                                       ag_real_or_null(n->din[BIAS]),
-                                       ((const ag_batch_arg *)n->arg)->training ? 1 / (double)j.rows : 0,
-                                       n->accumulate[WEIGHT], n->accumulate[BIAS] });
+                         put_gradient{ set, ag_real_or_null(n->din[WEIGHT]), ag_real_or_null(n->din[BIAS]), sums, j.rows,
+                                       j.channels, n->accumulate[WEIGHT], n->accumulate[BIAS], training });
+    if (sums) {
+        ag_cuda_ranks_sum(sums, 2 * j.channels + 1);
+        LAUNCH(gradient_of_ranks, ag_blocks(j.channels), AG_BLOCK, 0, j.channels, set, sums);
+    }
     if (j.dx || j.dresidual) ag_columns_each<T>(p, apply_gradient<T>{ j });
 }
 

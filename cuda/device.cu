@@ -6,6 +6,7 @@
 #include "core/ranks.h"
 #include "cuda/device.h"
 #include "cuda/nvml.h"
+#include "cuda/ranks.h"
 
 static cudaStream_t stream;
 static int device_index;
@@ -121,6 +122,7 @@ static void sync(void)
 {
     trap_read();
     ag_cuda_check(cudaStreamSynchronize(stream), "the queued work");
+    ag_cuda_ranks_check();
     trap_report();
 }
 
@@ -135,16 +137,23 @@ static void copy(void *dst, const void *src, size_t bytes)
     ag_cuda_check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, stream), "copying on the device");
 }
 
+bool ag_cuda_bus(char *bus, size_t size)
+{
+    if (cudaDeviceGetPCIBusId(bus, (int)size, device_index) == cudaSuccess) return true;
+    *bus = 0;
+    return false;
+}
+
 static int processes(ag_device_process *p, int n)
 {
     char bus[32];
-    return cudaDeviceGetPCIBusId(bus, sizeof bus, device_index) == cudaSuccess ? ag_nvml_processes(bus, p, n) : 0;
+    return ag_cuda_bus(bus, sizeof bus) ? ag_nvml_processes(bus, p, n) : 0;
 }
 
 extern "C" {
 extern const ag_device_ops ag_cuda_device = {
     "cuda", init, ag_cuda_alloc, ag_cuda_free, ag_cuda_trim, ag_cuda_memory,
     copy_in, copy_out, copy, ag_cuda_assign, ag_cuda_add, ag_cuda_fill, ag_cuda_add_rows, sync, &ag_cuda_upload,
-    processes,
+    processes, ag_cuda_ranks_ready, ag_cuda_ranks_start_mean, ag_cuda_ranks_join,
 };
 }

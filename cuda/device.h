@@ -5,6 +5,9 @@
 #include "cuda/cuda.h"
 AG_BEGIN_DECLS
 
+/* device.cu: where on the bus the GPU is, "00000000:01:00.0"; false: not known */
+bool ag_cuda_bus(char *bus, size_t size);
+
 /* allocator.cu */
 void *ag_cuda_alloc(size_t bytes);
 void ag_cuda_free(void *p);

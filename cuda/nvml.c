@@ -1,12 +1,11 @@
 /* cuda/nvml.c - who holds the GPU's memory, by dlopen. */
 #include "cuda/nvml.h"
-#include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "core/io.h"
-#include "cuda/blas.h"
+#include "cuda/library.h"
 
 enum { SUCCESS = 0, INSUFFICIENT_SIZE = 7 };
 typedef struct nvml_device_ *nvml_device;
@@ -24,23 +23,19 @@ static struct {
 } F;
 static bool works;
 
-static bool take(void *library, const char *name, void *pointer)
-{
-    void *symbol = dlsym(library, name);
-    if (symbol) memcpy(pointer, &symbol, sizeof symbol);        /* ISO C has no cast from object to function pointers */
-    return symbol;
-}
-
 /* _v2 is of drivers before 510; its entries are the same. */
 static void load(void)
 {
     static const char *const sonames[] = { "libnvidia-ml.so.1", NULL };
+    const ag_library_function wanted[] = { { "nvmlInit_v2", &F.init }, { "nvmlDeviceGetHandleByPciBusId_v2", &F.device_of },
+                                           { "nvmlSystemGetProcessName", &F.name }, { NULL, NULL } };
+    const ag_library_function now[] = { { "nvmlDeviceGetComputeRunningProcesses_v3", &F.processes }, { NULL, NULL } };
+    const ag_library_function before[] = { { "nvmlDeviceGetComputeRunningProcesses_v2", &F.processes }, { NULL, NULL } };
+    char why[256];
     void *library = ag_cuda_library(sonames);
-    works = library && take(library, "nvmlInit_v2", &F.init) &&
-            take(library, "nvmlDeviceGetHandleByPciBusId_v2", &F.device_of) &&
-            (take(library, "nvmlDeviceGetComputeRunningProcesses_v3", &F.processes) ||
-             take(library, "nvmlDeviceGetComputeRunningProcesses_v2", &F.processes)) &&
-            take(library, "nvmlSystemGetProcessName", &F.name) && F.init() == SUCCESS;
+    works = library && ag_library_functions(library, wanted, why, sizeof why) &&
+            (ag_library_functions(library, now, why, sizeof why) || ag_library_functions(library, before, why, sizeof why)) &&
+            F.init() == SUCCESS;
 }
 
 /* A path's last part; in a container, where the number belongs to a process outside, there is often none. */

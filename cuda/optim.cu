@@ -82,6 +82,20 @@ void ag_optim_exchange_cuda(const optim_segment *segment, int n)
     optim_run<exchange_rule>(segment, n);
 }
 
+/* ---- gradients into the buckets of several ranks, and back --------------------------------------------- */
+
+struct copy_rule {
+    static __device__ inline void step(const optim_scalars &, int64_t i, float *w, const float *g, float *, float *)
+    {
+        w[i] = g ? g[i] : 0;
+    }
+};
+
+void ag_optim_copy_cuda(const optim_segment *segment, int n)
+{
+    optim_run<copy_rule>(segment, n);
+}
+
 /* ---- sums ---------------------------------------------------------------------------------------------- */
 
 /* Of K numbers of every thread, to thread 0. */

@@ -3,11 +3,15 @@
  * Gradients are summed in buckets, a copy of some parameters' behind one another, last parameters first: their gradients are
  * the first to be complete. While the learner's last backward of a step goes on, a bucket is sent as soon as all of its
  * gradients have arrived as often as in the step before; the order of buckets is the same on all ranks. A gradient that
- * arrives once more afterwards makes all ranks send everything again. */
+ * arrives once more afterwards makes all ranks send everything again.
+ *
+ * Gradients on GPUs that can sum by themselves (core/device.h) never come to the host: buckets lie on the GPU, and the work that
+ * is queued when a step begins waits for their means. */
 #include <stdlib.h>
 #include <string.h>
 #include "core/device.h"
 #include "core/engine.h"
+#include "core/op.h"
 #include "core/ranks.h"
 #include "optim/state.h"
 
@@ -21,6 +25,9 @@ struct optim_ranks {
     member *member;                     /* [n], sorted by tensor */
     bucket *bucket;
     real *sum;                          /* all buckets */
+    const ag_device_ops *device;        /* that they lie on; NULL: the host */
+    ag_owner *owner;                    /* of them there */
+    optim_segment *segment;             /* [n]: what is copied to or from them at once */
     int64_t total;
     bool armed, known, done, again;     /* known: expected is of a step before; done: gradients are means already */
 };
@@ -37,6 +44,32 @@ static member *member_of(const optim_ranks *r, const ag_tensor *t)
     return bsearch(&key, r->member, (size_t)r->n, sizeof key, by_tensor);
 }
 
+static bool all_on(const optim_ranks *r, ag_device device)
+{
+    for (int i = 0; i < r->n; i++)
+        if (r->member[i].t->device != device) return false;
+    return r->n > 0;
+}
+
+static void make_sum(const char *at, optim_ranks *r)
+{
+    const ag_device_ops *d = all_on(r, AG_CUDA) ? ag_device_table(AG_CUDA) : NULL;
+    ag_owner_free(r->owner);
+    if (!r->device) ag_free(r->sum);
+    r->owner = NULL, r->sum = NULL;
+    r->device = d && d->ranks_ready && d->ranks_ready() ? d : NULL;
+    if (!r->device) {
+        r->sum = ag_alloc(r->total, sizeof *r->sum);
+        return;
+    }
+    r->owner = ag_owner_new();
+    ag_tensor *all = ag_tensor_new(at, AG_CUDA, AG_MEM_GRAD, AG_F32, AG_SHAPE(r->total));
+    ag_owner_enter(r->owner);
+    ag_scoped(all);
+    ag_owner_leave(r->owner);
+    r->sum = all->data;
+}
+
 /* Of the parameters that are trained now. */
 static void make_buckets(const char *at, optim *o)
 {
@@ -51,7 +84,7 @@ static void make_buckets(const char *at, optim *o)
         r->member[r->n++] = (member){ .t = t, .bucket = r->n_buckets - 1, .at = r->total };
         b->n += ag_numel(t), r->total += ag_numel(t);
     }
-    r->sum = ag_realloc(r->sum, r->total, sizeof *r->sum);
+    make_sum(at, r);
     qsort(r->member, (size_t)r->n, sizeof *r->member, by_tensor);
 }
 
@@ -68,6 +101,7 @@ static optim_ranks *ranks_of(const char *at, optim *o)
         o->ranks = ag_alloc(1, sizeof *o->ranks);
         o->ranks->member = ag_alloc(o->n_params, sizeof *o->ranks->member);
         o->ranks->bucket = ag_alloc(o->n_params, sizeof *o->ranks->bucket);
+        o->ranks->segment = ag_alloc(o->n_params, sizeof *o->ranks->segment);
     }
     if (!o->ranks->n || !still_right(o)) make_buckets(at, o);
     return o->ranks;
@@ -78,7 +112,9 @@ void ag_optim_ranks_free(optim *o)
     if (!o->ranks) return;
     ag_free(o->ranks->member);
     ag_free(o->ranks->bucket);
-    ag_free(o->ranks->sum);
+    ag_free(o->ranks->segment);
+    if (!o->ranks->device) ag_free(o->ranks->sum);
+    ag_owner_free(o->ranks->owner);
     ag_free(o->ranks);
 }
 
@@ -89,9 +125,28 @@ static bool has_gradient(const ag_tensor *t)
     return t->grad && !t->grad_fresh;
 }
 
+/* On the device, in one launch: the gradients of a bucket to their places, or what stands there to them, of all buckets. */
+static void copy(const optim_ranks *r, int which, bool back)
+{
+    static void (*const kernel)(const optim_segment *, int) = AG_CUDA_FN(ag_optim_copy_cuda);
+    int n = 0;
+    for (int i = 0; i < r->n; i++) {
+        const member *m = &r->member[i];
+        real *there = r->sum + m->at, *own = has_gradient(m->t) ? m->t->grad->data : NULL;
+        if (back ? !own : m->bucket != which) continue;
+        r->segment[n++] = (optim_segment){ .n = ag_numel(m->t), .w = back ? own : there, .g = back ? there : own };
+    }
+    if (n) kernel(r->segment, n);
+}
+
 static void send(optim_ranks *r, int which)
 {
     const bucket *b = &r->bucket[which];
+    if (r->device) {
+        copy(r, which, false);
+        r->device->ranks_start_mean((float *)r->sum + b->at, b->n);
+        return;
+    }
     for (int i = 0; i < r->n; i++) {
         const member *m = &r->member[i];
         const size_t bytes = (size_t)ag_numel(m->t) * sizeof(real);
@@ -137,12 +192,17 @@ void ag_optim_ranks_disarm(void)
 static void send_rest(optim_ranks *r)
 {
     while (r->next < r->n_buckets) send(r, r->next++);
-    ag_ranks_wait();
+    if (r->device) r->device->ranks_join();
+    else ag_ranks_wait();
 }
 
 static void take_means(optim_ranks *r)
 {
     const real share = 1 / (real)ag_ranks();
+    if (r->device) {
+        copy(r, 0, true);
+        return;
+    }
     for (int64_t i = 0; i < r->total; i++) r->sum[i] *= share;
     for (int i = 0; i < r->n; i++) {
         const member *m = &r->member[i];

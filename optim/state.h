@@ -200,6 +200,7 @@ static inline int64_t ag_optim_pieces(int n, const optim_segment *segment)
 }
 void ag_optim_norm2_cuda(const optim_segment *segment, int n, double *scratch);     /* of all g; [1 + pieces] */
 void ag_optim_exchange_cuda(const optim_segment *segment, int n);                   /* w and s0 */
+void ag_optim_copy_cuda(const optim_segment *segment, int n);       /* w = g, or 0 where g is NULL */
 void ag_optim_lamb_cuda(const optim_segment *segment, int n, double *scratch);
 /* cuda/optim_rows.cu */
 void ag_optim_rows_sort_cuda(const char *at, optim_tables *tables);         /* sets n, lanes and key of the tables */

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Several processes that learn as one, started by mpirun: the same curves for any number of them, one voice, and what happens
-# when one of them dies. $1: paddy, $2: movielens.
-p=${1:-build/paddy} m=${2:-build/movielens}
+# when one of them dies. $1: paddy, $2: movielens, $3: paddy on emulated GPUs.
+p=${1:-build/paddy} m=${2:-build/movielens} g=${3:-build/emu/paddy}
 . tests/program.sh
 if ! command -v mpirun >/dev/null; then
     echo 'ranks.sh: SKIP: there is no mpirun (apt-get install openmpi-bin libopenmpi-dev)'
@@ -50,6 +50,27 @@ for n in 1 2; do
     says 'rmse' ranks $n "$m" train "$dir/films.csv" --epochs 2 --model bias --log "$dir/films.$n.csv" --threads 1
 done
 alike "$dir/films.1.csv" "$dir/films.2.csv" 1e-4
+
+# ---- on a GPU each: sums by NCCL, and through the host where it is absent or GPUs are shared -----------------------------
+if [ -x "$g" ] && [ -x build/emu/tests/test_cuda_ranks ]; then
+    export AG_EMULATE_GPUS=4
+    for n in 2 3; do ends 0 'PASSED' ranks $n build/emu/tests/test_cuda_ranks; done
+    ends 0 'go through the host: rank 1 has no NCCL that fits' env AG_EMULATE_NO_NCCL=1 \
+        timeout 120 mpirun --oversubscribe -n 2 build/emu/tests/test_cuda_ranks
+    "$g" paint "$dir/few" --n 24 --size 40 --diseases 2 --varieties 2 >"$dir/out"
+    on="$dir/few --size 32 --resize 36,squish --batch 8 --epochs 1 --workers 0 --lr 1e-3 --precision f32 --threads 1 --device cuda"
+    for arch in convnext_atto resnet10t; do
+        for n in 1 2 4; do
+            says 'disease_error' ranks $n "$g" train $on --arch $arch --log "$dir/gpu.$arch.$n.csv"
+            case $got in *'through the host'*) fails "NCCL is not used: $got" ;; esac
+            alike "$dir/gpu.$arch.1.csv" "$dir/gpu.$arch.$n.csv" 1e-4
+        done
+    done
+    AG_EMULATE_GPUS=1
+    says 'go through the host: ranks 0 and 1 share a GPU' ranks 2 "$g" train $on --arch resnet10t --log "$dir/gpu.shared.csv"
+    alike "$dir/gpu.resnet10t.1.csv" "$dir/gpu.shared.csv" 1e-4
+    unset AG_EMULATE_GPUS
+fi
 
 # ---- a checkpoint goes on with any number -----------------------------------------------------------------------------
 long="$dir/leaves --size 32 --resize 40,squish --batch 16 --precision f32 --threads 1 --epochs 12 --lr 1e-3 --arch convnext_atto"
