@@ -1,5 +1,5 @@
 # make help lists the targets. Variables for the command line: BUILD=release|debug|asan|tsan|f64|emu, T=name (one test),
-# PREFIX=/usr/local, CC, and for the GPU NVCC, CUDA=0|1, CUDA_ARCH=90 (cuda/cuda.mk); MPI=0|1.
+# PREFIX=/usr/local, CC, and for the GPU NVCC, CUDA=0|1, CUDA_ARCH="80 90 100" (cuda/cuda.mk); MPI=0|1.
 
 BUILD  ?= release
 PREFIX ?= /usr/local

@@ -2,23 +2,31 @@
 #   release, debug   nvcc's kernels where nvcc is found (CUDA=1), else the stub; CUDA=0 forces the stub
 #   emu              the kernels on the CPU (cuda/emulate.h): for tests/test_cuda.c on any machine
 #   others           the stub
+# CUDA_ARCH="80 90": the compute capabilities that nvcc compiles for.
 
 CUDA      ?= $(if $(shell command -v $(NVCC)),1,0)
-CUDA_ARCH ?= 90# compute capability to compile for; on others from 8.0 on, kernels are compiled when first run
 
 cflags.emu := -O2 -g -DAG_EMULATE
 # A pack read from where it is not aligned is an error on a GPU; here it traps.
 aligned.emu := -fsanitize=alignment -fsanitize-undefined-trap-on-error
 CXXFLAGS   := -std=c++17 -Wall -Wextra -Werror -fPIC $(cflags.$(BUILD)) $(aligned.$(BUILD))
-NVCCFLAGS  := -std=c++17 -O3 -gencode arch=compute_80,code=[sm_$(strip $(CUDA_ARCH)),compute_80] -Werror all-warnings \
-              -Xptxas -warn-spills,-Werror -Xcompiler -Wall,-fPIC,-fno-threadsafe-statics,-fno-exceptions
 LINK       := $(CC)
+comma      := ,
 
 ifeq ($(BUILD),emu)
   cuda_sources := $(filter-out cuda/stub.c,$(wildcard cuda/*.c cuda/*.cu cuda/*.cpp))
   CPPFLAGS     += -DAG_HAVE_CUDA
   LINK         := $(CXX)
 else ifeq ($(CUDA)$(filter-out release debug,$(BUILD)),1)
+  # Compute capabilities to compile for: those of the GPUs that are here, else each generation that this nvcc knows. PTX of 8.0
+  # goes with them: on any other GPU from Ampere on the driver compiles it when it is first run.
+  cuda_known   := $(patsubst sm_%,%,$(shell $(NVCC) --list-gpu-code))
+  cuda_gpus    := $(if $(shell command -v nvidia-smi),$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader))
+  cuda_here    := $(sort $(filter $(cuda_known),$(subst .,,$(cuda_gpus))))
+  CUDA_ARCH    ?= $(or $(cuda_here),$(filter 80 90 100,$(cuda_known)))
+  NVCCFLAGS    := -std=c++17 -O3 -gencode arch=compute_80,code=[$(subst $() ,,$(foreach a,$(CUDA_ARCH),sm_$a$(comma)))compute_80] \
+                  -Werror all-warnings -Xptxas -warn-spills,-Werror \
+                  -Xcompiler -Wall,-fPIC,-fno-threadsafe-statics,-fno-exceptions
   cuda_home    := $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v $(NVCC))))
   cuda_sources := $(filter-out cuda/stub.c,$(wildcard cuda/*.c cuda/*.cu))
   CPPFLAGS     += -DAG_HAVE_CUDA

@@ -128,9 +128,9 @@ static __device__ inline void gather(float (&d)[K][V], int64_t width, int lane, 
     }
 }
 
-/* parts [blocks, 2, width], or NULL */
+/* parts [blocks, 2, width], or NULL. One block at a time will do: to make room for more, registers would be spilled. */
 template <class T, int V, int K>
-static __global__ void __launch_bounds__(AG_BLOCK) layer_backward(layer_args<T> a, int lanes, float *parts)
+static __global__ void __launch_bounds__(AG_BLOCK, 1) layer_backward(layer_args<T> a, int lanes, float *parts)
 {
     AG_DYNAMIC_SHARED(float, shared);
     const int64_t per_block = AG_BLOCK / lanes, n = a.width;

@@ -9,6 +9,7 @@
 /* Patterns behind an environment variable's value, or absolute ones. */
 static const struct { const char *variable, *pattern; } places[] = {
     { NULL, "" },                                           /* the loader's own: LD_LIBRARY_PATH, ld.so.conf, rpath */
+    { "CUDNN_HOME", "/lib*/" },
     { "CUDA_HOME", "/lib64/" },
     { "CUDA_PATH", "/lib64/" },
     { NULL, "/usr/local/cuda/lib64/" },

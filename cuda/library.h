@@ -4,8 +4,8 @@
 #include "core/base.h"
 AG_BEGIN_DECLS
 
-/* Looks for a library by its SONAMEs (NULL-terminated) in the loader's path, in CUDA_HOME, the toolkit's usual places
- * and Python environments. NULL: not found. */
+/* Looks for a library by its SONAMEs (NULL-terminated) in the loader's path, in CUDNN_HOME and CUDA_HOME, the toolkit's usual
+ * places and Python environments. NULL: not found. */
 void *ag_cuda_library(const char *const *sonames);
 
 /* Fills the pointers of a list of functions, the last of them without a name. False where the library lacks one of them;

@@ -1,12 +1,18 @@
 /* tests/gpu_bench.c - what the GPU's kernels reach: one line per work, tab-separated "work, value, unit". Run by
  * tests/gpu_check.sh. With --small: sizes for the emulation. Ends with status 3, saying why, where there is no GPU. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include "agrad.h"
 #include "core/device.h"
 #include "core/memory.h"
 #include "data/packed.h"
+#ifdef AG_HAVE_CUDA
+#include "cuda/cudnn.h"
+#else
+static void ag_cudnn_forget(void) { }
+#endif
 
 static bool small;
 
@@ -157,6 +163,7 @@ static ag_tensor *depthwise_7x7(ag_tensor **in)
     return ag_conv2d(in[0], in[1], .pad = 3, .groups = (int)in[0]->shape[3]);
 }
 static ag_tensor *conv_3x3(ag_tensor **in) { return ag_conv2d(in[0], in[1], .pad = 1); }
+static ag_tensor *conv_apart(ag_tensor **in) { return ag_conv2d(in[0], in[1], .stride = 2); }
 static ag_tensor *mlp(ag_tensor **in) { return ag_mlp(in[0], in[1], in[2], in[3], in[4], AG_LINEAR_GELU); }
 
 static void run_layer(void *arg)
@@ -218,9 +225,19 @@ static void image_rows(void)
     const int64_t n = small ? 1 : 64, side = small ? 9 : 56, c = small ? 8 : 96, pixels = n * side * side;
     const ag_shape depthwise[] = { AG_SHAPE(n, side, side, c), AG_SHAPE(c, 1, 7, 7) };
     const ag_shape conv[] = { AG_SHAPE(n, side, side, c), AG_SHAPE(c, c, 3, 3) };
+    const ag_shape apart[] = { AG_SHAPE(n, side, side, c), AG_SHAPE(2 * c, c, 2, 2) };
     const ag_shape hidden[] = { AG_SHAPE(pixels, c), AG_SHAPE(4 * c, c), AG_SHAPE(4 * c), AG_SHAPE(c, 4 * c), AG_SHAPE(c) };
     layer_rows("depthwise 7x7, 64 x 56 x 56 x 96", depthwise_7x7, depthwise, 2, (double)(pixels * c * 49));
-    layer_rows("conv 3x3, 64 x 56 x 56 x 96", conv_3x3, conv, 2, (double)(pixels * c * c * 9));
+    for (int own = 0; own < 2; own++) {             /* by cuDNN, where it is there, then by our own kernels */
+        if (own) setenv("AG_CUDNN", "0", 1);
+        ag_cudnn_forget();
+        layer_rows(own ? "conv 3x3, 64 x 56 x 56 x 96, without cuDNN" : "conv 3x3, 64 x 56 x 56 x 96", conv_3x3, conv, 2,
+                   (double)(pixels * c * c * 9));
+        layer_rows(own ? "conv 2x2, stride 2, the same, without cuDNN" : "conv 2x2, stride 2, the same", conv_apart, apart, 2,
+                   (double)(pixels / 4 * 2 * c * c * 4));
+    }
+    unsetenv("AG_CUDNN");
+    ag_cudnn_forget();
     layer_rows("MLP, 200,704 x 96", mlp, hidden, 5, (double)(pixels * c * c * 8));
     if (small) return;
     model_row("convnext_tiny", 128, 224);

@@ -134,6 +134,67 @@ static void test_cudnn_plans_every_convolution(void **state)
     }
 }
 
+/* ---- attention, which is our own kernels' so far: whether cuDNN could ------------------------------------- */
+
+enum { ATTENTION = 41, QUERY = 2800, KEY, VALUE, OUT, LOGS, SCALE, BY_VALUE = 908, SINCE = 91300 };
+
+static ag_dnn_desc part(const ag_dnn_functions *f, int64_t id, int type, const int64_t *sizes, const int64_t *strides,
+                        bool by_value)
+{
+    const int64_t alignment = by_value ? 4 : 16;
+    ag_dnn_desc d;
+    assert_int_equal(f->desc_create(AG_DNN_TENSOR, &d), 0);
+    assert_int_equal(f->set(d, AG_DNN_TENSOR_ID, AG_DNN_INT64, 1, &id), 0);
+    assert_int_equal(f->set(d, AG_DNN_TENSOR_TYPE, AG_DNN_DATA_TYPE, 1, &type), 0);
+    assert_int_equal(f->set(d, AG_DNN_TENSOR_ALIGNMENT, AG_DNN_INT64, 1, &alignment), 0);
+    assert_int_equal(f->set(d, AG_DNN_TENSOR_SIZES, AG_DNN_INT64, 4, sizes), 0);
+    assert_int_equal(f->set(d, AG_DNN_TENSOR_STRIDES, AG_DNN_INT64, 4, strides), 0);
+    assert_int_equal(f->set(d, BY_VALUE, AG_DNN_BOOL, 1, &by_value), 0);
+    assert_int_equal(f->finalize(d), 0);
+    return d;
+}
+
+/* ViT-S: qkv [N, L, 3, heads, D] as it stands, no copy. */
+static void test_cudnn_takes_the_attention_of_vit(void **state)
+{
+    (void)state;
+    static ag_dnn_functions f;
+    char why[512];
+    const int64_t n = BATCH, l = 197, heads = 6, d = 64, one[4] = { 1, 1, 1, 1 }, wide = heads * d;
+    const int64_t qkv[4] = { n, heads, l, d }, qkv_strides[4] = { l * 3 * wide, d, 3 * wide, 1 };
+    const int64_t out_strides[4] = { l * wide, d, wide, 1 };
+    const int64_t logs[4] = { n, heads, l, 1 }, log_strides[4] = { heads * l, l, 1, 1 };
+    if (!ag_dnn_load(&f, 0, why, sizeof why) || f.version() < SINCE) {
+        print_message("SKIP: %s\n", *why ? why : "an older cuDNN, whose attention is described otherwise");
+        skip();
+    }
+    ag_dnn_desc parts[6], operation, graph, heuristics, device = described(&f, &gpus[0]);
+    if (!device) skip();
+    for (int i = 0; i < 3; i++) parts[i] = part(&f, i + 1, AG_DNN_BF16, qkv, qkv_strides, false);
+    parts[3] = part(&f, 4, AG_DNN_BF16, qkv, out_strides, false);
+    parts[4] = part(&f, 5, AG_DNN_F32, logs, log_strides, false);
+    parts[5] = part(&f, 6, AG_DNN_F32, one, one, true);
+    assert_int_equal(f.desc_create(ATTENTION, &operation), 0);
+    for (int i = 0; i < 6; i++) assert_int_equal(f.set(operation, QUERY + i, AG_DNN_DESCRIPTOR, 1, &parts[i]), 0);
+    assert_int_equal(f.finalize(operation), 0);
+    assert_int_equal(f.desc_create(AG_DNN_GRAPH, &graph), 0);
+    assert_int_equal(f.set(graph, AG_DNN_GRAPH_OPERATIONS, AG_DNN_DESCRIPTOR, 1, &operation), 0);
+    assert_int_equal(f.finalize(graph), 0);
+    const int mode = AG_DNN_MODE_A;
+    int64_t engines = 0;
+    assert_int_equal(f.desc_create(AG_DNN_HEURISTICS, &heuristics), 0);
+    assert_int_equal(f.set(heuristics, AG_DNN_HEUR_GRAPH, AG_DNN_DESCRIPTOR, 1, &graph), 0);
+    assert_int_equal(f.set(heuristics, AG_DNN_HEUR_MODE_OF, AG_DNN_HEUR_MODE, 1, &mode), 0);
+    assert_int_equal(f.set(heuristics, AG_DNN_HEUR_DEVICE, AG_DNN_DESCRIPTOR, 1, &device), 0);
+    assert_int_equal(f.finalize(heuristics), 0);
+    assert_int_equal(f.get(heuristics, AG_DNN_HEUR_RESULTS, AG_DNN_DESCRIPTOR, 0, &engines, NULL), 0);
+    print_message("attention of ViT-S: %d configurations on an H200\n", (int)engines);
+    assert_true(engines > 0);
+    ag_dnn_desc made[] = { heuristics, graph, operation, device };
+    for (int i = 0; i < 4; i++) f.desc_destroy(made[i]);
+    for (int i = 0; i < 6; i++) f.desc_destroy(parts[i]);
+}
+
 /* ---- cuBLASLt -------------------------------------------------------------------------------------------- */
 
 static bool whole(const ag_blas_matrix *m, bool narrow)
@@ -173,6 +234,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cudnn_plans_every_convolution),
         cmocka_unit_test(test_cublaslt_takes_every_product),
+        cmocka_unit_test(test_cudnn_takes_the_attention_of_vit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 #else
