@@ -131,7 +131,7 @@ bool ag_node_trains(const ag_node *n)
 static void run_forward(ag_node *n)
 {
     const ag_device device = n->out->device;
-    if (ag_ledger_now && !n->op->view) ag_ledger_workspace(ag_ledger_now, n, false);
+    if (ag_ledger_now && !n->op->view) ag_ledger_kernel(ag_ledger_now, n, false);
     if (ag_flop_counter && n->op->flops) *ag_flop_counter += n->op->flops(n);
     if (n->op->view || device == AG_META || ag_numel(n->out) == 0) return;
     if (!n->op->forward[device])
@@ -144,14 +144,15 @@ static void run_forward(ag_node *n)
 }
 
 /* Of kernels in cuda/ more has to be asked; what the device table does (copies) is as on the CPU. */
-static bool of_cuda(const ag_op *op, ag_device device)
+bool ag_kernels_in_cuda(const ag_op *op, ag_device device)
 {
-    return device == AG_CUDA && op->forward[AG_CUDA] != op->forward[AG_CPU];
+    if (ag_ledger_now) device = ag_ledger_now->device;
+    return device == AG_CUDA && op->forward[AG_CUDA] && op->forward[AG_CUDA] != op->forward[AG_CPU];
 }
 
 static bool takes_bf16(const ag_op *op, int k, ag_device device)
 {
-    return op->view || (k < 32 && (of_cuda(op, device) ? op->bf16_cuda : op->bf16) >> k & 1);
+    return op->view || (k < 32 && (ag_kernels_in_cuda(op, device) ? op->bf16_cuda : op->bf16) >> k & 1);
 }
 
 /* Whether an input that may be bf16 is f32: then all are widened. */
@@ -191,7 +192,7 @@ ag_tensor *ag_apply_(const char *at, const ag_op *op, int n_in, ag_tensor **in, 
     check_devices(n);
     op->infer(n);
     AG_ASSERT(n->out);
-    if (of_cuda(op, n->out->device) && !op->unread_cuda) n->unread = 0, n->unread_out = false;
+    if (ag_kernels_in_cuda(op, n->out->device) && !op->unread_cuda) n->unread = 0, n->unread_out = false;
     run_forward(n);
     ag_tensor *out = n->out;
     pending = n->next;
@@ -329,7 +330,8 @@ ag_shape ag_node_broadcast(const ag_node *n, const ag_tensor *a, const ag_tensor
 void *ag_workspace(const ag_node *n, int64_t count, size_t size)
 {
     const int64_t bytes = ag_mul_size(n->at, count, (int64_t)size);
-    return ag_scoped(ag_tensor_new(n->at, device_of(n), AG_MEM_WORKSPACE, AG_U8, AG_SHAPE(bytes)))->data;
+    void *data = ag_scoped(ag_tensor_new(n->at, device_of(n), AG_MEM_WORKSPACE, AG_U8, AG_SHAPE(bytes)))->data;
+    return ag_ledger_now ? ag_planned_data : data;
 }
 
 ag_node *ag_tape_top(void)

@@ -52,7 +52,7 @@ bool ag_node_wants_rows(const ag_node *n, int k)
 {
     const ag_tensor *t = n->in[k];
     if (ag_ranks() > 1) return false;               /* ranks exchange dense gradients */
-    return n->op->rows && t && t->requires_grad && t->sparse_grad && !t->node && t->device != AG_META;
+    return n->op->rows && t && t->requires_grad && t->sparse_grad && !t->node && (t->device != AG_META || ag_ledger_now);
 }
 
 /* A second occurrence of a tensor among the inputs gets memory of its own, which is added afterwards. */
@@ -141,7 +141,7 @@ static void check_versions(const ag_node *n)
 
 static void compute(ag_node *n, ag_node_fn backward)
 {
-    if (ag_ledger_now) ag_ledger_workspace(ag_ledger_now, n, true);
+    if (ag_ledger_now) ag_ledger_kernel(ag_ledger_now, n, true);
     if (backward && ag_numel(n->out)) backward(n);
     else for (int k = 0; k < n->n_in; k++) if (n->din[k] && !n->accumulate[k]) ag_fill_any(n->din[k], 0);
 }

@@ -45,8 +45,10 @@ typedef struct {
      * while queued work still reads it is only handed to later work. (NULL on the CPU: core/memory.c) */
     void *(*alloc)(size_t bytes);
     void (*free)(void *p);
+    size_t (*size_of)(size_t bytes);        /* what alloc takes for so many; needs no device */
     void (*trim)(void);             /* gives cached blocks back to the driver */
     void (*memory)(ag_device_memory *m);
+    void (*reset_peak)(void);       /* the largest so far is what is in use now */
     /* host -> device (the host buffer may be reused at once), device -> host (waits), device -> device */
     void (*copy_in)(void *dst, const void *host, size_t bytes);
     void (*copy_out)(void *host, const void *src, size_t bytes);

@@ -44,7 +44,9 @@ extern _Thread_local ag_ledger *ag_ledger_now;
 void ag_ledger_get(ag_ledger *l, ag_storage *s, int64_t bytes);
 void ag_ledger_put(ag_ledger *l, ag_storage *s);
 void ag_ledger_block(ag_ledger *l, int64_t capacity, int taken);        /* a header, which planning itself takes as well */
-void ag_ledger_workspace(ag_ledger *l, const ag_node *n, bool backward);
+void ag_ledger_kernel(ag_ledger *l, ag_node *n, bool backward);     /* what the op's kernel holds besides tensors */
+bool ag_kernels_in_cuda(const ag_op *op, ag_device device);
+extern _Alignas(256) char ag_planned_data[256];     /* where the tensors of a plan lie for the functions in cuda/ */
 void ag_ledger_packed(ag_ledger *l, const ag_storage *of, uint64_t key, int64_t bytes, bool passing);
 bool ag_recomputing(void);                  /* without gradients now, but with them once more in backward */
 

@@ -6,7 +6,7 @@
 
 enum { CHUNK = 64 };
 
-typedef struct ag_ledger_form { struct ag_ledger_form *next; const ag_storage *of; uint64_t key; bool passing; } form;
+typedef struct ag_ledger_form { struct ag_ledger_form *next; const void *of; uint64_t key; bool passing; } form;
 
 _Thread_local ag_ledger *ag_ledger_now;
 
@@ -35,6 +35,7 @@ bool ag_planning(void)
 
 static int64_t held_now(const ag_ledger *l)
 {
+    if (l->device == AG_CUDA) return l->in_use;         /* its driver fills gaps with other pages */
     int64_t sum = l->small_held;
     for (int i = 0; i < AG_REGIONS; i++) sum += ag_heap_held(&l->heap[i]);
     return sum;
@@ -56,6 +57,7 @@ static void count(ag_ledger *l, const char *owner, ag_mem_kind kind, int64_t byt
 
 void ag_ledger_block(ag_ledger *l, int64_t capacity, int taken)
 {
+    if (l->device == AG_CUDA) return;                   /* of the host */
     const int k = ag_block_class(capacity, &capacity);
     AG_ASSERT(k < AG_SMALL_CLASSES);
     ag_small_class *c = &l->small[k];
@@ -65,6 +67,10 @@ void ag_ledger_block(ag_ledger *l, int64_t capacity, int taken)
 
 static ag_heap_block *take(ag_ledger *l, ag_mem_kind kind, int64_t bytes, int64_t *counted)
 {
+    if (l->device == AG_CUDA) {
+        *counted = ag_cuda_device.size_of ? (int64_t)ag_cuda_device.size_of((size_t)bytes) : bytes;
+        return NULL;
+    }
     if (bytes < AG_LARGE) {
         (void)ag_block_class(bytes + AG_HEADER, counted);
         ag_ledger_block(l, *counted, 1);
@@ -126,7 +132,7 @@ static int64_t forget_passing(ag_ledger *l)
     return bytes;
 }
 
-void ag_ledger_workspace(ag_ledger *l, const ag_node *n, bool backward)
+static void count_workspace(ag_ledger *l, const ag_node *n, bool backward)
 {
     int64_t counted, bytes = n->op->workspace ? n->op->workspace(n, backward) : 0;
     bytes += forget_passing(l);
@@ -137,14 +143,79 @@ void ag_ledger_workspace(ag_ledger *l, const ag_node *n, bool backward)
     count(l, ag_owner_now(), AG_MEM_WORKSPACE, -counted);
 }
 
+_Alignas(256) char ag_planned_data[256];
+
+typedef struct { ag_tensor *lent[64]; int n; } lending;
+
+static void lend(lending *l, ag_tensor *t)
+{
+    if (!t || t->data || t->device != AG_META || l->n == (int)(sizeof l->lent / sizeof *l->lent)) return;
+    t->data = ag_planned_data;
+    l->lent[l->n++] = ag_retain(t);
+}
+
+static void end_lending(void *p)
+{
+    lending *l = p;
+    for (int i = 0; i < l->n; i++) {
+        l->lent[i]->data = NULL;
+        ag_release(l->lent[i]);
+    }
+}
+
+/* A function in cuda/ asks of many an operand only whether it has an address. */
+static void run_unlaunched(ag_node *n, ag_node_fn kernel, bool backward)
+{
+    AG_SCOPE;
+    lending l = { .n = 0 };
+    ag_defer(end_lending, &l);
+    lend(&l, n->out);
+    if (backward) lend(&l, n->out->grad);
+    for (int k = 0; k < AG_MAX_SAVED; k++) lend(&l, n->saved[k]);
+    for (int k = 0; k < n->n_in; k++) {
+        lend(&l, n->in[k]);
+        if (backward) lend(&l, n->din[k]);
+    }
+    kernel(n);
+}
+
+void ag_ledger_kernel(ag_ledger *l, ag_node *n, bool backward)
+{
+    const ag_op *op = n->op;
+    const ag_node_fn *by = backward ? op->backward : op->forward;
+    if (l->device != AG_CUDA || !by[AG_CUDA] || by[AG_CUDA] == by[AG_CPU]) {
+        count_workspace(l, n, backward);
+        return;
+    }
+    if (ag_numel(n->out)) run_unlaunched(n, by[AG_CUDA], backward);
+    (void)forget_passing(l);
+}
+
+static form *form_of(ag_ledger *l, const void *of, uint64_t key)
+{
+    form *f = l->forms;
+    while (f && !(f->of == of && f->key == key)) f = f->next;
+    return f;
+}
+
+void ag_planning_keeps(const void *key, int64_t bytes)
+{
+    ag_ledger *l = ag_ledger_now;
+    if (!l || form_of(l, key, 0)) return;
+    form *f = ag_alloc(1, sizeof *f);
+    *f = (form){ l->forms, key, 0, false };
+    l->forms = f;
+    ag_ledger_add(l, AG_MEM_WORKSPACE, bytes);
+}
+
 void ag_ledger_packed(ag_ledger *l, const ag_storage *of, uint64_t key, int64_t bytes, bool passing)
 {
-    for (const form *f = l->forms; f; f = f->next)
-        if (f->of == of && f->key == key) return;
+    if (form_of(l, of, key)) return;
     form *f = ag_alloc(1, sizeof *f);
     *f = (form){ l->forms, of, key, passing };
     l->forms = f;
-    if (passing) l->passing += bytes;
+    if (passing && l->device == AG_CUDA) ag_scoped(ag_tensor_new(NULL, AG_CUDA, AG_MEM_WORKSPACE, AG_U8, AG_SHAPE(bytes)));
+    else if (passing) l->passing += bytes;
     else ag_ledger_add(l, AG_MEM_PACKED, bytes);
 }
 

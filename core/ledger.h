@@ -7,7 +7,10 @@
  *
  * The places of large tensors come from the same heaps as those of real ones (core/heap.h), so that the ledger also knows what
  * the gaps between them cost. Leaves made before keep their memory, which is neither read nor written; the caller takes
- * their gradients away meanwhile. */
+ * their gradients away meanwhile.
+ *
+ * What ops hold besides tensors their .workspace tells. Kernels of the GPU tell it themselves: with .device = AG_CUDA the functions
+ * in cuda/ run, ask for their workspace as ever, and launch nothing (ag_planning). */
 #ifndef AG_LEDGER_H
 #define AG_LEDGER_H
 #include "core/heap.h"
@@ -26,6 +29,7 @@ typedef struct ag_ledger {
     int64_t held;                               /* the most that the system would have given for it */
     const char *peak_where;                     /* path of the module that ran; "" outside of one */
     bool peak_in_backward;
+    ag_device device;                           /* AG_CUDA: whose kernels it is about; then sizes are those of its allocator */
     /* Is told what the tensors of a kind made in a module hold, when they are made and (negative) when they end. */
     void (*watch)(void *arg, const char *module, ag_mem_kind kind, int64_t bytes);
     void *watch_arg;
@@ -48,6 +52,9 @@ int64_t ag_planning_forms(void);
 /* Memory that stays, such as parameters' and an optimizer's. */
 void ag_ledger_add(ag_ledger *l, ag_mem_kind kind, int64_t bytes);
 void ag_ledger_drop(ag_ledger *l);
+/* For what takes memory once and keeps it, such as a library, and has not yet: `bytes` are counted when `key`, an address, is
+ * first seen. */
+void ag_planning_keeps(const void *key, int64_t bytes);
 
 AG_END_DECLS
 #endif

@@ -262,6 +262,7 @@ void ag_memory_reset_peak(void)
     atomic_store(&peak, now);
     atomic_store(&peak_where, ag_owner_now());
     atomic_store(&peak_in_backward, ag_in_backward);
+    if (ag_default_device() == AG_CUDA) ag_device_table(AG_CUDA)->reset_peak();
 }
 
 void ag_memory_trim(void)

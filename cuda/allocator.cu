@@ -30,7 +30,7 @@ static unsigned bin_of(uint64_t key)
 }
 
 /* Steps of an eighth of the next power of two: at most 12.5 % is wasted and sizes near each other share blocks. */
-static size_t rounded(size_t bytes)
+size_t ag_cuda_size_of(size_t bytes)
 {
     size_t step = GRANULE;
     while (GRANULE > 1 && step * 16 < bytes) step *= 2;
@@ -87,7 +87,7 @@ static void *take_new(size_t size)
 
 void *ag_cuda_alloc(size_t bytes)
 {
-    const size_t size = rounded(bytes);
+    const size_t size = ag_cuda_size_of(bytes);
     pthread_mutex_lock(&A.lock);
     void *p = take_idle(size);
     if (!p) p = take_new(size);
@@ -129,5 +129,12 @@ void ag_cuda_memory(ag_device_memory *m)
     ag_cuda_check(cudaMemGetInfo(&idle, &total), "asking for the device's memory");
     pthread_mutex_lock(&A.lock);
     *m = { (int64_t)total, (int64_t)idle, A.in_use, A.peak, A.cached, A.calls };
+    pthread_mutex_unlock(&A.lock);
+}
+
+void ag_cuda_reset_peak(void)
+{
+    pthread_mutex_lock(&A.lock);
+    A.peak = A.in_use;
     pthread_mutex_unlock(&A.lock);
 }

@@ -174,6 +174,8 @@ static void assign(ag_blas_matrix *to, const ag_blas_matrix *from)
 
 void ag_blas_multiply(const char *at, const ag_blas_plan *want, const void *a, const void *b, void *d, const void *bias)
 {
+    if (ag_planning() && !B.workspace) ag_planning_keeps(&B, WORKSPACE);
+    if (ag_planning()) return;
     start(at);
     ag_blas_plan key;
     memset(&key, 0, sizeof key);

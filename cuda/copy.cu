@@ -91,7 +91,7 @@ void ag_cuda_assign(ag_tensor *dst, const ag_tensor *src)
 {
     const ag_tensor *both[2] = { dst, src };
     const ag_walk<2> w = ag_walk_of<2>(dst, both);
-    if (!w.n) return;
+    if (!w.n || ag_planning()) return;
     if (w.ndim == 1 && w.stride[0][0] == 1 && w.stride[1][0] == 1 && dst->dtype == src->dtype)
         ag_cuda_check(cudaMemcpyAsync(dst->data, src->data, (size_t)w.n * ag_dtype_size(dst->dtype),
                                       cudaMemcpyDeviceToDevice, ag_cuda_stream()), "copying a tensor");

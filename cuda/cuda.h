@@ -17,6 +17,7 @@
 #define AG_UNROLL(n) _Pragma(AG_QUOTE(unroll n))
 #define AG_QUOTE(text) #text
 #endif
+#include "core/ledger.h"
 #include "core/op.h"
 #include "ops/ops.h"
 
@@ -28,11 +29,19 @@ void ag_cuda_check(cudaError_t e, const char *what);
 void ag_cuda_check_lost(const char *what);
 }
 
+/* A plan of memory runs everything but the kernels (core/ledger.h). */
 #define LAUNCH(kernel, grid, block, shared, ...) \
     do { \
+        if (ag_planning()) break; \
         AG_KERNEL_LAUNCH(kernel, grid, block, shared, __VA_ARGS__); \
         ag_cuda_check(cudaGetLastError(), #kernel); \
     } while (0)
+
+/* p[0 .. bytes) = 0 */
+static inline void ag_cuda_clear(void *p, int64_t bytes, const char *what)
+{
+    if (!ag_planning()) ag_cuda_check(cudaMemsetAsync(p, 0, (size_t)bytes, ag_cuda_stream()), what);
+}
 
 enum { AG_BLOCK = 256, AG_WARP = 32 };
 

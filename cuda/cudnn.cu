@@ -172,6 +172,7 @@ static entry *find(const ag_dnn_conv *key)
 
 const ag_dnn_plan *ag_cudnn_plan(const ag_node *n, const ag_conv *c, ag_conv_way way, bool add)
 {
+    if (ag_planning() && !ag_cuda_available(nullptr, 0)) return nullptr;        /* the library wants a device */
     begin(n->at);
     if (!D.works) return nullptr;
     const ag_dnn_conv key = ag_dnn_conv_of(c, way, add);
@@ -196,6 +197,7 @@ void ag_cudnn_run(const ag_node *n, const ag_dnn_plan *plan, const void *x, cons
     AG_SCOPE;                                           /* its workspace ends here */
     void *workspace = plan->workspace ? ag_workspace(n, plan->workspace, 1) : nullptr;
     int status = 0;
+    if (ag_planning()) return;
     if (D.stream != ag_cuda_stream()) status = D.f.set_stream(D.handle, ag_cuda_stream());
     if (!status) {
         D.stream = ag_cuda_stream();

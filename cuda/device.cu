@@ -152,7 +152,7 @@ static int processes(ag_device_process *p, int n)
 
 extern "C" {
 extern const ag_device_ops ag_cuda_device = {
-    "cuda", init, ag_cuda_alloc, ag_cuda_free, ag_cuda_trim, ag_cuda_memory,
+    "cuda", init, ag_cuda_alloc, ag_cuda_free, ag_cuda_size_of, ag_cuda_trim, ag_cuda_memory, ag_cuda_reset_peak,
     copy_in, copy_out, copy, ag_cuda_assign, ag_cuda_add, ag_cuda_fill, ag_cuda_add_rows, sync, &ag_cuda_upload,
     processes, ag_cuda_ranks_ready, ag_cuda_ranks_start_mean, ag_cuda_ranks_join,
 };

@@ -11,8 +11,10 @@ bool ag_cuda_bus(char *bus, size_t size);
 /* allocator.cu */
 void *ag_cuda_alloc(size_t bytes);
 void ag_cuda_free(void *p);
+size_t ag_cuda_size_of(size_t bytes);
 void ag_cuda_trim(void);
 void ag_cuda_memory(ag_device_memory *m);
+void ag_cuda_reset_peak(void);
 
 /* copy.cu */
 void ag_cuda_assign(ag_tensor *dst, const ag_tensor *src);

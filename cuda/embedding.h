@@ -82,9 +82,7 @@ template <class Value>
 static void ag_rows_add(const ag_sorted &s, int64_t rows, int64_t width, Value value, ag_tensor *dw, bool add)
 {
     if (!dw) return;
-    if (!add)
-        ag_cuda_check(cudaMemsetAsync(dw->data, 0, (size_t)(rows * width) * sizeof(float), ag_cuda_stream()),
-                      "clearing a table's gradient");
+    if (!add) ag_cuda_clear(dw->data, rows * width * (int64_t)sizeof(float), "clearing a table's gradient");
     const int lanes = ag_row_lanes(width);
     if (s.n && width)
         LAUNCH(rows_add<Value>, ag_lane_blocks(s.n, lanes), AG_BLOCK, 0, s, width, lanes, value, ag_real(dw));

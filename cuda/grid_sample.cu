@@ -160,7 +160,7 @@ static lists lists_of(const ag_node *n, const sampling &s)
     l.count = (int32_t *)ag_workspace(n, pixels, sizeof *l.count);
     l.end = (int64_t *)ag_workspace(n, pixels, sizeof *l.end);
     l.corner = (int64_t *)ag_workspace(n, 4 * places, sizeof *l.corner);
-    ag_cuda_check(cudaMemsetAsync(l.count, 0, (size_t)pixels * sizeof *l.count, ag_cuda_stream()), "clearing lists");
+    ag_cuda_clear(l.count, pixels * (int64_t)sizeof *l.count, "clearing lists");
     if (places) LAUNCH(count_corners, ag_blocks(places), AG_BLOCK, 0, s, l);
     LAUNCH(lay_out, 1, AG_BLOCK, 0, pixels, l);
     if (places) LAUNCH(fill_lists, ag_blocks(places), AG_BLOCK, 0, s, l);

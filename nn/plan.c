@@ -11,7 +11,7 @@
 #include "ops/ops.h"
 
 typedef struct { const char *path; nn_module *module; ag_plan_layer row; } layer_row;
-typedef struct { ag_tensor *tensor, *grad; bool fresh; int64_t count; } held_tensor;
+typedef struct { ag_tensor *tensor, *grad; struct ag_rows *rows; bool fresh; int64_t count; } held_tensor;
 
 typedef struct {
     const char *at;
@@ -52,12 +52,15 @@ static bool take_away(void *arg, const nn_module *owner, const struct nn_slot *s
     const int slots = j->opts.optimizer == AG_PLAN_ADAMW ? 2 : j->opts.optimizer == AG_PLAN_MOMENTUM;
     (void)owner;
     if (is_known(j, t) || ag_memory_kind_of(t) == AG_MEM_PACKED) return false;
-    j->held[j->n_held++] = (held_tensor){ t, t->grad, t->grad_fresh, is_counter(t) ? *(int64_t *)t->data : 0 };
-    t->grad = NULL, t->grad_fresh = false;
+    j->held[j->n_held++] = (held_tensor){ t, t->grad, t->rows, t->grad_fresh, is_counter(t) ? *(int64_t *)t->data : 0 };
+    t->grad = NULL, t->rows = NULL, t->grad_fresh = false;
+    if (j->ledger.device == AG_CUDA && is_counter(t)) return false;         /* counters stay on the host */
     ag_ledger_add(&j->ledger, AG_MEM_PARAM, bytes);
     if (!j->opts.train || slot->kind != NN_SLOT_PARAM) return false;
     for (int i = 0; i < slots; i++) ag_ledger_add(&j->ledger, AG_MEM_OPTIM, bytes);
-    ag_ledger_add(&j->ledger, AG_MEM_OPTIM, (int64_t)sizeof(int64_t));      /* its count of steps */
+    if (j->ledger.device == AG_CUDA && t->sparse_grad && slots == 2)        /* how far each row is, if they are stepped lazily */
+        ag_ledger_add(&j->ledger, AG_MEM_OPTIM, t->shape[0] * (int64_t)sizeof(int64_t));
+    if (j->ledger.device == AG_CPU) ag_ledger_add(&j->ledger, AG_MEM_OPTIM, (int64_t)sizeof(int64_t));  /* its count of steps */
     return false;
 }
 
@@ -66,8 +69,9 @@ static void put_back(void *p)
     job *j = p;
     for (int64_t i = 0; i < j->n_held; i++) {
         const held_tensor *h = &j->held[i];
+        ag_zero_grad(h->tensor);
         ag_release(h->tensor->grad);
-        h->tensor->grad = h->grad, h->tensor->grad_fresh = h->fresh;
+        h->tensor->grad = h->grad, h->tensor->rows = h->rows, h->tensor->grad_fresh = h->fresh;
         if (is_counter(h->tensor)) *(int64_t *)h->tensor->data = h->count;
     }
     ag_rng_set(j->rng);
@@ -172,7 +176,7 @@ static void step(job *j)
     ag_tensor *target = target_of(j, y);
     j->input_bytes += j->ledger.in_use - before;
     ag_backward(loss_of(j, y, target));
-    for (int64_t i = 0; i < j->n_held; i++) j->held[i].tensor->grad_fresh = j->held[i].tensor->grad != NULL;
+    for (int64_t i = 0; i < j->n_held; i++) ag_zero_grad(j->held[i].tensor);
 }
 
 static void run(job *j)
@@ -211,6 +215,12 @@ static void check(const char *at, ag_shape input, const ag_plan_opts *o)
     if (o->precision != AG_F32 && o->precision != AG_BF16) ag_fail(at, "ag_memory_plan: .precision is AG_F32 or AG_BF16");
 }
 
+static ag_device device_of(const nn_module *net, ag_device wanted)
+{
+    const int64_t n = nn_param_count(net);
+    return wanted == AG_CUDA || (n && nn_param_at((nn_module *)(uintptr_t)net, 0)->device == AG_CUDA) ? AG_CUDA : AG_CPU;
+}
+
 ag_plan ag_memory_plan_(const char *at, nn_module *net, ag_shape input, ag_plan_opts opts)
 {
     check(at, input, &opts);
@@ -219,6 +229,7 @@ ag_plan ag_memory_plan_(const char *at, nn_module *net, ag_shape input, ag_plan_
     job *j = ag_alloc(1, sizeof *j);
     ag_defer(ag_free, j);
     *j = (job){ .at = at, .net = net, .input = input, .opts = opts, .rng = ag_rng_get() };
+    j->ledger.device = device_of(net, opts.device);
     j->input.dim[0] = (input.dim[0] + parts - 1) / parts;
     if (opts.target.ndim) j->opts.target.dim[0] = j->input.dim[0];
     ag_defer(end, j);

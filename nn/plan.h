@@ -26,7 +26,7 @@ typedef struct {
     int64_t activations;                /* and their gradients */
     int64_t workspace, packed;          /* scratch of ops; repacked copies of parameters */
     int64_t input;                      /* images and targets of one batch */
-    int64_t peak;                       /* as ag_memory(AG_CPU).peak */
+    int64_t peak;                       /* as ag_memory(device).peak */
     int64_t resident;                   /* the memory that has to be there for it: with the gaps between tensors */
     const char *where;                  /* path of the module that runs at the peak */
     bool in_backward;
@@ -37,6 +37,7 @@ typedef struct {
  *   .precision    AG_BF16: inside AG_AUTOCAST(bf16); else as around the call
  *   .accumulate   the batch is computed in so many parts
  *   .optimizer    whose state; frozen parameters have it as well (optim/optim.h)
+ *   .device       AG_CUDA: on the GPU (default: where the net's parameters are); needs none, only a build with its kernels
  *   .input_type   dtype of the batch
  *   .loss         of the net's result and targets of .target_type and shape .target, whose first size is the batch's (default:
  *                 cross entropy and i64 [N] where the result is [N, C], else the squared error)
@@ -48,6 +49,7 @@ typedef struct {
     ag_dtype precision;
     int accumulate;
     ag_plan_optimizer optimizer;
+    ag_device device;
     ag_dtype input_type;
     ag_tensor *(*loss)(ag_tensor *pred, ag_tensor *target);
     ag_tensor *(*loss_with)(void *arg, ag_tensor *pred, ag_tensor *target);

@@ -1,6 +1,7 @@
 /* ops/indexing.h - what ops that read table rows by id share. */
 #ifndef AG_INDEXING_H
 #define AG_INDEXING_H
+#include "core/ledger.h"
 #include "core/op.h"
 
 /* ids: i64, fails on another dtype. */
@@ -16,7 +17,7 @@ static inline void ag_before_read(int n, ag_tensor *const *table, const int *col
     enum { MOST = 4 };
     ag_tensor *has[MOST] = { NULL };
     int at[MOST], count = 0;
-    for (int k = 0; k < n; k++)
+    for (int k = 0; k < n && !ag_planning(); k++)
         if (table[k] && table[k]->before_read) has[count] = table[k], at[count++] = column[k];
     if (count) has[0]->before_read(count, has, at, ids);
 }
