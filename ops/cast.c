@@ -115,6 +115,7 @@ static ag_tensor *where_check(ag_tensor **in) { return ag_where(in[0], in[1], in
 
 const ag_op ag_op_where = {
     .name = "where", .inputs = "mask a b", .infer = where_infer, .strided = true,
+    .unread = 1 << 1 | 1 << 2, .unread_out = true, .unread_cuda = true,
     .forward = { where_forward, AG_CUDA_FN(ag_where_forward_cuda) },
     .backward = { where_backward, AG_CUDA_FN(ag_where_backward_cuda) },
     .check = { { "mask[3,4]:u8 a[3,4] b[3,4]", where_check }, { "mask[2,3,4]:u8 a[3,1] b[4]", where_check } },

@@ -79,7 +79,7 @@ static ag_tensor *turns_check(ag_tensor **in)
 }
 
 const ag_op ag_op_conv2d = {
-    .name = "conv2d", .inputs = "x weight bias", .infer = ag_conv_infer, .bf16 = 1 << AG_CONV_X,
+    .name = "conv2d", .inputs = "x weight bias", .infer = ag_conv_infer, .unread_cuda = true, .bf16 = 1 << AG_CONV_X,
     .bf16_cuda = 1 << AG_CONV_X, .forward = { conv2d_forward, AG_CUDA_FN(ag_conv2d_forward_cuda) },
     .backward = { conv2d_backward, AG_CUDA_FN(ag_conv2d_backward_cuda) }, .workspace = conv2d_workspace, .flops = conv2d_flops,
     .check = { { "x[2,5,6,3] weight[4,3,3,3] bias[4]", same_check }, { "x[2,7,5,2] weight[3,2,3,3] bias[3]", strided_check },

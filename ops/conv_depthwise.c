@@ -437,7 +437,8 @@ CHECK(check_dilated, NULL, 1, 2, 2, 1, 2, 0, 2, 3, 0, AG_LINEAR_PLAIN)
 CHECK(check_3x9, in[2], 3, 1, 0, 4, 2, 4, 1, 1, 0, AG_LINEAR_RELU)
 
 const ag_op ag_op_conv_depthwise = {
-    .name = "conv_depthwise", .inputs = "x weight bias", .infer = infer, .bf16 = 1 << AG_CONV_X, .bf16_cuda = 1 << AG_CONV_X,
+    .name = "conv_depthwise", .inputs = "x weight bias", .infer = infer, .unread_out = true, .unread_cuda = true,
+    .bf16 = 1 << AG_CONV_X, .bf16_cuda = 1 << AG_CONV_X,
     .forward = { forward, AG_CUDA_FN(ag_conv_depthwise_forward_cuda) },
     .backward = { backward, AG_CUDA_FN(ag_conv_depthwise_backward_cuda) }, .workspace = workspace, .flops = flops,
     .check = { { "x[2,5,6,5] weight[5,1,3,3] bias[5]", check_3x3 },

@@ -125,7 +125,7 @@ const ag_op ag_op_conv_transpose2d = {
     .name = "conv_transpose2d", .inputs = "x weight bias", .infer = transpose_infer, .bf16 = 1 << AG_CONV_X,
     .bf16_cuda = 1 << AG_CONV_X, .forward = { transpose_forward, AG_CUDA_FN(ag_conv_transpose2d_forward_cuda) },
     .backward = { transpose_backward, AG_CUDA_FN(ag_conv_transpose2d_backward_cuda) }, .workspace = transpose_workspace,
-    .flops = transpose_flops,
+    .unread_out = true, .unread_cuda = true, .flops = transpose_flops,
     .check = { { "x[2,3,4,3] weight[3,5,2,2] bias[5]", double_check },
                { "x[1,4,3,4] weight[4,3,3,3] bias[3]", overlapping_check },
                { "x[2,4,5,2] weight[2,3,3,3]", plain_check }, { "x[1,3,2,4] weight[4,3,2,3]", grouped_check } },

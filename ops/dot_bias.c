@@ -147,6 +147,7 @@ static ag_tensor *dot_check(ag_tensor **in) { return ag_dot_bias(in[0], in[1], N
 
 const ag_op ag_op_dot_bias = {
     .name = "dot_bias", .inputs = "users items user_bias item_bias ids", .infer = dot_bias_infer, .rows = true,
+    .unread = 1 << USER_BIAS | 1 << ITEM_BIAS, .unread_out = true, .unread_cuda = true,
     .forward = { dot_bias_forward, AG_CUDA_FN(ag_dot_bias_forward_cuda) },
     .backward = { dot_bias_backward, AG_CUDA_FN(ag_dot_bias_backward_cuda) },
     .check = { { "users[5,7] items[4,7] user_bias[5,1] item_bias[4,1] ids[9,2]:i64<4", dot_bias_check },

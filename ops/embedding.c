@@ -75,6 +75,7 @@ static ag_tensor *embedding_check(ag_tensor **in) { return ag_embedding(in[0], i
 
 const ag_op ag_op_embedding = {
     .name = "embedding", .inputs = "weight ids", .infer = embedding_infer, .rows = true,
+    .unread = 1, .unread_out = true, .unread_cuda = true,
     .forward = { embedding_forward, AG_CUDA_FN(ag_embedding_forward_cuda) },
     .backward = { embedding_backward, AG_CUDA_FN(ag_embedding_backward_cuda) },
     .check = { { "weight[5,3] ids[7]:i64<5", embedding_check }, { "weight[4,17] ids[2,3]:i64<4", embedding_check } },

@@ -61,7 +61,7 @@ static ag_tensor *gather_check(ag_tensor **in) { return ag_gather(in[0], 1, in[1
 static ag_tensor *gather_first_check(ag_tensor **in) { return ag_gather(in[0], 0, in[1]); }
 
 const ag_op ag_op_gather = {
-    .name = "gather", .inputs = "x index", .infer = gather_infer,
+    .name = "gather", .inputs = "x index", .infer = gather_infer, .unread = 1, .unread_out = true, .unread_cuda = true,
     .forward = { gather_forward, AG_CUDA_FN(ag_gather_forward_cuda) },
     .backward = { gather_backward, AG_CUDA_FN(ag_gather_backward_cuda) },
     .check = { { "x[3,5] index[3,4]:i64<5", gather_check }, { "x[4,5] index[6,3]:i64<4", gather_first_check } },

@@ -192,7 +192,8 @@ static ag_tensor *cubic_filter_check(ag_tensor **in)
 static ag_tensor *positions_check(ag_tensor **in) { return ag_resample_positions(in[0], 1, 2, 5); }
 
 const ag_op ag_op_interpolate = {
-    .name = "interpolate", .inputs = "x", .infer = resize_infer, .bf16 = 1, .bf16_cuda = 1, .workspace = resize_workspace,
+    .name = "interpolate", .inputs = "x", .unread = 1, .unread_out = true, .unread_cuda = true, .infer = resize_infer,
+    .bf16 = 1, .bf16_cuda = 1, .workspace = resize_workspace,
     .forward = { resize_forward, AG_CUDA_FN(ag_interpolate_forward_cuda) },
     .backward = { resize_backward, AG_CUDA_FN(ag_interpolate_backward_cuda) },
     .check = { { "x[2,5,4,3]", nearest_check }, { "x[2,5,4,3]", bilinear_check }, { "x[1,5,4,2]", corners_check },

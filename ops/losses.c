@@ -108,7 +108,7 @@ static void loss_backward(ag_node *n, void (*piece)(int64_t, int64_t, void *), b
     static ag_tensor *id##_sum(ag_tensor **in) { return ag_##id(in[0], in[1], .reduction = AG_SUM, .delta = 0.6); } \
     static ag_tensor *id##_none(ag_tensor **in) { return ag_##id(in[0], in[1], .reduction = AG_NONE); }          \
     const ag_op ag_op_##id = {                                                                                   \
-        .name = #id, .inputs = "x target weight", .infer = loss_infer,                                           \
+        .name = #id, .inputs = "x target weight", .infer = loss_infer, .unread_out = true, .unread_cuda = true,  \
         .forward = { id##_forward, AG_CUDA_FN(ag_##id##_forward_cuda) },                                         \
         .backward = { id##_backward, AG_CUDA_FN(ag_##id##_backward_cuda) },                                      \
         .check = { { "x[3,5] target[3,5]" target_kind, id##_mean }, { "x[7] target[7]" target_kind, id##_sum },  \

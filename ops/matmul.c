@@ -27,6 +27,7 @@ static void matmul_infer(ag_node *n)
     s.dim[s.ndim++] = a->shape[a->ndim - 2];
     s.dim[s.ndim++] = b->shape[b->ndim - 1];
     ag_node_out(n, a->dtype, s);
+    n->unread = (b->requires_grad ? 0 : 1u << 0) | (a->requires_grad ? 0 : 1u << 1);
 }
 
 /* c (+)= a b for every entry of the leading axes; transposed operands are read as such. Where c is shared by several
@@ -108,6 +109,7 @@ static ag_tensor *matmul_turned(ag_tensor **in) { return ag_matmul(ag_transpose(
 
 const ag_op ag_op_matmul = {
     .name = "matmul", .inputs = "a b", .infer = matmul_infer, .strided = true, .bf16 = 1 | 2, .bf16_cuda = 1 | 2,
+    .unread_out = true, .unread_cuda = true,
     .workspace = matmul_workspace, .flops = matmul_flops,
     .forward = { matmul_forward, AG_CUDA_FN(ag_matmul_forward_cuda) },
     .backward = { matmul_backward, AG_CUDA_FN(ag_matmul_backward_cuda) },
@@ -215,7 +217,7 @@ static ag_tensor *linear_relu_check(ag_tensor **in)
 
 const ag_op ag_op_linear = {
     .name = "linear", .inputs = "x weight bias", .infer = linear_infer, .bf16 = 1 << X, .bf16_cuda = 1 << X,
-    .workspace = linear_workspace, .flops = linear_flops,
+    .unread_cuda = true, .workspace = linear_workspace, .flops = linear_flops,
     .forward = { linear_forward, AG_CUDA_FN(ag_linear_forward_cuda) },
     .backward = { linear_backward, AG_CUDA_FN(ag_linear_backward_cuda) },
     .check = { { "x[3,4] weight[5,4] bias[5]", linear_check }, { "x[2,3,4] weight[5,4]", linear_plain_check },

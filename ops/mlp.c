@@ -375,7 +375,8 @@ static ag_tensor *relu_check(ag_tensor **in) { return ag_mlp(in[0], in[1], in[2]
 static ag_tensor *silu_check(ag_tensor **in) { return ag_mlp(in[0], in[1], NULL, in[2], NULL, AG_LINEAR_SILU); }
 
 const ag_op ag_op_mlp = {
-    .name = "mlp", .inputs = "x w1 b1 w2 b2", .unread_out = true, .infer = mlp_infer, .bf16 = 1 << X, .bf16_cuda = 1 << X,
+    .name = "mlp", .inputs = "x w1 b1 w2 b2", .unread_out = true, .unread_cuda = true,
+    .infer = mlp_infer, .bf16 = 1 << X, .bf16_cuda = 1 << X,
     .forward = { mlp_forward, AG_CUDA_FN(ag_mlp_forward_cuda) },
     .backward = { mlp_backward, AG_CUDA_FN(ag_mlp_backward_cuda) }, .workspace = mlp_workspace, .flops = mlp_flops,
     .check = { { "x[3,4] w1[7,4] b1[7] w2[5,7] b2[5]", gelu_check }, { "x[2,3,3] w1[5,3] b1[5] w2[3,5] b2[3]", relu_check },
@@ -398,7 +399,7 @@ static ag_tensor *drop_check(ag_tensor **in)
 
 const ag_op ag_op_mlp_residual = {
     .name = "mlp_residual", .inputs = "x w1 b1 w2 b2 residual scale", .unread = 1u << RESIDUAL, .unread_out = true,
-    .infer = tail_infer, .bf16 = 1 << X | 1 << RESIDUAL, .bf16_cuda = 1 << X | 1 << RESIDUAL,
+    .unread_cuda = true, .infer = tail_infer, .bf16 = 1 << X | 1 << RESIDUAL, .bf16_cuda = 1 << X | 1 << RESIDUAL,
     .forward = { mlp_forward, AG_CUDA_FN(ag_mlp_residual_forward_cuda) },
     .backward = { tail_backward, AG_CUDA_FN(ag_mlp_residual_backward_cuda), give_residual },
     .workspace = mlp_workspace, .flops = mlp_flops,

@@ -241,7 +241,8 @@ static ag_tensor *avg_adaptive_check(ag_tensor **in) { return ag_adaptive_avg_po
 static ag_tensor *avg_global_check(ag_tensor **in) { return ag_adaptive_avg_pool2d(in[0], 1, 1); }
 
 const ag_op ag_op_avg_pool2d = {
-    .name = "avg_pool2d", .inputs = "x", .unread = 1, .unread_out = true, .infer = pool_infer, .bf16 = 1, .bf16_cuda = 1,
+    .name = "avg_pool2d", .inputs = "x", .unread = 1, .unread_out = true, .unread_cuda = true, .infer = pool_infer,
+    .bf16 = 1, .bf16_cuda = 1,
     .workspace = pool_workspace, .forward = { pool_forward, AG_CUDA_FN(ag_avg_pool2d_forward_cuda) },
     .backward = { pool_backward, AG_CUDA_FN(ag_avg_pool2d_backward_cuda) },
     .check = { { "x[2,7,5,3]", avg_check }, { "x[1,5,4,17]", avg_plain_check }, { "x[1,6,6,2]", avg_ceil_check },

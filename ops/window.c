@@ -95,8 +95,8 @@ static ag_tensor *partition_check(ag_tensor **in) { return ag_window_partition(i
 static ag_tensor *partition_shifted(ag_tensor **in) { return ag_window_partition(in[0], 2, 1); }
 
 const ag_op ag_op_window_partition = {
-    .name = "window_partition", .inputs = "x", .unread = 1, .unread_out = true, .infer = partition_infer, .bf16 = 1,
-    .bf16_cuda = 1, .forward = { partition_forward, AG_CUDA_FN(ag_window_partition_forward_cuda) },
+    .name = "window_partition", .inputs = "x", .unread = 1, .unread_out = true, .unread_cuda = true,
+    .infer = partition_infer, .bf16 = 1, .bf16_cuda = 1, .forward = { partition_forward, AG_CUDA_FN(ag_window_partition_forward_cuda) },
     .backward = { partition_backward, AG_CUDA_FN(ag_window_partition_backward_cuda) },
     .check = { { "x[2,6,3,5]", partition_check }, { "x[1,4,6,3]", partition_shifted } },
 };
@@ -129,8 +129,8 @@ static ag_tensor *reverse_check(ag_tensor **in) { return ag_window_reverse(in[0]
 static ag_tensor *reverse_shifted(ag_tensor **in) { return ag_window_reverse(in[0], 2, 1, 4, 6); }
 
 const ag_op ag_op_window_reverse = {
-    .name = "window_reverse", .inputs = "windows", .unread = 1, .unread_out = true, .infer = reverse_infer, .bf16 = 1,
-    .bf16_cuda = 1, .forward = { reverse_forward, AG_CUDA_FN(ag_window_reverse_forward_cuda) },
+    .name = "window_reverse", .inputs = "windows", .unread = 1, .unread_out = true, .unread_cuda = true,
+    .infer = reverse_infer, .bf16 = 1, .bf16_cuda = 1, .forward = { reverse_forward, AG_CUDA_FN(ag_window_reverse_forward_cuda) },
     .backward = { reverse_backward, AG_CUDA_FN(ag_window_reverse_backward_cuda) },
     .check = { { "windows[4,9,5]", reverse_check }, { "windows[6,4,3]", reverse_shifted } },
 };
@@ -184,8 +184,8 @@ static ag_tensor *roll_check(ag_tensor **in) { return ag_roll(in[0], 1, 2); }
 static ag_tensor *roll_back_check(ag_tensor **in) { return ag_roll(in[0], -1, -6); }
 
 const ag_op ag_op_roll = {
-    .name = "roll", .inputs = "x", .unread = 1, .unread_out = true, .infer = roll_infer, .bf16 = 1,
-    .bf16_cuda = 1, .forward = { roll_forward, AG_CUDA_FN(ag_roll_forward_cuda) },
+    .name = "roll", .inputs = "x", .unread = 1, .unread_out = true, .unread_cuda = true,
+    .infer = roll_infer, .bf16 = 1, .bf16_cuda = 1, .forward = { roll_forward, AG_CUDA_FN(ag_roll_forward_cuda) },
     .backward = { roll_backward, AG_CUDA_FN(ag_roll_backward_cuda) },
     .check = { { "x[2,5,3]", roll_check }, { "x[3,4]", roll_back_check } },
 };
