@@ -9,8 +9,8 @@
  * the gaps between them cost. Leaves made before keep their memory, which is neither read nor written; the caller takes
  * their gradients away meanwhile.
  *
- * What ops hold besides tensors their .workspace tells. Kernels of the GPU tell it themselves: with .device = AG_CUDA the functions
- * in cuda/ run, ask for their workspace as ever, and launch nothing (ag_planning). */
+ * What ops hold besides tensors their .workspace tells. Kernels of the GPU tell it themselves: with .device = AG_CUDA the
+ * functions in cuda/ run, ask for their workspace as ever, and launch nothing (ag_planning). */
 #ifndef AG_LEDGER_H
 #define AG_LEDGER_H
 #include "core/heap.h"

@@ -96,7 +96,8 @@ static ag_tensor *partition_shifted(ag_tensor **in) { return ag_window_partition
 
 const ag_op ag_op_window_partition = {
     .name = "window_partition", .inputs = "x", .unread = 1, .unread_out = true, .unread_cuda = true,
-    .infer = partition_infer, .bf16 = 1, .bf16_cuda = 1, .forward = { partition_forward, AG_CUDA_FN(ag_window_partition_forward_cuda) },
+    .infer = partition_infer, .bf16 = 1, .bf16_cuda = 1,
+    .forward = { partition_forward, AG_CUDA_FN(ag_window_partition_forward_cuda) },
     .backward = { partition_backward, AG_CUDA_FN(ag_window_partition_backward_cuda) },
     .check = { { "x[2,6,3,5]", partition_check }, { "x[1,4,6,3]", partition_shifted } },
 };
@@ -130,7 +131,8 @@ static ag_tensor *reverse_shifted(ag_tensor **in) { return ag_window_reverse(in[
 
 const ag_op ag_op_window_reverse = {
     .name = "window_reverse", .inputs = "windows", .unread = 1, .unread_out = true, .unread_cuda = true,
-    .infer = reverse_infer, .bf16 = 1, .bf16_cuda = 1, .forward = { reverse_forward, AG_CUDA_FN(ag_window_reverse_forward_cuda) },
+    .infer = reverse_infer, .bf16 = 1, .bf16_cuda = 1,
+    .forward = { reverse_forward, AG_CUDA_FN(ag_window_reverse_forward_cuda) },
     .backward = { reverse_backward, AG_CUDA_FN(ag_window_reverse_backward_cuda) },
     .check = { { "windows[4,9,5]", reverse_check }, { "windows[6,4,3]", reverse_shifted } },
 };

@@ -79,9 +79,10 @@ static void test_plans_of_recommenders(void **state)
         AG_SCOPE;
         const bool rows = k & 1;
         const double before = (double)ag_memory(AG_CUDA).in_use;
-        nn_module *net = k < 2 ? model_dot(USERS, FILMS, 20, .lo = 0, .hi = 5.5, .sparse = rows)
-                       : k < 4 ? model_dot_bias(USERS, FILMS, 20, .lo = 0, .hi = 5.5, .sparse = rows)
-                               : model_embedding_nn(USERS, FILMS, .user_width = 20, .item_width = 20, .lo = 0, .hi = 5.5, .sparse = rows);
+        const model_dot_opts o = { .lo = 0, .hi = 5.5, .sparse = rows };
+        nn_module *net = k < 2   ? ag_model_dot_(AG_HERE, USERS, FILMS, 20, o)
+                         : k < 4 ? ag_model_dot_bias_(AG_HERE, USERS, FILMS, 20, o)
+                                 : model_embedding_nn(USERS, FILMS, .user_width = 20, .item_width = 20, .sparse = rows);
         ag_tensor *ids = ag_cast(ag_full(7, B, 2), AG_I64), *y = ag_ones(B);
         assert_planned(&(work){ rows ? "rows" : "dense", before, net, ids, y, true, false, rows });
     }
