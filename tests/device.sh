@@ -16,7 +16,6 @@ for d in cpu cuda; do
     says 'saved in' "$p" train $few --arch convnext_atto --precision bf16 --device $d --save "$dir/bf16.$d.safetensors" --log "$dir/bf16.$d.csv"
 done
 alike "$dir/bf16.cpu.csv" "$dir/bf16.cuda.csv" 2e-2
-says 'drawn in' "$p" show "$dir/leaves" --augmented --size 32 --resize 36,squish --device cuda --out "$dir/show.png"
 says 'disease' "$p" predict "$dir/resnet10t.cuda.safetensors" "$dir/leaves" --device cuda --batch 4
 says 'disease_error' "$p" report "$dir/resnet10t.cpu.safetensors" "$dir/leaves" --device cuda --out "$dir/report.html"
 

@@ -28,7 +28,6 @@ int show(const options *o)
     data_image image[SHOWN];
     DATA_EACH(b, from) {
         const int n = (int)(b.n < SHOWN ? b.n : SHOWN);
-        const real *x = ag_to(b.x, AG_CPU)->data;
         for (int i = 0; i < n; i++) {
             const int64_t side = b.x->shape[1];
             char text[160] = "";
@@ -39,7 +38,7 @@ int show(const options *o)
             }
             char *caption = ag_strdup(text);
             ag_defer(ag_free, caption);
-            image[i] = picture_of(x + i * side * side * 3, side);
+            image[i] = picture_of((const real *)b.x->data + i * side * side * 3, side);
             shown[i] = (data_plot_picture){ &image[i], caption, false };
         }
         data_plot_grid(o->out, n, shown, .title = o->augmented ? "as they are learned from" : "photographs");
