@@ -17,18 +17,19 @@ typedef struct {
     int64_t system_calls;           /* how often the driver was asked for memory */
 } ag_device_memory;
 
-/* Copies to one piece of device memory that is filled again and again, in a queue of their own beside the other work. */
+/* Copies to device memory that is filled again and again, in a queue of their own beside the other work. */
 typedef struct ag_upload ag_upload;
+typedef struct { void *dst; const void *host; size_t bytes; } ag_upload_part;
 typedef struct {
     void *(*host_alloc)(size_t bytes);      /* host memory that the device reads by itself (page-locked); NULL: no more */
     void (*host_free)(void *p);             /* does not fail */
     ag_upload *(*make)(void);
     void (*drop)(ag_upload *u);             /* waits for its copy, and does not fail; NULL is fine */
     /* Begins when the work queued before the last used(u) is done; host is of host_alloc, and read until wait(u) returns. */
-    void (*copy)(ag_upload *u, void *dst, const void *host, size_t bytes);
-    void (*ready)(ag_upload *u);            /* work that is queued from now on begins when the copy is there */
+    void (*copy)(ag_upload *u, const ag_upload_part *part, int n);
+    void (*ready)(ag_upload *u);            /* work that is queued from now on begins when the copies are there */
     void (*used)(ag_upload *u);             /* what is queued until now reads the device memory, what comes later does not */
-    void (*wait)(ag_upload *u);             /* for the last copy, not for other work */
+    void (*wait)(ag_upload *u);             /* for the last copies, not for other work */
 } ag_upload_ops;
 
 typedef struct {

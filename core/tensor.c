@@ -244,6 +244,11 @@ bool ag_is_contiguous(const ag_tensor *t)
     return true;
 }
 
+bool ag_is_shared(const ag_tensor *t)
+{
+    return t->refs > 1 || (t->storage && t->storage->refs > 1);
+}
+
 bool ag_same_shape(const ag_tensor *a, const ag_tensor *b)
 {
     bool same = a->ndim == b->ndim;

@@ -109,6 +109,7 @@ const char *ag_dtype_name(ag_dtype dtype);          /* "f32" ("f64" in that buil
 const char *ag_device_name(ag_device device);       /* "cpu", "cuda", "meta" */
 bool ag_is_contiguous(const ag_tensor *t);
 bool ag_same_shape(const ag_tensor *a, const ag_tensor *b);
+bool ag_is_shared(const ag_tensor *t);              /* others hold t, or have views of its memory */
 /* "f32[64, 7]" into buf; returns buf. */
 char *ag_describe(const ag_tensor *t, char *buf, size_t size);
 

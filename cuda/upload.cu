@@ -43,11 +43,13 @@ static ag_upload *make(void)
     return u;
 }
 
-static void copy(ag_upload *u, void *dst, const void *host, size_t bytes)
+static void copy(ag_upload *u, const ag_upload_part *part, int n)
 {
     if (u->was_used) ag_cuda_check(cudaStreamWaitEvent(beside, u->used, 0), "a batch waiting for its place");
     u->under_way = true;
-    ag_cuda_check(cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, beside), "copying a batch");
+    for (int i = 0; i < n; i++)
+        ag_cuda_check(cudaMemcpyAsync(part[i].dst, part[i].host, part[i].bytes, cudaMemcpyHostToDevice, beside),
+                      "copying a batch");
     ag_cuda_check(cudaEventRecord(u->copied, beside), "noting that a batch is there");
 }
 

@@ -119,7 +119,7 @@ static void pause(data_loader *l)
     atomic_store(&l->cancel, true);
     while (l->busy) pthread_cond_wait(&l->ready, &l->lock);
     pthread_mutex_unlock(&l->lock);
-    ag_data_way_wait(&l->way, 0), ag_data_way_wait(&l->way, 1);         /* may fail */
+    ag_data_way_done(&l->way, 0), ag_data_way_done(&l->way, 1);         /* may fail */
     for (int i = 0; i < l->n_slots; i++) {
         l->slot[i].batch = -1;
         ag_free(l->slot[i].error);
@@ -280,7 +280,7 @@ static bool made(data_loader *l, int64_t batch, bool wait)
 static void give_back(data_loader *l)
 {
     if (l->kept < 0) return;
-    ag_data_way_wait(&l->way, l->kept);
+    ag_data_way_done(&l->way, l->kept);
     pthread_mutex_lock(&l->lock);
     slot_of(l, l->kept)->batch = -1;
     l->consumed++;
@@ -294,7 +294,7 @@ static void send(data_batch *b, int64_t batch)
     data_loader *l = b->of;
     data_slot *slot = slot_of(l, batch);
     if (!l->way.up || l->sent > batch || slot->error || !slot->n) return;
-    ag_data_slot_send(b->at, slot, &l->way);
+    ag_data_slot_send(b->at, slot, &l->way, &l->drawn);
     l->sent = batch + 1;
 }
 

@@ -31,18 +31,27 @@ bool ag_data_way_same(const data_way *a, const data_way *b)
            a->x_bytes == b->x_bytes && a->y_bytes == b->y_bytes;
 }
 
+static void let_go(ag_tensor **t)
+{
+    if (*t) ag_release(*t);
+    *t = NULL;
+}
+
 void ag_data_way_close(data_way *w)
 {
     for (int i = 0; i < 2; i++) {
         if (w->landing[i].upload) w->up->drop(w->landing[i].upload);
-        if (w->landing[i].bytes) ag_release(w->landing[i].bytes);
-        w->landing[i] = (data_landing){ 0 };
+        w->landing[i].upload = NULL;
+        let_go(&w->landing[i].x), let_go(&w->landing[i].y);
     }
 }
 
-void ag_data_way_wait(data_way *w, int64_t k)
+void ag_data_way_done(data_way *w, int64_t k)
 {
-    if (w->landing[k % 2].upload) w->up->wait(w->landing[k % 2].upload);
+    ag_upload *u = w->landing[k % 2].upload;
+    if (!u) return;
+    w->up->wait(u);
+    w->up->used(u);
 }
 
 /* ---- slots --------------------------------------------------------------------------------------------------- */
@@ -97,30 +106,31 @@ static void move_in(const char *at, data_slot *s, const data_way *w)
 
 /* ---- on the way ---------------------------------------------------------------------------------------------- */
 
-/* Memory that the allocator hands out may still be read by queued work: it is used until then. */
-static void make_landing(const char *at, data_landing *l, const ag_upload_ops *up, int64_t bytes)
+/* Memory for what lands; false: it is there already, and nobody else has it. */
+static bool make_place(const char *at, ag_tensor **t, ag_dtype dtype, ag_shape shape)
 {
-    if (!l->upload) l->upload = up->make();
-    if (l->bytes) ag_release(l->bytes);
-    l->bytes = NULL;
-    l->bytes = ag_retain(ag_empty_(at, AG_U8, AG_SHAPE(bytes)));
-    up->used(l->upload);
+    if (*t && !ag_is_shared(*t) && (*t)->dtype == dtype && (*t)->ndim == shape.ndim &&
+        !memcmp((*t)->shape, shape.dim, (size_t)shape.ndim * sizeof *shape.dim)) return false;
+    let_go(t);
+    *t = ag_retain(ag_empty_(at, dtype, shape));
+    return true;
 }
 
-void ag_data_slot_send(const char *at, data_slot *s, data_way *w)
+void ag_data_slot_send(const char *at, data_slot *s, data_way *w, const data_set *drawn)
 {
     data_landing *l = &w->landing[s->batch % 2];
     if (w->packed && s->pack.own) move_in(at, s, w);
-    if (!l->bytes || l->bytes->shape[0] < s->room) make_landing(at, l, w->up, s->room);
-    const int64_t x = w->packed ? s->pack.used + AG_PACKED_ALIGN : s->n * w->x_bytes;
-    w->up->copy(l->upload, l->bytes->data, s->memory, (size_t)(s->x + x));
-}
-
-static ag_tensor *landed(const char *at, const data_landing *l, int64_t from, const data_field *f, int64_t n)
-{
-    ag_tensor *t = ag_empty_(at, f->dtype, ag_data_batch_shape_of(f, n));
-    ag_device_table(t->device)->copy(t->data, (const char *)l->bytes->data + from, (size_t)(n * ag_data_field_bytes(f)));
-    return t;
+    if (!l->upload) l->upload = w->up->make();
+    bool is_new = make_place(at, &l->x, w->packed ? AG_U8 : drawn->x.dtype,
+                             w->packed ? AG_SHAPE(s->room - s->x) : ag_data_batch_shape_of(&drawn->x, w->batch));
+    if (drawn->has_y) is_new |= make_place(at, &l->y, drawn->y.dtype, ag_data_batch_shape_of(&drawn->y, w->batch));
+    if (is_new) w->up->used(l->upload);         /* by work that is queued, and had this memory before */
+    const int64_t x_bytes = w->packed ? s->pack.used + AG_PACKED_ALIGN : s->n * w->x_bytes;
+    ag_upload_part part[2] = { { l->x->data, s->memory + s->x, (size_t)x_bytes } };
+    if (drawn->has_y) part[1] = (ag_upload_part){ l->y->data, s->memory, (size_t)(s->n * w->y_bytes) };
+    w->up->copy(l->upload, part, drawn->has_y ? 2 : 1);
+    ag_touched(l->x);
+    if (drawn->has_y) ag_touched(l->y);
 }
 
 void ag_data_slot_take(const char *at, data_slot *s, data_way *w, const data_set *drawn, ag_dtype numbers, ag_tensor **x,
@@ -135,9 +145,6 @@ void ag_data_slot_take(const char *at, data_slot *s, data_way *w, const data_set
     }
     const data_landing *l = &w->landing[s->batch % 2];
     w->up->ready(l->upload);
-    if (w->packed)
-        *x = ag_data_packed_x(at, ag_slice_(at, l->bytes, 0, s->x, s->x + s->pack.used + AG_PACKED_ALIGN), shape, numbers);
-    else *x = landed(at, l, s->x, &drawn->x, s->n);
-    if (drawn->has_y) *y = landed(at, l, 0, &drawn->y, s->n);
-    w->up->used(l->upload);
+    *x = w->packed ? ag_data_packed_x(at, l->x, shape, numbers) : ag_slice_(at, l->x, 0, 0, s->n);
+    if (drawn->has_y) *y = ag_slice_(at, l->y, 0, 0, s->n);
 }

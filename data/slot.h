@@ -2,8 +2,9 @@
  *
  * It is made in a slot: memory of the host. Where a device copies beside its work (core/device.h), the slot is memory that it
  * reads by itself, and goes from there to a landing, memory of the device: batch k to landing k mod 2, while the loop is busy
- * with batch k - 1. Pictures land as bytes and become numbers there (data/packed.h). Tensors are the device's from then on, so
- * that a landing is free again as soon as they are made. Only the thread of the loop speaks to the device. */
+ * with batch k - 1. Pictures land as bytes and become numbers there (data/packed.h); what else the loop gets are views of the
+ * landing. When it comes for the next batch, what it queued for this one still reads them; views that it has kept, it keeps: the
+ * landing gets other memory. Only the thread of the loop speaks to the device. */
 #ifndef AG_DATA_SLOT_H
 #define AG_DATA_SLOT_H
 #include "core/device.h"
@@ -19,7 +20,7 @@ typedef struct {
     char *error;
 } data_slot;
 
-typedef struct { ag_tensor *bytes; ag_upload *upload; } data_landing;
+typedef struct { ag_tensor *x, *y; ag_upload *upload; } data_landing;       /* x: of all samples, or u8, what is packed */
 
 /* How the batches of a loader travel. */
 typedef struct {
@@ -39,13 +40,13 @@ void ag_data_way_close(data_way *w);                            /* what is under
 void ag_data_slot_open(const char *at, data_slot *s, const data_way *w, const data_set *drawn);
 void ag_data_slot_close(data_slot *s, const data_way *w);
 
-/* Batch s->batch sets out for its landing, whose last batch was taken. */
-void ag_data_slot_send(const char *at, data_slot *s, data_way *w);
+/* Batch s->batch sets out for its landing, with whose last batch the loop is done. */
+void ag_data_slot_send(const char *at, data_slot *s, data_way *w, const data_set *drawn);
 /* Its tensors on the default device, pictures that were packed as `numbers`; of a way with .up after it was sent. */
 void ag_data_slot_take(const char *at, data_slot *s, data_way *w, const data_set *drawn, ag_dtype numbers, ag_tensor **x,
                        ag_tensor **y);
-/* The slot of batch k, which was sent, may be written to again after this. */
-void ag_data_way_wait(data_way *w, int64_t k);
+/* The loop is done with batch k, which was sent, and its slot may be written to again after this. */
+void ag_data_way_done(data_way *w, int64_t k);
 
 ag_shape ag_data_batch_shape_of(const data_field *f, int64_t n);
 #endif

@@ -261,7 +261,7 @@ static void uploading(void *arg)
 {
     const arriving *a = arg;
     const ag_upload_ops *up = ag_device_table(AG_CUDA)->upload;
-    up->copy(a->upload, a->packed->data, a->host, (size_t)ag_numel(a->packed));
+    up->copy(a->upload, &(ag_upload_part){ a->packed->data, a->host, (size_t)ag_numel(a->packed) }, 1);
     up->wait(a->upload);
 }
 

@@ -138,13 +138,20 @@ static source tensors(int workers, int prefetch)
 
 /* ---- epochs ------------------------------------------------------------------------------------------------------- */
 
-/* All batches of some epochs, whose numbers are read at once (early), or only after the last one. The second epoch is broken off,
- * the size is another one in the third. */
-static void load(source_fn fn, ag_device device, int workers, int prefetch, bool early, values *out)
+/* When a batch's numbers are read: at once; after the last one, of batches that are kept, or of what was computed from them. */
+typedef enum { AT_ONCE, KEPT, COMPUTED } reading;
+
+static ag_tensor *to_be_read(ag_tensor *t, reading when)
+{
+    return ag_keep(when == KEPT ? t : t->dtype == AG_F32 ? ag_scale(t, 1) : ag_cast(t, AG_F32));
+}
+
+/* All batches of some epochs. The second is broken off, the size is another one in the third. */
+static void load(source_fn fn, ag_device device, int workers, int prefetch, reading when, values *out)
 {
     AG_SCOPE;
     ag_tensor *kept[64];
-    int n = 0, taken = 0;
+    int n = 0;
     static values late;
     out->n = late.n = 0;
     ag_init(.device = ag_device_name(device));
@@ -156,13 +163,14 @@ static void load(source_fn fn, ag_device device, int workers, int prefetch, bool
             assert_int_equal(b.x->device, device);
             out->v[out->n++] = (double)b.index, out->v[out->n++] = (double)b.n;
             for (int64_t i = 0; i < b.n; i++) out->v[out->n++] = (double)b.row[i];
-            kept[n++] = ag_keep(b.x);
-            if (b.y) kept[n++] = ag_keep(b.y);
-            while (early && taken < n) take(&late, kept[taken++]);
+            ag_tensor *both[2] = { b.x, b.y };
+            for (int i = 0; i < 2 && both[i]; i++)
+                if (when == AT_ONCE) take(&late, both[i]);
+                else kept[n++] = to_be_read(both[i], when);
             if (epoch == 1 && b.index == 2) break;
         }
     }
-    while (taken < n) take(&late, kept[taken++]);
+    for (int i = 0; i < n; i++) take(&late, kept[i]);
     memcpy(out->v + out->n, late.v, (size_t)late.n * sizeof *late.v);
     out->n += late.n;
     ag_init(.device = "cpu");
@@ -171,20 +179,22 @@ static void load(source_fn fn, ag_device device, int workers, int prefetch, bool
 static void same(const char *what, source_fn fn, double tol)
 {
     static const struct { int workers, prefetch; } ways[] = { { 0, 0 }, { 1, 1 }, { 1, 2 }, { 3, 0 }, { 2, 7 } };
-    static const struct { bool lazy, early; } streams[] = { { false, true }, { true, true }, { true, false } };
+    static const struct { bool lazy; reading when; const char *name; } streams[] = {
+        { false, AT_ONCE, "" }, { true, AT_ONCE, ", lazy streams" }, { true, KEPT, ", lazy streams, kept" },
+        { true, COMPUTED, ", lazy streams, computed with" },
+    };
     static values want, got;
-    load(fn, AG_CPU, 0, 0, true, &want);
+    load(fn, AG_CPU, 0, 0, AT_ONCE, &want);
     for (size_t w = 0; w < sizeof ways / sizeof *ways; w++)
         for (size_t k = 0; k < sizeof streams / sizeof *streams; k++) {
             ag_emulate_lazy(streams[k].lazy);
-            load(fn, AG_CUDA, ways[w].workers, ways[w].prefetch, streams[k].early, &got);
+            load(fn, AG_CUDA, ways[w].workers, ways[w].prefetch, streams[k].when, &got);
             ag_emulate_lazy(false);
             assert_int_equal(got.n, want.n);
             for (int64_t i = 0; i < got.n; i++)
                 if (!(fabs(got.v[i] - want.v[i]) <= tol))
-                    fail_msg("%s, %d workers, prefetch %d%s%s, value %d: %.9g, on the CPU %.9g", what, ways[w].workers,
-                             ways[w].prefetch, streams[k].lazy ? ", lazy streams" : "", streams[k].early ? "" : ", read late",
-                             (int)i, got.v[i], want.v[i]);
+                    fail_msg("%s, %d workers, prefetch %d%s, value %d: %.9g, on the CPU %.9g", what, ways[w].workers,
+                             ways[w].prefetch, streams[k].name, (int)i, got.v[i], want.v[i]);
         }
 }
 
