@@ -174,18 +174,24 @@ static learner_flow compute(learner *l, double share, double weight)
     return LEARNER_GO;
 }
 
-static learner_flow compute_parts(learner *l, int64_t part, double weight)
+/* A rank with fewer samples than there are parts takes one of them once more, with no weight: batch norm wants all ranks. */
+static learner_flow compute_parts(learner *l, int64_t parts, double weight)
 {
     ag_tensor *x = l->x, *y = l->y, *mixed_y = l->in->mixed_y, *share = l->in->mixed_share;
     const int64_t n = x->shape[0];
+    const bool last = l->in->last_backward;
     learner_flow f = LEARNER_GO;
-    for (int64_t first = 0; first < n && f == LEARNER_GO; first += part) {
+    for (int64_t k = 0; k < parts && f == LEARNER_GO; k++) {
         AG_SCOPE;
-        const int64_t end = first + part < n ? first + part : n;
+        int64_t first = k * n / parts, end = (k + 1) * n / parts;
+        const double part = (double)(end - first) / (double)n;
+        if (first == end) end = first + 1;
+        l->in->last_backward = last && k == parts - 1;
         l->x = ag_slice(x, 0, first, end), l->y = y ? ag_slice(y, 0, first, end) : NULL;
         if (mixed_y) l->in->mixed_y = ag_slice(mixed_y, 0, first, end), l->in->mixed_share = ag_slice(share, 0, first, end);
-        f = compute(l, (double)(end - first) / (double)n, weight);
+        f = compute(l, part, weight);
     }
+    l->in->last_backward = last;
     l->x = x, l->y = y, l->pred = NULL, l->in->mixed_y = mixed_y, l->in->mixed_share = share;
     return f;
 }
@@ -210,11 +216,8 @@ static learner_flow forward_backward(learner *l, data_batch *b, double weight)
     l->x = b->x, l->y = b->y, l->batch_loss = 0, l->in->mixed_y = NULL;
     TELL(LEARNER_BEFORE_BATCH);
     ag_learner_memory_batch(l, l->x, l->y);
-    const int64_t part = ag_learner_part(l);
-    if (part < l->x->shape[0] && ag_ranks() > 1)
-        ag_fail(l->in->at, "a batch of %" PRId64 " does not fit in rank %d's memory, and several ranks cannot split theirs by "
-                "themselves: .accumulate, or a smaller batch, makes it fit", l->x->shape[0], ag_rank());
-    const learner_flow f = part < l->x->shape[0] ? compute_parts(l, part, weight) : compute(l, 1, weight);
+    const int64_t parts = ag_learner_parts(l);
+    const learner_flow f = parts > 1 ? compute_parts(l, parts, weight) : compute(l, 1, weight);
     if (f != LEARNER_GO) return f;
     share_loss(l, b);
     ag_learner_smooth(l, l->batch_loss);

@@ -72,8 +72,8 @@ void ag_learner_use(const learner *l, data_loader *loader);
 /* memory.c: from here to the end of the scope a failure for want of memory says which batch would fit. */
 void ag_learner_memory_begin(learner *l);
 void ag_learner_memory_batch(learner *l, const ag_tensor *x, const ag_tensor *y);
-/* How many of the batch's samples are computed at once. */
-int64_t ag_learner_part(learner *l);
+/* In how many parts the batch is computed, one after the other; on all ranks the same. */
+int64_t ag_learner_parts(learner *l);
 
 /* lost.c: from here to the end of the scope the failure of a GPU that is lost says where it was and how to go on. */
 void ag_learner_lost_begin(learner *l);

@@ -4,6 +4,7 @@
 #include "core/memory.h"
 #include <stdio.h>
 #include <string.h>
+#include "core/ranks.h"
 #include "nn/plan.h"
 #include "optim/learner_inside.h"
 #include "optim/state.h"
@@ -106,22 +107,25 @@ static bool has_batch_norm(const nn_module *net)
 static void find_part(learner *l, int64_t batch)
 {
     int64_t needs;
-    l->in->part = fitting(l, &needs);
+    double least = -(double)fitting(l, &needs);
+    ag_ranks_largest(&least, 1);
+    l->in->part = -(int64_t)least;
     if (!l->in->part)
         ag_fail(l->in->at,
                 "not even one sample fits in %.1f MB of memory (a batch of %" PRId64 " needs %.1f MB); a smaller image "
                 "or model does, or .recompute", (double)ag_memory_budget(device_of(l)) / 1e6, batch, (double)needs / 1e6);
-    if (l->in->part >= batch) return;
+    if (l->in->part >= batch || ag_rank()) return;
     fprintf(stderr, "batches of %" PRId64 " are computed in parts of up to %" PRId64 ": for them there is memory (%.0f MB)%s\n",
             batch, l->in->part, (double)needs / 1e6,
             has_batch_norm(l->net) ? "; batch norm sees the parts, so gradients differ from those of the whole batch" : "");
 }
 
-int64_t ag_learner_part(learner *l)
+int64_t ag_learner_parts(learner *l)
 {
     const int64_t batch = l->in->shape_x.dim[0];
-    if (!l->in->fit_memory || batch < 1) return batch;
+    if (!l->in->fit_memory || batch < 1) return 1;
     if (!l->in->part) find_part(l, batch);
-    const int64_t parts = (batch + l->in->part - 1) / l->in->part;
-    return (batch + parts - 1) / parts;
+    double parts = (double)((batch + l->in->part - 1) / l->in->part);
+    ag_ranks_largest(&parts, 1);
+    return (int64_t)parts;
 }

@@ -34,6 +34,12 @@ for arch in convnext_atto resnet10t; do
         alike "$dir/$arch.1.csv" "$dir/$arch.$n.csv" 1e-4
     done
 done
+# in parts, for want of memory; of two kinds of batches: 16 + 8
+large="$dir/leaves --size 96 --resize 96,squish --batch 16 --precision f32 --threads 1 --epochs 1 --lr 1e-3"
+says 'disease_error' "$p" train $large --arch convnext_atto --log "$dir/whole1.csv"
+says 'are computed in parts' ranks 2 "$p" train $large --arch convnext_atto --memory 84M --log "$dir/parts2.csv"
+[ "$(printf '%s\n' "$got" | grep -c 'are computed in parts')" = 1 ] || fails "not one line about parts: $got"
+alike "$dir/whole1.csv" "$dir/parts2.csv" 1e-4
 # more ranks than samples in the last batch of 56 = 3 x 16 + 8, and in every batch
 says 'disease_error' ranks 3 "$p" train $few --arch convnext_atto --batch 2 --epochs 1 --log "$dir/tiny3.csv"
 says 'disease_error' "$p" train $few --arch convnext_atto --batch 2 --epochs 1 --log "$dir/tiny1.csv"

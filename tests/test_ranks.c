@@ -2,12 +2,14 @@
  * starts it by mpirun. */
 #include <math.h>
 #include <setjmp.h>
+#include <string.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
 #include "agrad.h"
 #include "core/op.h"
 #include "core/ranks.h"
+#include "optim/learner_inside.h"
 #include "optim/state.h"
 
 /* Rank r's rows of a whole batch of 4 rows for each rank. */
@@ -105,11 +107,37 @@ static void test_predictions(void **state)
     for (int64_t i = 0; i < ag_numel(got); i++) assert_float_equal(ag_real(got)[i], ag_real(want)[i], 1e-5);
 }
 
+/* For want of memory one sample after the other, also where another rank has more of them: the steps of whole batches. */
+static void fit_in_parts(bool parts, real *out)
+{
+    AG_SCOPE;
+    ag_manual_seed(5);
+    ag_tensor *x = numbers(8, 11, 6);
+    nn_module *net = nn_sequential(nn_linear(6, 5), nn_relu(), nn_linear(5, 6));
+    data_loader *train = data_loader_new(data_from_tensors(x, x), 4, .shuffle = true, .seed = 2);
+    learner *l = learner_new(train, NULL, net, learner_mse, .opt = optim_sgd(net, 0.1), .fit_memory = parts, .quiet = true);
+    l->in->part = 1;
+    learner_fit(l, 2, 0.1);
+    memcpy(out, ag_real(nn_param_at(net, 0)), 30 * sizeof *out);
+}
+
+static void test_batches_in_parts(void **state)
+{
+    (void)state;
+    real want[30], got[30];
+    const int ranks = ag_ranks(), rank = ag_rank();
+    ag_ranks_ = 1, ag_rank_ = 0;
+    fit_in_parts(false, want);
+    ag_ranks_ = ranks, ag_rank_ = rank;
+    fit_in_parts(true, got);
+    for (int i = 0; i < 30; i++) assert_float_equal(got[i], want[i], 1e-6);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_steps_are_those_of_the_whole_batch), cmocka_unit_test(test_shared_batches),
-        cmocka_unit_test(test_predictions),
+        cmocka_unit_test(test_predictions), cmocka_unit_test(test_batches_in_parts),
     };
     ag_init(.seed = 1, .threads = 1);
     return cmocka_run_group_tests(tests, NULL, NULL);
