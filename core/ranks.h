@@ -3,7 +3,14 @@
  * Started by mpirun, ag_init joins the others. From then on rank 0 alone speaks and writes: the standard output of the
  * others goes nowhere, and so do the files they write. A rank that fails says its number and ends them all. Collective
  * calls must be made by all ranks in the same order; the learner (optim/learner.h), the optimizers and batch norm make
- * theirs. A build without MPI (libopenmpi-dev) fails when it is started as one of several. */
+ * theirs. A build without MPI (libopenmpi-dev) fails when it is started as one of several.
+ *
+ * GPUs are given out one for each rank of a machine. Gradients and batch norm's sums then go from GPU to GPU by NCCL where it is
+ * found, else through the host, as rank 0 says in one line.
+ *
+ * Ctrl-C in mpirun reaches the ranks as SIGTERM, which the learner takes as Ctrl-C: all save after the step they are in. Open MPI
+ * kills them a second later; where saving takes longer, mpirun --mca odls_base_sigkill_timeout 60. What was saved before stays
+ * whole either way. */
 #ifndef AG_RANKS_H
 #define AG_RANKS_H
 #include "core/base.h"

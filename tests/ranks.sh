@@ -17,7 +17,7 @@ ranks() { n=$1; shift; timeout 120 mpirun --oversubscribe -n "$n" "$@"; }
 
 # rank_of R FILE: the process that is rank R of the run that saves FILE
 rank_of() {
-    pgrep -f "$p train .*$2" | while read -r pid; do
+    pgrep -f "paddy train .*$dir/$2" | while read -r pid; do
         tr '\0' '\n' <"/proc/$pid/environ" | grep -q "^OMPI_COMM_WORLD_RANK=$1\$" && echo "$pid"
     done
 }
@@ -91,6 +91,16 @@ says 'saved in' "$p" train $long --save "$dir/whole.safetensors" --log "$dir/who
 says 'saved in' ranks 3 "$p" train $long --save "$dir/half.safetensors" --log "$dir/half.csv" --resume "$dir/half.safetensors"
 alike "$dir/whole.csv" "$dir/half.csv" 1e-4
 
+# Ctrl-C in mpirun, which asks the ranks to end and kills them a second later
+mpirun --oversubscribe -n 2 "$p" train $long --save "$dir/stopped.safetensors" >"$dir/out" 2>&1 &
+mpirun=$! waited=0
+until [ -s "$dir/stopped.safetensors" ] || [ $waited -gt 300 ]; do sleep 0.1; waited=$((waited + 1)); done
+kill -INT $mpirun
+wait
+grep -q 'interrupted after step' "$dir/out" || fails "ranks do not save when mpirun is interrupted:
+$(cat "$dir/out")"
+says 'disease' "$p" predict "$dir/stopped.safetensors" "$(ls "$dir"/leaves/train_images/*/*.jpg | head -1)"
+
 # ---- two hosts: network namespaces with a cable between them -----------------------------------------------------------
 h1=ag1-$$ h2=ag2-$$
 if ip netns add $h1 2>/dev/null && ip netns add $h2 2>/dev/null; then
@@ -115,14 +125,23 @@ fi
 ranks 2 "$p" train "$dir/none" >"$dir/out" 2>&1 && fails 'a folder that is not there is no error'
 [ "$(grep -c 'there is no folder' "$dir/out")" = 1 ] || fails "not one error of two ranks:
 $(cat "$dir/out")"
-ranks 3 "$p" train $long --save "$dir/killed.safetensors" >"$dir/out" 2>&1 &
-waited=0
-until [ -s "$dir/killed.safetensors" ] || [ $waited -gt 300 ]; do sleep 0.1; waited=$((waited + 1)); done
-start=$(date +%s)
-kill -9 $(rank_of 1 killed.safetensors)
-wait
-[ $(($(date +%s) - start)) -le 10 ] || fails 'the others go on for more than 10 s when one dies'
-grep -q 'rank 1' "$dir/out" || fails "nobody says which rank died:
+# dies: one of the ranks that run is killed once they have saved
+dies() {
+    waited=0
+    until [ -s "$dir/killed.safetensors" ] || [ $waited -gt 600 ]; do sleep 0.1; waited=$((waited + 1)); done
+    start=$(date +%s)
+    kill -9 $(rank_of 1 killed.safetensors)
+    wait
+    [ $(($(date +%s) - start)) -le 10 ] || fails 'the others go on for more than 10 s when one dies'
+    grep -q 'rank 1' "$dir/out" || fails "nobody says which rank died:
 $(cat "$dir/out")"
+}
+if [ -x "$g" ]; then
+    AG_EMULATE_GPUS=3 ranks 3 "$g" train $long --device cuda --save "$dir/killed.safetensors" >"$dir/out" 2>&1 &
+    dies
+fi
+rm -f "$dir/killed.safetensors"
+ranks 3 "$p" train $long --save "$dir/killed.safetensors" >"$dir/out" 2>&1 &
+dies
 says 'disease' "$p" predict "$dir/killed.safetensors" "$(ls "$dir"/leaves/train_images/*/*.jpg | head -1)"
 done_with
