@@ -40,12 +40,13 @@ static __device__ inline void mean_at(const data_packed &p, const uint8_t *pixel
 }
 
 /* 0 .. 255 at place (u, v) of the source, or of its averages, of this size. */
+template <bool AVERAGES>
 static __device__ inline void look_up(const data_packed &p, const uint8_t *pixels, int32_t width, int32_t height,
                                       float u, float v, float (&rgb)[3])
 {
     const int32_t column = ag_warp_corner(u, width), row = ag_warp_corner(v, height), low = height > 1;
     u -= (float)column, v -= (float)row;
-    if (p.map.mean_width) {
+    if (AVERAGES && p.map.mean_width) {
         float m[4][3];
         for (int k = 0; k < 4; k++) mean_at(p, pixels, column + (width > 1 ? k % 2 : 0), row + (k > 1 ? low : 0), m[k]);
         for (int c = 0; c < 3; c++) rgb[c] = ag_warp_mix(m[0][c], m[1][c], m[2][c], m[3][c], u, v);
@@ -64,6 +65,7 @@ static __device__ inline float fold(float u, float last, data_pad_mode pad, floa
     return ag_warp_clamp(u, last);
 }
 
+template <bool AVERAGES>
 static __device__ inline void pixel_of(const data_packed &p, const uint8_t *pixels, const ag_warp_norm &norm,
                                        int32_t x, int32_t y, float (&rgb)[3])
 {
@@ -71,20 +73,23 @@ static __device__ inline void pixel_of(const data_packed &p, const uint8_t *pixe
     const int32_t origin = x & -(int32_t)AG_WARP_PIECE;
     const ag_warp_line l = ag_warp_line_of(map.to_source, origin, y);
     const float i = (float)(x - origin), turn = 1 / (l.a[2] * i + l.b[2]);
-    const int32_t width = (int32_t)(map.mean_width ? map.mean_width : p.width);
-    const int32_t height = (int32_t)(map.mean_width ? map.mean_height : p.height);
+    const bool averaged = AVERAGES && map.mean_width;
+    const int32_t width = (int32_t)(averaged ? map.mean_width : p.width);
+    const int32_t height = (int32_t)(averaged ? map.mean_height : p.height);
     float cover = 1;
     const float u = fold(ag_warp_place(l.a[0], l.b[0], i, turn), (float)(width - 1), map.pad, &cover);
     const float v = fold(ag_warp_place(l.a[1], l.b[1], i, turn), (float)(height - 1), map.pad, &cover);
-    look_up(p, pixels, width, height, u, v, rgb);
+    look_up<AVERAGES>(p, pixels, width, height, u, v, rgb);
     for (int c = 0; c < 3; c++) rgb[c] = rgb[c] * (1.0f / 255) * cover;
     if (map.has_colour) ag_warp_light(map.colour, &rgb[0], &rgb[1], &rgb[2]);
     if (map.hue != 0) ag_warp_turn_hue(map.hue, &rgb[0], &rgb[1], &rgb[2]);
     for (int c = 0; c < 3; c++) rgb[c] = rgb[c] * norm.scale[c] + norm.shift[c];
 }
 
-/* Block (b, n): pixels b PIXELS ... of picture n, of n + gridDim.y ... */
-template <class T> static __global__ void augment(augmenting a, T *out)
+/* Block (b, n): pixels b PIXELS ... of picture n, of n + gridDim.y ... Averages need registers, with which fewer blocks find
+ * room. */
+template <class T, bool AVERAGES>
+static __global__ void __launch_bounds__(AG_BLOCK, AVERAGES ? 2 : 3) augment(augmenting a, T *out)
 {
     constexpr int N = ag_packs<T>::N;
     typedef ag_pack<T, N> pack;
@@ -99,7 +104,7 @@ template <class T> static __global__ void augment(augmenting a, T *out)
         int32_t y = (first + (int32_t)threadIdx.x) / a.width, x = first + (int32_t)threadIdx.x - y * a.width;
         for (int32_t i = (int32_t)threadIdx.x; i < count; i += AG_BLOCK) {
             float rgb[3];
-            pixel_of(p, a.packed + p.at, norm, x, y, rgb);
+            pixel_of<AVERAGES>(p, a.packed + p.at, norm, x, y, rgb);
             for (int c = 0; c < 3; c++) ag_store(&values[3 * i + c], rgb[c]);
             x += across, y += down;
             if (x >= a.width) x -= a.width, y++;
@@ -115,7 +120,8 @@ template <class T> static __global__ void augment(augmenting a, T *out)
 
 void ag_data_augment_cuda(ag_node *n)
 {
-    const ag_shape &s = ((const data_packed_arg *)n->arg)->shape;
+    const data_packed_arg *arg = (const data_packed_arg *)n->arg;
+    const ag_shape &s = arg->shape;
     const int64_t height = s.dim[s.ndim - 3], width = s.dim[s.ndim - 2], count = ag_numel(n->out);
     if (!count) return;
     const int64_t pictures = count / (3 * height * width), blocks = (height * width + PIXELS - 1) / PIXELS;
@@ -123,7 +129,8 @@ void ag_data_augment_cuda(ag_node *n)
     AG_TYPED(n->out->dtype, T, {
         const augmenting a = { (const uint8_t *)n->in[0]->data, pictures, (int32_t)height, (int32_t)width,
                                3 * height * width % ag_packs<T>::N == 0 };
-        LAUNCH(augment<T>, dim3((unsigned)blocks, (unsigned)(pictures < most ? pictures : most)), AG_BLOCK, 0, a,
-               (T *)n->out->data);
+        const dim3 grid((unsigned)blocks, (unsigned)(pictures < most ? pictures : most));
+        if (arg->averages) LAUNCH((augment<T, true>), grid, AG_BLOCK, 0, a, (T *)n->out->data);
+        else LAUNCH((augment<T, false>), grid, AG_BLOCK, 0, a, (T *)n->out->data);
     });
 }

@@ -36,7 +36,7 @@ static void make_room(data_pack *p, int64_t bytes)
 
 void ag_data_pack_begin(data_pack *p, int64_t most)
 {
-    p->n = p->used = 0;
+    p->n = p->used = 0, p->averages = false;
     make_room(p, heads(most));
     p->used = heads(most);
 }
@@ -48,7 +48,7 @@ void ag_data_pack_put(data_pack *p, const data_image *image, const data_map *map
     ((data_packed *)(void *)p->to)[p->n++] = (data_packed){ p->used, image->width, image->height, *map };
     memcpy(p->to + p->used, image->pixels, (size_t)pixels);
     memset(p->to + p->used + pixels, 0, (size_t)(room - pixels));
-    p->used += room;
+    p->used += room, p->averages |= map->mean_width > 0;
 }
 
 void ag_data_pack_cut(data_pack *p, int64_t n)
@@ -97,8 +97,8 @@ const ag_op ag_data_augment_op = {
     .forward = { forward, AG_CUDA_FN(ag_data_augment_cuda) }, .no_grad = "bytes",
 };
 
-ag_tensor *ag_data_packed_x(const char *at, ag_tensor *packed, ag_shape shape, ag_dtype dtype)
+ag_tensor *ag_data_packed_x(const char *at, ag_tensor *packed, ag_shape shape, ag_dtype dtype, bool averages)
 {
-    const data_packed_arg a = { shape, dtype };
+    const data_packed_arg a = { shape, dtype, averages };
     return ag_apply_(at, &ag_data_augment_op, AG_INPUTS(packed), &a, sizeof a);
 }

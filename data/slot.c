@@ -145,6 +145,6 @@ void ag_data_slot_take(const char *at, data_slot *s, data_way *w, const data_set
     }
     const data_landing *l = &w->landing[s->batch % 2];
     w->up->ready(l->upload);
-    *x = w->packed ? ag_data_packed_x(at, l->x, shape, numbers) : ag_slice_(at, l->x, 0, 0, s->n);
+    *x = w->packed ? ag_data_packed_x(at, l->x, shape, numbers, s->pack.averages) : ag_slice_(at, l->x, 0, 0, s->n);
     if (drawn->has_y) *y = ag_slice_(at, l->y, 0, 0, s->n);
 }

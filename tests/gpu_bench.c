@@ -253,7 +253,7 @@ static void becoming_numbers(void *arg)
 {
     AG_SCOPE;
     const arriving *a = arg;
-    ag_tensor *x = ag_data_packed_x(AG_HERE, a->packed, a->shape, AG_BF16);
+    ag_tensor *x = ag_data_packed_x(AG_HERE, a->packed, a->shape, AG_BF16, false);
     (void)x;
 }
 

@@ -30,9 +30,10 @@ static data_image picture(int64_t width, int64_t height, uint64_t seed)
 /* fn(in) of a packed batch, for compare(). */
 static ag_shape shape;
 static ag_dtype dtype;
+static bool averages;
 static ag_tensor *augment(ag_tensor **in)
 {
-    return ag_data_packed_x(AG_HERE, in[0], shape, dtype);
+    return ag_data_packed_x(AG_HERE, in[0], shape, dtype, averages);
 }
 
 static ag_tensor *bytes_of(const data_pack *p)
@@ -44,6 +45,7 @@ static void compare_pack(const char *what, int k, const data_pack *p, double tol
 {
     AG_SCOPE;
     ag_tensor *in[1] = { bytes_of(p) };
+    averages = p->averages;
     compare(what, k, augment, 1, in, false, tol);
 }
 
@@ -96,7 +98,8 @@ static void test_every_transform(void **state)
         ag_data_pack_put(&p, &image, &map);
         shape = AG_SHAPE(1, map.height, map.width, 3), dtype = AG_F32;
         compare_pack("case", (int)k, &p, exact);
-        const ag_tensor *x = ag_to(ag_data_packed_x(AG_HERE, ag_to(bytes_of(&p), AG_CUDA), shape, AG_F32), AG_CPU);
+        const ag_tensor *x = ag_to(ag_data_packed_x(AG_HERE, ag_to(bytes_of(&p), AG_CUDA), shape, AG_F32, averages),
+                                   AG_CPU);
         for (int64_t i = 0; i < ag_numel(x); i++, want++)
             if (!(fabsf((float)ag_real(x)[i] - *want) <= 1e-3f))
                 fail_msg("case %d, number %d: %g, fastai %g", (int)k, (int)i, (double)ag_real(x)[i], (double)*want);
