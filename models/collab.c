@@ -22,8 +22,8 @@ typedef struct { nn_module base; nn_module *u_weight, *i_weight, *u_bias, *i_bia
 static ag_tensor *dot_forward(nn_module *m, ag_tensor *ids)
 {
     const dot *s = NN_SELF(dot, m);
-    ag_tensor *score = ag_dot_bias_(m->at, s->table[0], s->table[1], s->table[2], s->table[3], ids);
-    return in_range(m->at, score, s->lo, s->hi);
+    const ag_dot_opts range = { .lo = s->lo, .hi = s->hi };
+    return ag_dot_bias_(m->at, s->table[0], s->table[1], s->table[2], s->table[3], ids, range);
 }
 
 static dot *dot_new(const char *at, const char *type, int64_t users, int64_t items, int64_t factors, model_dot_opts o)

@@ -8,6 +8,7 @@ typedef struct { ag_reduction reduction; double gamma; } ag_focal_arg;
 typedef struct { double momentum, eps; bool training; ag_activation activation; } ag_batch_arg;
 typedef struct { int64_t groups; double eps; } ag_group_arg;
 typedef struct { double p; uint64_t key; } ag_drop_arg;                 /* of dropout and of residual */
+typedef struct { double lo, hi; } ag_range_arg;                         /* lo < hi: ag_sigmoid_range; else there is none */
 typedef struct { int64_t keep; bool descending; } ag_order_arg;         /* keep: how many along the last axis, -1: all */
 
 #define AG_GRN_TINY 1e-6             /* what grn divides by is at least this */

@@ -165,7 +165,20 @@ AG_FORMULA real ag_hardswish_grad_real(real x)
     return x < -3 ? 0 : x > 3 ? 1 : x * R(1.0 / 3) + R(0.5);
 }
 
+/* y = lo .. hi by a sigmoid (fastai), and d x from d y. */
+AG_FORMULA real ag_range_value(real x, real lo, real hi)
+{
+    return ag_sigmoid_real(x) * (hi - lo) + lo;
+}
+
+AG_FORMULA real ag_range_gradient(real dy, real y, real lo, real hi)
+{
+    return dy * (y - lo) * (hi - y) / (hi - lo);
+}
+
 #define SIGMOID ag_sigmoid_real
+#define RANGE ag_range_value
+#define RANGE_GRAD ag_range_gradient
 #define SILU ag_silu_real
 #define SILU_GRAD ag_silu_grad_real
 #define RELU6 ag_relu6_real

@@ -89,11 +89,13 @@ ag_tensor *ag_linear_(const char *at, ag_tensor *x, ag_tensor *weight, ag_linear
  * weight->sparse_grad the gradient arrives in weight->rows. F.embedding */
 ag_tensor *ag_embedding_(const char *at, ag_tensor *weight, ag_tensor *ids) AG_PURE;
 #define ag_embedding(weight, ids) ag_embedding_(AG_HERE, weight, ids)
+typedef struct { AG_NAMED_OPTIONS; double lo, hi; } ag_dot_opts;
 /* s[b] = sum_k U[u,k] I[i,k] (+ bu[u] + bi[i] when given), ids i64 [B, 2] -> [B]: the recommender in one op; NULL, NULL for no
- * biases (bu [n_users, 1], bi [n_items, 1]). */
+ * biases (bu [n_users, 1], bi [n_items, 1]). With .lo < .hi the result is ag_sigmoid_range(s, lo, hi). */
 ag_tensor *ag_dot_bias_(const char *at, ag_tensor *users, ag_tensor *items, ag_tensor *user_bias, ag_tensor *item_bias,
-                        ag_tensor *ids) AG_PURE;
-#define ag_dot_bias(users, items, user_bias, item_bias, ids) ag_dot_bias_(AG_HERE, users, items, user_bias, item_bias, ids)
+                        ag_tensor *ids, ag_dot_opts opts) AG_PURE;
+#define ag_dot_bias(users, items, user_bias, item_bias, ...) \
+    ag_dot_bias_(AG_HERE, users, items, user_bias, item_bias, AG_HEAD(__VA_ARGS__), AG_OPTS(ag_dot_opts, __VA_ARGS__))
 /* out[..i..] = x[..index[..i..]..] along axis; index i64 with x's number of axes. torch.gather */
 ag_tensor *ag_gather_(const char *at, ag_tensor *x, int axis, ag_tensor *index) AG_PURE;
 #define ag_gather(x, axis, index) ag_gather_(AG_HERE, x, axis, index)

@@ -178,6 +178,43 @@ static void test_many_lazy_steps_equal_those_of_the_cpu(void **state)
     for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) compare_run(&runs[i], 1);
 }
 
+/* The recommender's own op, whose gradients are plainly in the weights after steps of SGD. */
+static void train_dot(ag_device device, values *out)
+{
+    AG_SCOPE;
+    out->n = 0;
+    ag_init(.device = ag_device_name(device), .seed = 3);
+    nn_module *net = model_dot_bias(40, 30, 12, .lo = 0.5, .hi = 5.5, .sparse = true);
+    optim *opt = optim_sgd(net, 1.0);
+    ag_rng r = { .seed = 5, .stream = 1 };
+    for (int t = 0; t < 6; t++) {
+        AG_SCOPE;
+        int64_t ids[33][2];
+        for (int i = 0; i < 33; i++) ids[i][0] = ag_rng_below(&r, 40), ids[i][1] = ag_rng_below(&r, 30);
+        ag_tensor *loss = ag_mse_loss(nn_call(net, ag_from(AG_I64, ids, 33, 2)), ag_ones(33));
+        ag_backward(loss);
+        optim_step(opt);
+        take(out, loss);
+    }
+    for (int64_t i = 0; i < nn_param_count(net); i++) take(out, nn_param_at(net, i));
+    ag_init(.device = "cpu");
+}
+
+static void test_the_recommender_steps_as_on_the_cpu(void **state)
+{
+    (void)state;
+    static values want, first, got;
+    train_dot(AG_CPU, &want);
+    for (int order = 0; order < ROUNDS; order++) {
+        ag_emulate_order(order);
+        values *g = order ? &got : &first;
+        train_dot(AG_CUDA, g);
+        assert_int_equal(g->n, want.n);
+        for (int64_t i = 0; i < g->n; i++) assert_true(fabs(g->v[i] - want.v[i]) <= 1e-5 * fmax(1, fabs(want.v[i])));
+        assert_memory_equal(g->v, first.v, (size_t)g->n * sizeof *g->v);
+    }
+}
+
 /* An untouched row keeps its bits until the flush, which decays it. */
 static void test_rows_that_are_not_read_wait(void **state)
 {
@@ -208,6 +245,7 @@ int main(void)
         cmocka_unit_test(test_an_id_out_of_range_writes_nothing),
         cmocka_unit_test(test_rows_are_stepped_as_on_the_cpu),
         cmocka_unit_test(test_many_lazy_steps_equal_those_of_the_cpu),
+        cmocka_unit_test(test_the_recommender_steps_as_on_the_cpu),
         cmocka_unit_test(test_rows_that_are_not_read_wait),
     };
     if (ag_cuda_available(why, sizeof why)) return cmocka_run_group_tests(tests, NULL, NULL);
