@@ -104,7 +104,7 @@ static void forward(ag_node *n)
     const ag_attention_job job = ag_attention_job_of(n, false), *j = &job;
     const float *q_inverse, *k_inverse;
     const int64_t tiles = tiles_of(j->l), rows = j->n * j->heads * tiles;
-    if (!rows || !j->d) return;
+    if (!rows || !j->d || ag_attention_by_cudnn(n, j, false)) return;
     ag_attention_lengths(n, j, &q_inverse, &k_inverse);
 #define FORWARD(C, T) \
     do { \

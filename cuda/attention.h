@@ -133,6 +133,8 @@ static __device__ inline void keep_of(const ag_attention_job &j, const ag_attent
 
 static inline int64_t tiles_of(int64_t n) { return (n + TILE - 1) / TILE; }
 
+/* Whether cuDNN did it, all of forward or of backward. (cuda/attention_cudnn.cu) */
+bool ag_attention_by_cudnn(const ag_node *n, const ag_attention_job *j, bool backward);
 /* 1 / |x| of all rows of q and k; NULL where attention is not of cosines. (cuda/attention.cu) */
 void ag_attention_lengths(const ag_node *n, const ag_attention_job *j, const float **q_inverse, const float **k_inverse);
 /* sum of a b over the columns of every row [N, heads, count] */

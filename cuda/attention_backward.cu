@@ -334,6 +334,7 @@ static void backward(ag_node *n)
     const ag_attention_job job = ag_attention_job_of(n, true), *j = &job;
     const int64_t heads = j->n * j->heads, q_tiles = tiles_of(j->l), k_tiles = tiles_of(j->s);
     attention_rows rows;
+    if (ag_attention_by_cudnn(n, j, true)) return;
     ag_attention_lengths(n, j, &rows.q_inverse, &rows.k_inverse);
     float *delta = (float *)ag_workspace(n, heads * j->l, sizeof *delta);
     ag_attention_dots(n, j, &j->at.out, &j->at.dout, j->l, false, delta);

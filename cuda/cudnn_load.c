@@ -4,7 +4,7 @@
 #include "cuda/cudnn.h"
 #include "cuda/library.h"
 
-#define GOES_ON "convolutions go on with Agrad's own kernels"
+#define GOES_ON "convolutions and attention go on with Agrad's own kernels"
 
 static bool fits(const ag_dnn_functions *f, int driver, char *why, size_t size)
 {
@@ -43,8 +43,8 @@ bool ag_dnn_load(ag_dnn_functions *f, int driver, char *why, size_t size)
     };
     void *library = ag_cuda_library(sonames);
     if (!library)
-        snprintf(why, size, "libcudnn.so.9, which computes convolutions on the GPU, was not found; install cuDNN 9 (pip install "
-                 "nvidia-cudnn-cu13, or -cu12) or set CUDNN_HOME to where it is; " GOES_ON);
+        snprintf(why, size, "libcudnn.so.9, which computes convolutions and attention on the GPU, was not found; install "
+                 "cuDNN 9 (pip install nvidia-cudnn-cu13, or -cu12) or set CUDNN_HOME to where it is; " GOES_ON);
     else if (!ag_library_functions(library, wanted, why, size))
         snprintf(why + strlen(why), size - strlen(why), ": a libcudnn other than 9.x; " GOES_ON);
     else return fits(f, driver, why, size);

@@ -1,15 +1,12 @@
 /* cuda/emulate_cudnn.cpp - in the place of cuDNN in the emulation: descriptors that refuse what its reference manual refuses, a
  * ranked list of engines most of which must not be taken, and plain loops. An engine that breaks a promise of cuda/cudnn.h
  * writes NaN. Paddings that differ are not supported; large strides only by the second mode of the heuristics. */
-#include "cuda/cudnn.h"
-#include "cuda/cuda.h"
-#include <algorithm>
-#include <map>
+#include "cuda/emulate_cudnn.h"
 #include <set>
 #include <string>
-#include <vector>
 
 namespace {
+using namespace ag_emulate_dnn;
 
 enum { SUCCESS = 0, NOT_INITIALIZED = 1001, BAD_PARAM = 2000, BAD_POINTER = 2003, NOT_FINALIZED = 2004, NO_PADDING = 3011,
        INTERNAL = 4000, EXECUTION_FAILED = 5000 };
@@ -54,6 +51,9 @@ const rule rules[] = {
     { AG_DNN_PLAN, 400, { 0, 1 } }, { AG_DNN_FORWARD, 700, { 0, 1, 2, 3, 4, 5 } },
     { AG_DNN_INPUT_GRADIENT, 700, { 6, 7, 8, 9, 10, 11 } }, { AG_DNN_WEIGHT_GRADIENT, 700, { 12, 13, 14, 15, 16, 17 } },
     { AG_DNN_GRAPH, 800, { 0, 1 } }, { AG_DNN_TENSOR, 900, { 0, 1, 2, 3, 6 } }, { AG_DNN_PACK, 1000, { 0, 1, 3 } },
+    { AG_DNN_MATMUL, 1500, { 0 } }, { AG_DNN_MATMUL_OF, 1500, { 20, 21, 22, 23 } }, { AG_DNN_POINTWISE, 0, { 0, 1 } },
+    { AG_DNN_POINTWISE_OF, 700, { 50, 51, 53 } }, { AG_DNN_REDUCTION, 1600, { 0, 1 } },
+    { AG_DNN_REDUCTION_OF, 1600, { 10, 11, 12 } }, { AG_DNN_RESHAPE_OF, 2200, { 0, 1 } },
 };
 
 const rule *rule_of(int type)
@@ -80,8 +80,6 @@ const desc *child(const desc *d, int name) { return (const desc *)value<ag_dnn_d
 
 /* ---- the convolution of a graph -------------------------------------------------------------------------- */
 
-struct tensor { int64_t size[4], stride[4]; int type; int64_t alignment, id; };
-
 struct geometry {
     int way;
     tensor x, w, y;
@@ -95,7 +93,8 @@ tensor tensor_of(const desc *d)
     std::copy_n(values<int64_t>(d, AG_DNN_TENSOR_SIZES), 4, t.size);
     std::copy_n(values<int64_t>(d, AG_DNN_TENSOR_STRIDES), 4, t.stride);
     t.type = value<int>(d, AG_DNN_TENSOR_TYPE), t.alignment = value<int64_t>(d, AG_DNN_TENSOR_ALIGNMENT);
-    t.id = value<int64_t>(d, AG_DNN_TENSOR_ID);
+    t.id = value<int64_t>(d, AG_DNN_TENSOR_ID), t.passing = value<bool>(d, AG_DNN_TENSOR_VIRTUAL);
+    t.by_value = d->set.count(AG_DNN_TENSOR_BY_VALUE) && value<bool>(d, AG_DNN_TENSOR_BY_VALUE);
     return t;
 }
 
@@ -130,13 +129,6 @@ bool consistent(const geometry &g)
     return good && g.x.type == g.w.type && g.y.type == g.x.type;
 }
 
-int64_t place(const tensor &t, int64_t n, int64_t c, int64_t h, int64_t w)
-{
-    return n * t.stride[0] + c * t.stride[1] + h * t.stride[2] + w * t.stride[3];
-}
-
-int64_t elements(const tensor &t) { return t.size[0] * t.size[1] * t.size[2] * t.size[3]; }
-
 /* f(place in x, in w, in y) of every product */
 template <class F> void each_product(const geometry &g, F f)
 {
@@ -170,13 +162,46 @@ template <class T> void convolve(const geometry &g, T *x, T *w, T *y, bool broke
     }
 }
 
+/* ---- the operations of a fused graph --------------------------------------------------------------------- */
+
+bool is_convolution(const desc *graph)
+{
+    const int type = child(graph, AG_DNN_GRAPH_OPERATIONS)->type;
+    return type == AG_DNN_FORWARD || type == AG_DNN_INPUT_GRADIENT || type == AG_DNN_WEIGHT_GRADIENT;
+}
+
+operation operation_of(const desc *d)
+{
+    operation o = {};
+    o.type = d->type;
+    const int x = d->type == AG_DNN_MATMUL_OF ? AG_DNN_MATMUL_A : d->type == AG_DNN_POINTWISE_OF ? AG_DNN_POINTWISE_X
+                : d->type == AG_DNN_REDUCTION_OF ? AG_DNN_REDUCTION_X : AG_DNN_RESHAPE_X;
+    o.binary = d->type == AG_DNN_MATMUL_OF || (d->type == AG_DNN_POINTWISE_OF && d->set.count(AG_DNN_POINTWISE_B));
+    o.x = tensor_of(child(d, x));
+    if (o.binary) o.z = tensor_of(child(d, x + 1));
+    o.y = tensor_of(child(d, x + (d->type == AG_DNN_MATMUL_OF || d->type == AG_DNN_POINTWISE_OF ? 2 : 1)));
+    if (d->type == AG_DNN_POINTWISE_OF) o.mode = value<int>(child(d, AG_DNN_POINTWISE_DESC), AG_DNN_POINTWISE_MODE_OF);
+    if (d->type == AG_DNN_REDUCTION_OF) o.mode = value<int>(child(d, AG_DNN_REDUCTION_DESC), AG_DNN_REDUCTION_OPERATOR);
+    return o;
+}
+
+std::vector<operation> operations_of(const desc *graph)
+{
+    std::vector<operation> list;
+    for (int64_t i = 0; i < graph->set.at(AG_DNN_GRAPH_OPERATIONS).count; i++)
+        list.push_back(operation_of((const desc *)values<ag_dnn_desc>(graph, AG_DNN_GRAPH_OPERATIONS)[i]));
+    return list;
+}
+
 /* ---- heuristics ------------------------------------------------------------------------------------------ */
 
 /* Which configurations of a mode there are, best first. */
-std::vector<engine> ranked(const geometry &g, int mode)
+std::vector<engine> ranked(const desc *graph, int mode)
 {
+    const bool convolution = is_convolution(graph);
+    const geometry g = convolution ? geometry_of_graph(graph) : geometry();
     const int64_t huge = (int64_t)1 << 40, some = 4 * elements(g.w) + 8;
-    const bool narrow = g.x.type == AG_DNN_BF16, later = g.stride[0] > 2;
+    const bool narrow = !convolution || g.x.type == AG_DNN_BF16, later = g.stride[0] > 2;
     if ((mode == AG_DNN_MODE_A) == later) return {};
     return {
         { 7, { AG_DNN_TENSOR_CORE, AG_DNN_NONDETERMINISTIC }, 0, SUCCESS },
@@ -192,6 +217,7 @@ std::vector<engine> ranked(const geometry &g, int mode)
 
 int finish_heuristics(desc *d)
 {
+    if (!is_convolution(child(d, AG_DNN_HEUR_GRAPH))) return SUCCESS;
     const geometry g = geometry_of_graph(child(d, AG_DNN_HEUR_GRAPH));
     if (g.before[0] != g.after[0] || g.before[1] != g.after[1]) return complain(NO_PADDING, "paddings that differ");
     return SUCCESS;
@@ -268,7 +294,7 @@ int finalize(ag_dnn_desc handle)
 
 int get_results(const desc *d, int64_t wanted, int64_t *count, ag_dnn_desc *to)
 {
-    const std::vector<engine> list = ranked(geometry_of_graph(child(d, AG_DNN_HEUR_GRAPH)), value<int>(d, AG_DNN_HEUR_MODE_OF));
+    const std::vector<engine> list = ranked(child(d, AG_DNN_HEUR_GRAPH), value<int>(d, AG_DNN_HEUR_MODE_OF));
     *count = std::min(wanted, (int64_t)list.size());
     for (int64_t i = 0; i < *count; i++) {
         desc *config = (desc *)to[i];
@@ -312,19 +338,38 @@ void *pointer_of(const desc *pack, int64_t id)
 
 bool aligned(const void *p, const tensor &t) { return p && (uintptr_t)p % (uintptr_t)t.alignment == 0; }
 
+int execute_fused(const desc *config, const desc *pack)
+{
+    const std::vector<operation> list = operations_of(child(config, AG_DNN_HEUR_GRAPH));
+    std::map<int64_t, void *> memory;
+    std::map<int64_t, float> numbers;
+    for (const operation &o : list)
+        for (const tensor *t : { &o.x, &o.y, o.binary ? &o.z : &o.y }) {
+            if (t->passing) continue;
+            void *const p = pointer_of(pack, t->id);
+            if (!aligned(p, *t)) return complain(BAD_POINTER, "a pointer");
+            if (t->by_value) numbers[t->id] = *(const float *)p;
+            else memory[t->id] = p;
+        }
+    const bool broken = config->of.index != 13;
+    ag_emulate_queue(stream, [=] { run_fused(list, memory, numbers, broken); });
+    return SUCCESS;
+}
+
 int execute(ag_dnn_handle h, ag_dnn_desc plan_handle, ag_dnn_desc pack_handle)
 {
     if (ag_emulate_fails()) return complain(EXECUTION_FAILED, "a planted failure");
     if (!h || !lives(plan_handle) || !lives(pack_handle)) return complain(BAD_PARAM, "no plan");
     const desc *plan = (desc *)plan_handle, *pack = (desc *)pack_handle, *config = child(plan, AG_DNN_PLAN_CONFIG);
     if (!plan->final || !pack->final) return complain(NOT_FINALIZED, "a plan that is not finalized");
+    last_engine = config->of.index;
+    if (!is_convolution(child(config, AG_DNN_HEUR_GRAPH))) return execute_fused(config, pack);
     const geometry g = geometry_of_graph(child(config, AG_DNN_HEUR_GRAPH));
     void *const x = pointer_of(pack, g.x.id), *const w = pointer_of(pack, g.w.id), *const y = pointer_of(pack, g.y.id);
     if (!aligned(x, g.x) || !aligned(w, g.w) || !aligned(y, g.y)) return complain(BAD_POINTER, "a pointer");
     void *const workspace = value<void *>(pack, AG_DNN_PACK_WORKSPACE);
     const size_t bytes = (size_t)config->of.workspace;
     if (bytes && !workspace) return complain(BAD_POINTER, "no workspace");
-    last_engine = config->of.index;
     const bool is_narrow = g.x.type == AG_DNN_BF16, broken = last_engine != (is_narrow ? 13 : 14);
     ag_emulate_queue(stream, [=] {
         if (bytes) memset(workspace, 0xFF, bytes);
@@ -353,7 +398,7 @@ int64_t ag_emulate_cudnn_engine(void)
 
 bool ag_emulate_dnn_load(ag_dnn_functions *f, int, char *why, size_t size)
 {
-    if (!there) snprintf(why, size, "libcudnn.so.9 is not in this emulation; convolutions go on with Agrad's own kernels");
+    if (!there) snprintf(why, size, "libcudnn.so.9 is not in this emulation; Agrad's own kernels go on");
     *f = { version, cudart, error_string, last_error, create, set_stream, desc_create, desc_destroy, finalize, set, get,
            execute };
     return there;

@@ -6,6 +6,11 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include "tests/cuda_cases.h"
+#ifdef AG_HAVE_CUDA
+#include "cuda/cudnn.h"
+#else
+static void ag_cudnn_forget(void) { }
+#endif
 
 static ag_tensor *plain(ag_tensor **in) { return ag_attention(in[0], in[1], in[2]); }
 static ag_tensor *biased(ag_tensor **in) { return ag_attention(in[0], in[1], in[2], .scale = 0.4, .bias = in[3]); }
@@ -93,6 +98,11 @@ static void test_attention_in_bf16(void **state)
         { "bf16, windows", "qkv[1,6,6,3,2,4] bias[2,9,9]", half_windows },
     };
     compare_cases(cases, sizeof cases / sizeof *cases, 2e-2);
+    setenv("AG_CUDNN", "0", 1);                             /* those that cuDNN did, where it is there, by our own kernels */
+    ag_cudnn_forget();
+    compare_cases(cases, sizeof cases / sizeof *cases, 2e-2);
+    unsetenv("AG_CUDNN");
+    ag_cudnn_forget();
 }
 
 static ag_tensor *cut(ag_tensor **in) { return ag_window_partition(in[0], 2, -1); }

@@ -1,6 +1,6 @@
-/* tests/test_cuda_cudnn.c - convolutions through cuDNN: in the emulation, whose cuDNN (cuda/emulate_cudnn.cpp) offers engines
- * that must not be taken, against the CPU's op, with the library, without it, and with calls that fail; on any machine, what is
- * said about libraries of the wrong version, which are made here. */
+/* tests/test_cuda_cudnn.c - convolutions and attention through cuDNN: in the emulation, whose cuDNN (cuda/emulate_cudnn.cpp)
+ * offers engines that must not be taken, against the CPU's ops, with the library, without it, and with calls that fail; on any
+ * machine, what is said about libraries of the wrong version, which are made here. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -71,7 +71,8 @@ static void test_a_cudnn_of_another_version_is_named(void **state)
         const version_case *c = &cases[i];
         const char *text = said("dnn", "libcudnn.so.9", "cudnn", functions, c->version, c->cudart, c->driver);
         if (!strstr(text, c->says)) fail_msg("%s", text);
-        if (!strstr(text, "it works")) assert_non_null(strstr(text, "; convolutions go on with Agrad's own kernels\n"));
+        if (!strstr(text, "it works"))
+            assert_non_null(strstr(text, "; convolutions and attention go on with Agrad's own kernels\n"));
     }
     const char *text = said("dnn", "libcudnn.so.9", "cudnn", few, 91900, 12000, 12040);
     if (!strstr(text, "has no function cudnnBackendCreateDescriptor: a libcudnn other than 9.x")) fail_msg("%s", text);
@@ -167,6 +168,33 @@ static void test_with_cudnn_as_on_the_cpu(void **state)
     compare_engines(halves, sizeof halves / sizeof *halves, 3e-2, true);
 }
 
+/* ---- attention ------------------------------------------------------------------------------------------- */
+
+CASE(attend, wide(ag_attention(narrow(in[0]), narrow(in[1]), narrow(in[2]))))
+CASE(attend_scaled, wide(ag_attention(narrow(in[0]), narrow(in[1]), narrow(in[2]), .scale = 0.2)))
+CASE(attend_cut, wide(ag_attention(narrow(in[0]), ag_slice(narrow(in[1]), 3, 8, 16), narrow(in[2]))))
+CASE(attend_packed, wide(ag_attention_qkv(narrow(in[0]))))
+CASE(attend_biased, wide(ag_attention(narrow(in[0]), narrow(in[1]), narrow(in[2]), .bias = in[3])))
+CASE(attend_wide, ag_attention(in[0], in[1], in[2]))
+
+static const engine_case attentions[] = {
+    { { "attention", "q[2,66,2,8] k[2,66,2,8] v[2,66,2,8]", attend }, NARROW },
+    { { "attention over other tokens", "q[1,64,2,16] k[1,71,2,16] v[1,71,2,16]", attend_scaled }, NARROW },
+    { { "keys cut out of wider ones", "q[1,64,2,8] k[1,65,2,24] v[1,65,2,8]", attend_cut }, NARROW },
+    { { "packed attention", "qkv[2,65,3,2,8]", attend_packed }, NARROW },
+    { { "few tokens", "q[2,9,2,8] k[2,9,2,8] v[2,9,2,8]", attend }, OURS },
+    { { "odd columns", "q[1,64,1,12] k[1,64,1,12] v[1,64,1,12]", attend }, OURS },
+    { { "terms", "q[1,64,1,8] k[1,64,1,8] v[1,64,1,8] bias[1,1,64,64]", attend_biased }, OURS },
+    { { "f32", "q[1,64,1,8] k[1,64,1,8] v[1,64,1,8]", attend_wide }, OURS },
+};
+
+static void test_attention_with_cudnn_as_on_the_cpu(void **state)
+{
+    (void)state;
+    compare_engines(attentions, sizeof attentions / sizeof *attentions, 3e-2, true);
+    compare_engines(attentions, 3, 3e-2, false);
+}
+
 /* What is said goes to stderr, once. */
 static void collect_stderr(bool begin, char *text, size_t size)
 {
@@ -201,9 +229,9 @@ static void check_without(int begins, const char *says)
 static void test_without_cudnn_as_on_the_cpu(void **state)
 {
     (void)state;
-    check_without(0, "libcudnn.so.9 is not in this emulation; convolutions go on with Agrad's own kernels");
+    check_without(0, "libcudnn.so.9 is not in this emulation; Agrad's own kernels go on");
     check_without(AG_DNN_LIBRARY_NOT_LOADED, "cuDNN does not work, a part of it is missing or of another version (");
-    check_without(AG_DNN_LIBRARIES_DIFFER, "libcudnn_graph.so.9); convolutions go on with Agrad's own kernels");
+    check_without(AG_DNN_LIBRARIES_DIFFER, "libcudnn_graph.so.9); convolutions and attention go on with Agrad's own kernels");
     setenv("AG_CUDNN", "0", 1);
     compare_engines(cases, 1, 1e-5, false);
     unsetenv("AG_CUDNN");
@@ -213,7 +241,7 @@ static void test_without_cudnn_as_on_the_cpu(void **state)
 
 static values result;
 
-/* Forward and backward of two convolutions of one input, one of them in bf16. */
+/* Forward and backward of two convolutions of one input, one of them in bf16, and of an attention. */
 static void work(void *arg)
 {
     AG_SCOPE;
@@ -222,8 +250,9 @@ static void work(void *arg)
     ag_init(.device = "cuda", .seed = 7);
     ag_tensor *x = ag_param(ag_randn(2, 5, 6, 8)), *w = ag_param(ag_randn(4, 8, 3, 3)), *v = ag_param(ag_randn(4, 8, 1, 1));
     ag_tensor *y = ag_add(ag_conv2d(x, w, .stride = 2, .pad = 1), wide(ag_conv2d(narrow(x), v, .stride = 2)));
-    ag_backward(ag_sum(ag_square(y)));
-    take(out, y), take(out, x->grad), take(out, w->grad), take(out, v->grad);
+    ag_tensor *qkv = ag_param(ag_randn(1, 64, 3, 1, 8));
+    ag_backward(ag_add(ag_sum(ag_square(y)), ag_sum(ag_square(wide(ag_attention_qkv(narrow(qkv)))))));
+    take(out, y), take(out, x->grad), take(out, w->grad), take(out, v->grad), take(out, qkv->grad);
     ag_init(.device = "cpu");
 }
 
@@ -245,7 +274,7 @@ static void test_every_call_of_it_fails_once(void **state)
 {
     (void)state;
     static values got;
-    int64_t begun = 0, planned = 0, run = 0, k = 1;
+    int64_t begun = 0, planned = 0, run = 0, attended = 0, k = 1;
     ag_emulate_cudnn(true, 0);
     work(&result);
     const int64_t alive = ag_emulate_cudnn_alive();
@@ -259,7 +288,9 @@ static void test_every_call_of_it_fails_once(void **state)
         ag_init(.device = "cpu");
         if (failed && strstr(ag_error(), "cuda: cuDNN could not be started: ")) begun++;
         if (failed && strstr(ag_error(), "cuda: cuDNN could not plan the convolution of [2, 5, 6, 8] by [4, 8, ")) planned++;
+        if (failed && strstr(ag_error(), "cuda: cuDNN could not plan the attention of [1, 64, 1, 8] over 64 tokens")) planned++;
         if (failed && strstr(ag_error(), "cuda: cuDNN could not convolve: ")) run++;
+        if (failed && strstr(ag_error(), "cuda: cuDNN could not attend: ")) attended++;
         work(&got);                                          /* once more, with the plans that were made before */
         assert_int_equal(ag_emulate_cudnn_alive(), alive);
         assert_int_equal(got.n, result.n);
@@ -267,9 +298,9 @@ static void test_every_call_of_it_fails_once(void **state)
     }
     ag_emulate_cudnn(true, 0);
     assert_int_equal(ag_emulate_cudnn_alive(), 0);
-    print_message("%d calls: beginning fails %d times, a plan %d, a convolution %d\n", (int)k - 2, (int)begun, (int)planned,
-                  (int)run);
-    assert_true(begun == 1 && planned > 40 && run >= 6);
+    print_message("%d calls: beginning fails %d times, a plan %d, a convolution %d, an attention %d\n", (int)k - 2, (int)begun,
+                  (int)planned, (int)run, (int)attended);
+    assert_true(begun == 1 && planned > 150 && run >= 6 && attended >= 2);
 }
 #endif
 
@@ -283,6 +314,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_a_cublas_of_another_version_is_named),
 #ifdef AG_EMULATE
         cmocka_unit_test(test_with_cudnn_as_on_the_cpu),
+        cmocka_unit_test(test_attention_with_cudnn_as_on_the_cpu),
         cmocka_unit_test(test_without_cudnn_as_on_the_cpu),
         cmocka_unit_test(test_a_plan_is_made_once),
         cmocka_unit_test(test_every_call_of_it_fails_once),
