@@ -38,8 +38,11 @@ endif
 ifeq ($(BUILD),emu)
 build/emu/tests/test_cuda build/emu/tests/test_cuda_emulation: build/emu/tests/cuda_planted.cu.o
 build/emu/tests/test_cuda_lost: | build/emu/tests/nvml/lib64/libnvidia-ml.so.1
+build/emu/tests/test_cuda_ranks: | build/emu/tests/nccl/lib64/libnccl.so.2
 
 build/emu/tests/nvml/lib64/libnvidia-ml.so.1: tests/fake_nvml.c
+build/emu/tests/nccl/lib64/libnccl.so.2: tests/fake_nccl.c
+build/emu/tests/nvml/lib64/libnvidia-ml.so.1 build/emu/tests/nccl/lib64/libnccl.so.2:
 	@mkdir -p $(@D)
 	@echo "  cc    $@"
 	@$(CC) -std=c11 -D_GNU_SOURCE $(warnings) -fPIC -shared $< -o $@

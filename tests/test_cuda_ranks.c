@@ -7,8 +7,11 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 #include "core/ranks.h"
+#include "cuda/nccl.h"
 #include "optim/state.h"
 #include "tests/cuda_cases.h"
 
@@ -184,6 +187,42 @@ static void test_every_call_fails_once(void **state)
     assert_true(errors > 50);
 }
 
+/* ---- the library ----------------------------------------------------------------------------------------- */
+
+/* The one that is installed, if any, without a GPU; then, in a process that finds it first, one of long ago. */
+static void test_the_library_is_found_or_explained(void **state)
+{
+    (void)state;
+    ag_nccl_functions f;
+    char why[512] = "";
+    const int version = ag_nccl_load(&f, why, sizeof why);
+    if (version) {
+        print_message("NCCL %d.%d.%d\n", version / 10000, version / 100 % 100, version % 100);
+        assert_true(version >= AG_NCCL_LEAST && f.init && f.all_reduce && f.last_error);
+        assert_non_null(strstr(f.words(AG_NCCL_SUCCESS), "no error"));
+    } else assert_non_null(strstr(why, "install NCCL 2 (pip install"));
+    int status = 0;
+    const pid_t child = fork();
+    assert_true(child >= 0);
+    if (!child) {
+        setenv("LD_LIBRARY_PATH", "build/emu/tests/nccl/lib64", 1);
+        execl("/proc/self/exe", "test_cuda_ranks", "old", (char *)NULL);
+        _exit(2);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+static int load_an_old_one(void)
+{
+    ag_nccl_functions f;
+    char why[512] = "";
+    const bool loaded = ag_nccl_load(&f, why, sizeof why);
+    const bool right = !loaded && strstr(why, "found is NCCL 2.8, and 2.18 is the least; install NCCL 2");
+    if (!right) fprintf(stderr, "NCCL is %s: %s\n", loaded ? "loaded" : "refused", why);
+    return !right;
+}
+
 /* Runs last: afterwards there is no communicator. */
 static void test_a_broken_network_ends_the_waiting(void **state)
 {
@@ -197,12 +236,14 @@ static void test_a_broken_network_ends_the_waiting(void **state)
     if (!strstr(ag_error(), "NCCL gave up: remote process exited")) fail_msg("%s", ag_error());
 }
 
-int main(void)
+int main(int argc, char *argv[])
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_batch_norm_sees_all_ranks), cmocka_unit_test(test_steps_are_those_of_the_whole_batch),
+        cmocka_unit_test(test_the_library_is_found_or_explained), cmocka_unit_test(test_batch_norm_sees_all_ranks),
+        cmocka_unit_test(test_steps_are_those_of_the_whole_batch),
         cmocka_unit_test(test_every_call_fails_once), cmocka_unit_test(test_a_broken_network_ends_the_waiting),
     };
+    if (argc > 1 && !strcmp(argv[1], "old")) return load_an_old_one();
     ag_init(.seed = 1, .threads = 1);
     ranks = ag_ranks(), rank = ag_rank();
     return cmocka_run_group_tests(tests, NULL, NULL);
