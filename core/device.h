@@ -37,6 +37,24 @@ typedef struct {
     char name[64];                  /* of its program; "" if unknown */
 } ag_device_process;
 
+/* Graphs: work kept to be done again, in one launch. What is queued between begin and end is not done; launch does it, each
+ * time with new keys for its random ops. In between, what waits for the device or reads the host's memory fails. Memory that is
+ * allocated in between stays the graph's until free, as it is when it works. */
+typedef struct {
+    void (*begin)(void);
+    void *(*end)(void);                     /* NULL: some memory was missing, which drop gets: then it can be made again */
+    bool (*drop)(void);                     /* after a failure or a NULL, when nothing is held that was made in between. False:
+                                             * the device has no more memory. */
+    void (*launch)(void *graph);
+    void (*free)(void *graph);
+    /* The state of a training step, on the device: its loss, the clipping of its gradients, and whether a loss was no number,
+     * after which optimizers that look at it leave the weights alone until reset. */
+    void (*reset)(void);
+    void (*note_loss)(const ag_tensor *loss);           /* queued: f32, one element */
+    int (*send)(void);                                  /* queued: the state goes to the host, and a ticket for it back */
+    double (*receive)(int ticket);                      /* waits for it; the loss. At most 3 tickets are out. */
+} ag_device_graphs;
+
 typedef struct {
     const char *name;
     /* Called once, before anything else. False: the device cannot be used; `why` then names the missing part, what
@@ -71,6 +89,7 @@ typedef struct {
     bool (*ranks_ready)(void);
     void (*ranks_start_mean)(float *v, int64_t n);
     void (*ranks_join)(void);
+    const ag_device_graphs *graphs; /* NULL: none */
 } ag_device_ops;
 
 /* The entry of a device, initialised. Fails, saying why, when the device cannot be used. */

@@ -1,5 +1,7 @@
 /* cuda/allocator.cu - device memory. cudaMalloc takes up to a millisecond and waits for the GPU; freed blocks are
- * therefore kept by size and handed out again. One stream does all work in order, so a block may be reused at once. */
+ * therefore kept by size and handed out again. One stream does all work in order, so a block may be reused at once. A graph
+ * (graph.cu) works at the addresses it was made with: what it took is nobody else's until it ends. While one is made the driver
+ * cannot be asked; what is missing then has an address without memory, and the graph is made again when the memory is there. */
 #include <pthread.h>
 #include "core/memory.h"
 #include "cuda/device.h"
@@ -15,6 +17,7 @@ enum { BINS = 1024 };
 struct block {
     void *p;
     size_t size;
+    const void *graph;                      /* whose it is: only while that is made it can be taken; nullptr: anybody's */
     block *next;
 };
 
@@ -22,7 +25,11 @@ static struct {
     pthread_mutex_t lock;
     block *live[BINS], *idle[BINS], *spare; /* by pointer; by size; nodes without memory */
     int64_t in_use, peak, cached, calls;
-} A = { PTHREAD_MUTEX_INITIALIZER, {}, {}, nullptr, 0, 0, 0, 0 };
+    const void *graph;                      /* that is made now */
+    size_t missing;                         /* bytes of addresses without memory */
+} A = { PTHREAD_MUTEX_INITIALIZER, {}, {}, nullptr, 0, 0, 0, 0, nullptr, 0 };
+
+static char *const NOWHERE = (char *)((uintptr_t)1 << 56);      /* beyond all that can be mapped */
 
 static unsigned bin_of(uint64_t key)
 {
@@ -38,12 +45,13 @@ size_t ag_cuda_size_of(size_t bytes)
     return size ? size : step;
 }
 
-static void *take_idle(size_t size)
+static void *take_idle(size_t size, const void *of)
 {
     for (block **at = &A.idle[bin_of(size)]; *at; at = &(*at)->next)
-        if ((*at)->size == size) {
+        if ((*at)->size == size && (*at)->graph == of) {
             block *b = *at;
             *at = b->next;
+            b->graph = A.graph;
             b->next = A.live[bin_of((uint64_t)(uintptr_t)b->p)];
             A.live[bin_of((uint64_t)(uintptr_t)b->p)] = b;
             A.cached -= (int64_t)size;
@@ -58,15 +66,36 @@ static cudaError_t trim_locked(void)
     const cudaError_t e = cudaStreamSynchronize(ag_cuda_stream());
     if (e != cudaSuccess) return e;
     for (int i = 0; i < BINS; i++)
-        while (A.idle[i]) {
-            block *b = A.idle[i];
-            A.idle[i] = b->next;
+        for (block **at = &A.idle[i]; *at;) {
+            block *b = *at;
+            if (b->graph) {
+                at = &b->next;
+                continue;
+            }
+            *at = b->next;
             A.cached -= (int64_t)b->size;
             cudaFree(b->p);
             b->next = A.spare;
             A.spare = b;
         }
     return cudaSuccess;
+}
+
+static void make_live(void *p, size_t size)
+{
+    block *b = A.spare;
+    if (b) A.spare = b->next;
+    else b = (block *)ag_alloc(1, sizeof *b);
+    *b = { p, size, A.graph, A.live[bin_of((uint64_t)(uintptr_t)p)] };
+    A.live[bin_of((uint64_t)(uintptr_t)p)] = b;
+}
+
+static void *take_missing(size_t size)
+{
+    char *const p = NOWHERE + A.missing;
+    A.missing += (size + 511) / 512 * 512;
+    make_live(p, size);
+    return p;
 }
 
 static void *take_new(size_t size)
@@ -77,11 +106,7 @@ static void *take_new(size_t size)
         cudaGetLastError();                 /* the runtime remembers an error until it is asked */
         if (trim_locked() != cudaSuccess || cudaMalloc(&p, size) != cudaSuccess) return cudaGetLastError(), nullptr;
     }
-    block *b = A.spare;
-    if (b) A.spare = b->next;
-    else b = (block *)ag_alloc(1, sizeof *b);
-    *b = { p, size, A.live[bin_of((uint64_t)(uintptr_t)p)] };
-    A.live[bin_of((uint64_t)(uintptr_t)p)] = b;
+    make_live(p, size);
     return p;
 }
 
@@ -89,8 +114,9 @@ void *ag_cuda_alloc(size_t bytes)
 {
     const size_t size = ag_cuda_size_of(bytes);
     pthread_mutex_lock(&A.lock);
-    void *p = take_idle(size);
-    if (!p) p = take_new(size);
+    void *p = take_idle(size, A.graph);
+    if (!p && A.graph) p = take_idle(size, nullptr);
+    if (!p) p = A.graph ? take_missing(size) : take_new(size);
     if (p) A.in_use += (int64_t)size;
     if (A.in_use > A.peak) A.peak = A.in_use;
     pthread_mutex_unlock(&A.lock);
@@ -115,8 +141,60 @@ void ag_cuda_free(void *p)
     if (!b) ag_fail(nullptr, "cuda: %p is no memory of this allocator, or was freed twice", p);
 }
 
+void ag_cuda_alloc_for(const void *graph)
+{
+    pthread_mutex_lock(&A.lock);
+    A.graph = graph;
+    pthread_mutex_unlock(&A.lock);
+}
+
+bool ag_cuda_missing(void)
+{
+    return A.missing;
+}
+
+/* Idle, all of them: who made the graph holds none of its memory. */
+bool ag_cuda_find_missing(void)
+{
+    bool found = true;
+    pthread_mutex_lock(&A.lock);
+    for (int i = 0; i < BINS; i++)
+        for (block **at = &A.idle[i]; *at;) {
+            block *b = *at;
+            if ((char *)b->p < NOWHERE) {
+                at = &b->next;
+                continue;
+            }
+            if (!found || cudaMalloc(&b->p, b->size) != cudaSuccess) {
+                cudaGetLastError();
+                found = false;
+                *at = b->next;
+                b->next = A.spare;
+                A.spare = b;
+                A.cached -= (int64_t)b->size;
+            }
+            A.calls++;
+        }
+    A.missing = 0;
+    pthread_mutex_unlock(&A.lock);
+    return found;
+}
+
+void ag_cuda_disown(const void *graph)
+{
+    pthread_mutex_lock(&A.lock);
+    for (int i = 0; i < BINS; i++) {
+        for (block *b = A.live[i]; b; b = b->next)
+            if (b->graph == graph) b->graph = nullptr;
+        for (block *b = A.idle[i]; b; b = b->next)
+            if (b->graph == graph) b->graph = nullptr;
+    }
+    pthread_mutex_unlock(&A.lock);
+}
+
 void ag_cuda_trim(void)
 {
+    ag_cuda_not_in_graph("memory is given back to the driver");
     pthread_mutex_lock(&A.lock);
     const cudaError_t e = trim_locked();
     pthread_mutex_unlock(&A.lock);
@@ -126,6 +204,7 @@ void ag_cuda_trim(void)
 void ag_cuda_memory(ag_device_memory *m)
 {
     size_t idle = 0, total = 0;
+    ag_cuda_not_in_graph("the driver is asked for its memory");
     ag_cuda_check(cudaMemGetInfo(&idle, &total), "asking for the device's memory");
     pthread_mutex_lock(&A.lock);
     *m = { (int64_t)total, (int64_t)idle, A.in_use, A.peak, A.cached, A.calls };

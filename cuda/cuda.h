@@ -135,6 +135,16 @@ template <int K> static __device__ inline void ag_walk_at(const ag_walk<K> &w, i
     for (int k = 0; k < K; k++) offset[k] += i * w.stride[k][0];
 }
 
+/* ---- what changes from launch to launch of a graph ----------------------------------------------------- */
+
+/* A random op's key; of an op in a graph it is read when that runs. */
+struct ag_cuda_key {
+    uint64_t value;
+    const uint64_t *slot;                               /* nullptr: the value */
+    __device__ inline uint64_t get() const { return slot ? *slot : value; }
+};
+ag_cuda_key ag_cuda_key_of(uint64_t drawn);             /* drawn: by ag_rng_draw */
+
 /* ---- errors found inside kernels ----------------------------------------------------------------------- */
 
 /* An id out of range: the kernel notes it here and goes on without reading; the next wait for the device fails with

@@ -18,24 +18,16 @@ cudaStream_t ag_cuda_stream(void)
 
 /* ---- errors found inside kernels ----------------------------------------------------------------------- */
 
-static ag_cuda_trap *trap, trap_host;
+static ag_cuda_trap *trap;
 
 ag_cuda_trap *ag_cuda_trap_device(void)
 {
     return trap;
 }
 
-static void trap_read(void)
+void ag_cuda_trap_report(ag_cuda_trap t)
 {
-    const cudaError_t e = cudaMemcpyAsync(&trap_host, trap, sizeof trap_host, cudaMemcpyDeviceToHost, stream);
-    ag_cuda_check(e, "reading errors");
-}
-
-static void trap_report(void)
-{
-    if (!trap_host.set) return;
-    const ag_cuda_trap t = trap_host;
-    trap_host.set = 0;
+    if (!t.set) return;
     ag_cuda_check(cudaMemsetAsync(trap, 0, sizeof *trap, stream), "clearing errors");
     ag_fail(t.at, "%s: ids[%" PRId64 "] = %" PRId64 ", but the table has rows 0 to %" PRId64
             " (found on the GPU while it worked; reported when its results were waited for)", t.op, t.position, t.value,
@@ -115,19 +107,23 @@ static bool init(char *why, size_t size)
 
 static void copy_in(void *dst, const void *host, size_t bytes)
 {
+    ag_cuda_not_in_graph("memory of the host is read");
     ag_cuda_check(cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, stream), "copying to the device");
 }
 
 static void sync(void)
 {
-    trap_read();
+    ag_cuda_trap found;
+    ag_cuda_not_in_graph("the device is waited for");
+    ag_cuda_check(cudaMemcpyAsync(&found, trap, sizeof found, cudaMemcpyDeviceToHost, stream), "reading errors");
     ag_cuda_check(cudaStreamSynchronize(stream), "the queued work");
     ag_cuda_ranks_check();
-    trap_report();
+    ag_cuda_trap_report(found);
 }
 
 static void copy_out(void *host, const void *src, size_t bytes)
 {
+    ag_cuda_not_in_graph("results are read on the host");
     ag_cuda_check(cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, stream), "copying from the device");
     sync();
 }
@@ -155,5 +151,6 @@ extern const ag_device_ops ag_cuda_device = {
     "cuda", init, ag_cuda_alloc, ag_cuda_free, ag_cuda_size_of, ag_cuda_trim, ag_cuda_memory, ag_cuda_reset_peak,
     copy_in, copy_out, copy, ag_cuda_assign, ag_cuda_add, ag_cuda_fill, ag_cuda_add_rows, sync, &ag_cuda_upload,
     processes, ag_cuda_ranks_ready, ag_cuda_ranks_start_mean, ag_cuda_ranks_join,
+    &ag_cuda_graphs,
 };
 }

@@ -16,6 +16,20 @@ void ag_cuda_trim(void);
 void ag_cuda_memory(ag_device_memory *m);
 void ag_cuda_reset_peak(void);
 
+/* Memory that is allocated now becomes the graph's, from idle blocks alone; nullptr: nobody's. */
+void ag_cuda_alloc_for(const void *graph);
+void ag_cuda_disown(const void *graph);     /* what is the graph's becomes everybody's */
+bool ag_cuda_missing(void);                 /* the graph's memory is not all there */
+bool ag_cuda_find_missing(void);            /* asks the driver for it; false: it has no more */
+
+/* graph.cu */
+extern const ag_device_graphs ag_cuda_graphs;
+/* In the middle of a graph: fails, saying what it is that cannot be. */
+void ag_cuda_not_in_graph(const char *what);
+
+/* device.cu */
+void ag_cuda_trap_report(ag_cuda_trap found);   /* fails, if it is one */
+
 /* copy.cu */
 void ag_cuda_assign(ag_tensor *dst, const ag_tensor *src);
 void ag_cuda_add(ag_tensor *dst, const ag_tensor *src);

@@ -7,10 +7,10 @@
 enum { WORDS = 4 };
 
 template <class T, bool PACKED>
-static __global__ void drop(int64_t n, const T *x, T *y, uint64_t key, uint32_t threshold, float scale, bool add)
+static __global__ void drop(int64_t n, const T *x, T *y, ag_cuda_key key, uint32_t threshold, float scale, bool add)
 {
     AG_EACH (i, (n + WORDS - 1) / WORDS) {
-        const ag_philox4 words = ag_philox_block(key, 3, (uint64_t)i);
+        const ag_philox4 words = ag_philox_block(key.get(), 3, (uint64_t)i);
         float v[WORDS];
         const int64_t at = i * WORDS, left = n - at;
         if (PACKED && left >= WORDS) {
@@ -33,10 +33,10 @@ template <class T> static void run(const ag_node *n, const ag_tensor *from, ag_t
     T *y = (T *)to->data;
     if (!count) return;
     if (ag_aligned(x) && ag_aligned(y))
-        LAUNCH((drop<T, true>), ag_blocks((count + WORDS - 1) / WORDS), AG_BLOCK, 0, count, x, y, a->key,
+        LAUNCH((drop<T, true>), ag_blocks((count + WORDS - 1) / WORDS), AG_BLOCK, 0, count, x, y, ag_cuda_key_of(a->key),
                ag_dropout_threshold(a->p), ag_dropout_scale(a->p), add);
     else
-        LAUNCH((drop<T, false>), ag_blocks((count + WORDS - 1) / WORDS), AG_BLOCK, 0, count, x, y, a->key,
+        LAUNCH((drop<T, false>), ag_blocks((count + WORDS - 1) / WORDS), AG_BLOCK, 0, count, x, y, ag_cuda_key_of(a->key),
                ag_dropout_threshold(a->p), ag_dropout_scale(a->p), add);
 }
 

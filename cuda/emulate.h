@@ -130,6 +130,9 @@ extern "C" void ag_emulate_lazy(bool lazy);
 /* Whether the device's work is left out and its memory never touched: for sizes that no CPU would compute. What was allocated
  * meanwhile is freed, and given back to the driver, before this ends. */
 extern "C" void ag_emulate_dry(bool dry);
+/* How often so far: work was queued outside of captures, a graph launched, the device waited for, the driver asked for memory. */
+enum { AG_EMULATE_QUEUED, AG_EMULATE_GRAPHS, AG_EMULATE_WAITS, AG_EMULATE_MALLOCS, AG_EMULATE_COUNTS };
+extern "C" int64_t ag_emulate_count(int kind);
 
 typedef int cudaError_t;
 typedef struct ag_emulate_event *cudaEvent_t;

@@ -44,6 +44,7 @@ struct ag_emulate_event {
 namespace {
 
 bool lazy, dry;
+int64_t counts[AG_EMULATE_COUNTS];
 std::vector<ag_emulate_stream *> streams;
 std::map<char *, size_t> pinned;
 
@@ -110,9 +111,16 @@ bool ag_emulate_queue(cudaStream_t s, work w)
         s->capture->work_.push_back(w);
         return true;
     }
+    counts[AG_EMULATE_QUEUED]++;
     s->waiting.push_back(w);
     if (!lazy) drain(s);
     return true;
+}
+
+int64_t ag_emulate_count(int kind)
+{
+    guarded g(lock);
+    return counts[kind];
 }
 
 void ag_emulate_lazy(bool on)
@@ -160,6 +168,7 @@ cudaError_t cudaMalloc(void **p, size_t bytes)
 {
     guarded g(lock);
     *p = nullptr;
+    counts[AG_EMULATE_MALLOCS]++;
     if (ag_emulate_fails()) return lost() ? cudaErrorIllegalAddress : cudaErrorMemoryAllocation;
     if (forbidden()) return cudaErrorStreamCaptureUnsupported;
     *p = ag_emulate_take(bytes);
@@ -212,7 +221,7 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
         const auto staged = std::make_shared<std::string>((const char *)src, bytes);
         ag_emulate_queue(s, [=] { memcpy(dst, staged->data(), bytes); });
     } else ag_emulate_queue(s, [=] { memcpy(dst, src, bytes); });
-    if (pageable && kind == cudaMemcpyDeviceToHost) drain(s);
+    if (pageable && kind == cudaMemcpyDeviceToHost) counts[AG_EMULATE_WAITS]++, drain(s);
     return cudaSuccess;
 }
 
@@ -255,6 +264,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s)
 {
     guarded g(lock);
     if (s->capture) return forbidden(), cudaErrorStreamCaptureUnsupported;
+    counts[AG_EMULATE_WAITS]++;
     drain(s);
     return after_waiting();
 }
@@ -361,6 +371,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t s)
 {
     guarded g(lock);
     if (const cudaError_t bad = good()) return bad;
+    counts[AG_EMULATE_GRAPHS]++;
     ag_emulate_queue(s, [=] { for (const work &w : e->work_) w(); });
     return cudaSuccess;
 }

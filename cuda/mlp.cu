@@ -27,9 +27,9 @@ struct mlp {
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-static __global__ void keep_samples(int64_t n, double p, uint64_t key, float *keep)
+static __global__ void keep_samples(int64_t n, double p, ag_cuda_key key, float *keep)
 {
-    AG_EACH (i, n) keep[i] = ag_drop_path_keep(p, key, i);
+    AG_EACH (i, n) keep[i] = ag_drop_path_keep(p, key.get(), i);
 }
 
 static mlp sizes_of(ag_node *n)
@@ -46,7 +46,8 @@ static mlp sizes_of(ag_node *n)
     if (n->in[SCALE]) m.scale = ag_real(n->in[SCALE]);
     if (m.arg.drop_path > 0) {
         float *keep = (float *)ag_workspace(n, samples, sizeof *keep);
-        LAUNCH(keep_samples, ag_blocks(samples), AG_BLOCK, 0, samples, m.arg.drop_path, m.arg.key, keep);
+        LAUNCH(keep_samples, ag_blocks(samples), AG_BLOCK, 0, samples, m.arg.drop_path,
+               ag_cuda_key_of(m.arg.key), keep);
         m.keep = keep;
     }
     return m;

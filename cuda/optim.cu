@@ -4,12 +4,14 @@
  * A block takes one piece of one segment, so that it looks up its parameter once. Sums are of pieces, whose order depends on
  * the sizes of the parameters alone. */
 #include "cuda/optim_rules.h"
+#include "cuda/step.h"
 #include "optim/lamb.h"
 
 enum { SEGMENTS = 256 };                                /* the arguments of a launch hold 32,764 bytes */
 
 struct optim_batch {
     int n;
+    optim_live live;                                    /* of this launch; all NULL: there is none */
     int64_t piece[SEGMENTS + 1];                        /* the first piece of each, among those of the launch; their number */
     optim_segment segment[SEGMENTS];
 };
@@ -30,21 +32,39 @@ static __device__ inline optim_piece piece_of(const optim_batch &b)
     return { lo, p, begin, end < n ? end : n };
 }
 
+static __device__ inline optim_scalars scalars_of(const optim_batch &b, int index)
+{
+    optim_scalars k = b.live.scalars ? b.live.scalars[index] : b.segment[index].scalars;
+    if (b.live.clips) k.scale *= b.live.state->clip;
+    return k;
+}
+
+/* A loss was no number: the weights stay. */
+static __device__ inline bool halted(const optim_batch &b)
+{
+    return b.live.state && b.live.state->bad;
+}
+
 template <class Rule> static __global__ void optim_update(__grid_constant__ const optim_batch b)
 {
     const optim_piece p = piece_of(b);
     const optim_segment &s = b.segment[p.index];
-    for (int64_t i = p.begin + threadIdx.x; i < p.end; i += AG_BLOCK) Rule::step(s.scalars, i, s.w, s.g, s.s0, s.s1);
+    const optim_scalars k = scalars_of(b, p.index);
+    if (halted(b)) return;
+    for (int64_t i = p.begin + threadIdx.x; i < p.end; i += AG_BLOCK) Rule::step(k, i, s.w, s.g, s.s0, s.s1);
 }
 
 /* call(batch, its first segment, its first piece) for up to SEGMENTS segments at a time; returns the number of pieces. */
-template <class Call> static int64_t each_batch(const optim_segment *segment, int n, Call call)
+template <class Call>
+static int64_t each_batch(const optim_segment *segment, int n, const optim_live *live, Call call)
 {
     int64_t pieces = 0;
     for (int first = 0; first < n; first += SEGMENTS) {
         optim_batch b;
         b.n = n - first < SEGMENTS ? n - first : SEGMENTS;
         b.piece[0] = 0;
+        b.live = live ? *live : optim_live{};
+        if (live) b.live.scalars += first;
         for (int i = 0; i < b.n; i++) {
             b.segment[i] = segment[first + i];
             b.piece[i + 1] = b.piece[i] + ag_optim_pieces(1, &b.segment[i]);
@@ -55,15 +75,18 @@ template <class Call> static int64_t each_batch(const optim_segment *segment, in
     return pieces;
 }
 
-template <class Rule> static void optim_run(const optim_segment *segment, int n)
+template <class Rule> static void optim_run(const optim_segment *segment, int n, const optim_live *live)
 {
-    each_batch(segment, n, [](const optim_batch &b, int, int64_t) {
+    each_batch(segment, n, live, [](const optim_batch &b, int, int64_t) {
         LAUNCH(optim_update<Rule>, (unsigned)b.piece[b.n], AG_BLOCK, 0, b);
     });
 }
 
 #define OPTIM_RULE(name, attributes, ...) \
-    void ag_optim_##name##_cuda(const optim_segment *segment, int n, double *) { optim_run<name##_rule>(segment, n); }
+    void ag_optim_##name##_cuda(const optim_segment *segment, int n, double *, const optim_live *live) \
+    { \
+        optim_run<name##_rule>(segment, n, live); \
+    }
 #include "optim/rules.def"
 
 /* ---- averages and weights change places ---------------------------------------------------------------- */
@@ -79,7 +102,7 @@ struct exchange_rule {
 
 void ag_optim_exchange_cuda(const optim_segment *segment, int n)
 {
-    optim_run<exchange_rule>(segment, n);
+    optim_run<exchange_rule>(segment, n, nullptr);
 }
 
 /* ---- gradients into the buckets of several ranks, and back --------------------------------------------- */
@@ -93,7 +116,7 @@ struct copy_rule {
 
 void ag_optim_copy_cuda(const optim_segment *segment, int n)
 {
-    optim_run<copy_rule>(segment, n);
+    optim_run<copy_rule>(segment, n, nullptr);
 }
 
 /* ---- sums ---------------------------------------------------------------------------------------------- */
@@ -133,10 +156,20 @@ static __global__ void optim_total(int64_t n, const double *partial, double *to)
 /* scratch[0]: the sum of all g g; the sums of the pieces lie behind it. */
 void ag_optim_norm2_cuda(const optim_segment *segment, int n, double *scratch)
 {
-    const int64_t pieces = each_batch(segment, n, [&](const optim_batch &b, int, int64_t first) {
+    const int64_t pieces = each_batch(segment, n, nullptr, [&](const optim_batch &b, int, int64_t first) {
         LAUNCH(optim_squares, (unsigned)b.piece[b.n], AG_BLOCK, 0, b, scratch + 1 + first);
     });
     LAUNCH(optim_total, 1, AG_BLOCK, 0, pieces, scratch + 1, scratch);
+}
+
+static __global__ void optim_clip(const double *sum, double max, ag_step_state *state)
+{
+    state->clip = (float)ag_optim_clip_factor(*sum, max);
+}
+
+void ag_optim_clip_cuda(const double *sum, double max, ag_step_state *state)
+{
+    LAUNCH(optim_clip, 1, 1, 0, sum, max, state);
 }
 
 /* ---- LAMB: moments and sums of squares of w and u; a trust ratio for each parameter; the step ---------- */
@@ -145,9 +178,10 @@ static __global__ void lamb_moments(__grid_constant__ const optim_batch b, doubl
 {
     const optim_piece p = piece_of(b);
     const optim_segment &s = b.segment[p.index];
+    const optim_scalars k = scalars_of(b, p.index);
     double sum[2] = { 0, 0 };
-    for (int64_t i = p.begin + threadIdx.x; i < p.end && s.scalars.lr != 0; i += AG_BLOCK) {
-        const float u = ag_optim_lamb_moments(&s.scalars, &s.w[i], s.g[i], &s.s0[i], &s.s1[i]), w = s.w[i];
+    for (int64_t i = p.begin + threadIdx.x; i < p.end && k.lr != 0 && !halted(b); i += AG_BLOCK) {
+        const float u = ag_optim_lamb_moments(&k, &s.w[i], s.g[i], &s.s0[i], &s.s1[i]), w = s.w[i];
         sum[0] += (double)w * w;
         sum[1] += (double)u * u;
     }
@@ -169,15 +203,16 @@ static __global__ void lamb_step(__grid_constant__ const optim_batch b, const do
 {
     const optim_piece p = piece_of(b);
     const optim_segment &s = b.segment[p.index];
-    const float rate = s.scalars.lr * (float)partial[2 * b.piece[p.index]];
-    for (int64_t i = p.begin + threadIdx.x; i < p.end && s.scalars.lr != 0; i += AG_BLOCK)
-        s.w[i] -= rate * ag_optim_lamb_direction(&s.scalars, s.s0[i], s.s1[i]);
+    const optim_scalars k = scalars_of(b, p.index);
+    const float rate = k.lr * (float)partial[2 * b.piece[p.index]];
+    for (int64_t i = p.begin + threadIdx.x; i < p.end && k.lr != 0 && !halted(b); i += AG_BLOCK)
+        s.w[i] -= rate * ag_optim_lamb_direction(&k, s.s0[i], s.s1[i]);
 }
 
 /* scratch: two sums of each piece. */
-void ag_optim_lamb_cuda(const optim_segment *segment, int n, double *scratch)
+void ag_optim_lamb_cuda(const optim_segment *segment, int n, double *scratch, const optim_live *live)
 {
-    each_batch(segment, n, [&](const optim_batch &b, int, int64_t first) {
+    each_batch(segment, n, live, [&](const optim_batch &b, int, int64_t first) {
         double *partial = scratch + 2 * first;
         LAUNCH(lamb_moments, (unsigned)b.piece[b.n], AG_BLOCK, 0, b, partial);
         LAUNCH(lamb_trust, (unsigned)b.n, AG_BLOCK, 0, b, partial);

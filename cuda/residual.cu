@@ -10,7 +10,8 @@ template <class T> struct residual {
     const T *x, *branch, *g;
     T *y, *d_branch;
     const float *scale;
-    ag_drop_arg drop;
+    double drop_path;
+    ag_cuda_key key;
     bool add;
 };
 
@@ -20,9 +21,10 @@ template <class T> static residual<T> job_of(const ag_node *n, ag_columns *plan)
     residual<T> j;
     memset(&j, 0, sizeof j);
     j.x = (const T *)x->data, j.branch = (const T *)n->in[BRANCH]->data, j.y = (T *)n->out->data;
-    j.scale = ag_real_or_null(n->in[SCALE]), j.drop = *(const ag_drop_arg *)n->arg;
+    j.scale = ag_real_or_null(n->in[SCALE]), j.drop_path = ((const ag_drop_arg *)n->arg)->p;
+    j.key = ag_cuda_key_of(((const ag_drop_arg *)n->arg)->key);
     const ag_tensor *d = n->din[BRANCH], *g = n->out->grad;
-    const int64_t channels = x->shape[x->ndim - 1], samples = x->ndim > 1 && j.drop.p > 0 ? x->shape[0] : 1;
+    const int64_t channels = x->shape[x->ndim - 1], samples = x->ndim > 1 && j.drop_path > 0 ? x->shape[0] : 1;
     const bool aligned = ag_aligned(j.x) && ag_aligned(j.branch) && ag_aligned(j.y) && ag_aligned(d ? d->data : nullptr) &&
                          ag_aligned(g ? g->data : nullptr);
     *plan = ag_columns_of<T>(samples, ag_numel(x) / (samples * channels), channels, aligned);
@@ -34,7 +36,7 @@ template <int V> struct factors {
     float by[V], kept;
     template <class T> __device__ inline factors(const residual<T> &m, int64_t sample, int64_t c)
     {
-        kept = ag_drop_path_keep(m.drop.p, m.drop.key, sample);
+        kept = ag_drop_path_keep(m.drop_path, m.key.get(), sample);
         if (m.scale) ag_get_pack<V>(m.scale + c, by);
         for (int i = 0; i < V; i++) by[i] = kept * (m.scale ? by[i] : 1);
     }

@@ -87,7 +87,7 @@ static void update_on(const char *at, optim_ema *e, ag_device device)
         if (from->dtype == AG_F32 && from->device == device)
             e->segment[n++] = (optim_segment){ .n = ag_numel(to), .w = to->data, .g = from->data, .scalars = s };
     }
-    ag_optim_pass(at, &ag_optim_rule_sgd, device, n, e->segment);
+    ag_optim_pass(at, &ag_optim_rule_sgd, device, n, e->segment, NULL);
 }
 
 void ag_optim_ema_update_(const char *at, optim_ema *e)
@@ -195,5 +195,5 @@ learner_callback ag_learner_ema(learner_ema_opts o)
     keeper *k = ag_alloc(1, sizeof *k);
     k->o = o;
     if (!(o.decay > 0)) k->o.decay = 0.9998;
-    return (learner_callback){ .on = average, .state = k, .drop = drop_keeper, .tensors = averages };
+    return (learner_callback){ .on = average, .between_steps = true, .state = k, .drop = drop_keeper, .tensors = averages };
 }

@@ -86,7 +86,7 @@ learner *ag_learner_new_(const char *at, data_loader *train, data_loader *valid,
     l->train_loss = l->valid_loss = NAN;
     l->in->at = at, l->in->accumulate = per_step, l->in->clip = o.clip, l->in->quiet = o.quiet, l->in->lr_scale = 1;
     l->in->saved_step = -1;
-    l->in->precision = o.precision, l->in->fit_memory = o.fit_memory;
+    l->in->precision = o.precision, l->in->fit_memory = o.fit_memory, l->in->eager = o.eager;
     l->in->terminal = isatty(STDOUT_FILENO);
     ag_learner_use(l, train);
     if (valid) ag_learner_use(l, valid);
@@ -130,7 +130,7 @@ void ag_learner_smooth(learner *l, double loss)
     l->train_loss = ag_learner_smoothed(l);
 }
 
-static void require_number(const learner *l)
+void ag_learner_require_number(const learner *l)
 {
     if (isfinite(l->batch_loss) || l->in->searching) return;
     ag_fail(l->in->at, "the loss became %s in epoch %d, step %" PRId64 ", batch %" PRId64 "; the weights of the step before "
@@ -165,7 +165,7 @@ static learner_flow compute(learner *l, double share, double weight)
     TELL(LEARNER_AFTER_PRED);
     ag_tensor *loss = ag_learner_loss(l, l->pred, l->y, NULL);
     l->batch_loss += share * ag_item(loss);
-    require_number(l);
+    ag_learner_require_number(l);
     TELL(LEARNER_AFTER_LOSS);
     weight *= share;
     if (l->in->last_backward) ag_optim_ranks_arm(l->in->at, l->opt);
@@ -213,9 +213,11 @@ static bool told_to_stop(const learner *l)
 
 static learner_flow forward_backward(learner *l, data_batch *b, double weight)
 {
-    l->x = b->x, l->y = b->y, l->batch_loss = 0, l->in->mixed_y = NULL;
+    l->x = b->x, l->y = b->y, l->in->mixed_y = NULL;
     TELL(LEARNER_BEFORE_BATCH);
     ag_learner_memory_batch(l, l->x, l->y);
+    if (ag_learner_replay(l, weight)) return LEARNER_GO;
+    l->batch_loss = 0;
     const int64_t parts = ag_learner_parts(l);
     const learner_flow f = parts > 1 ? compute_parts(l, parts, weight) : compute(l, 1, weight);
     if (f != LEARNER_GO) return f;
@@ -250,8 +252,11 @@ static learner_flow take_step(learner *l)
         optim_zero_grad(l->opt);
         return f;
     }
-    if (l->in->clip > 0) optim_clip_norm(l->opt, l->in->clip);
-    optim_step(l->opt);
+    if (l->in->stepped) ag_optim_count_step(l->opt, l->in->stepped);
+    else {
+        if (l->in->clip > 0) optim_clip_norm(l->opt, l->in->clip);
+        optim_step(l->opt);
+    }
     return tell(l, LEARNER_AFTER_STEP);
 }
 
@@ -315,6 +320,7 @@ static learner_flow train_epoch(learner *l)
             if (f != LEARNER_GO) break;
         }
     }
+    ag_learner_settle(l);
     if (l->interrupted) return LEARNER_CANCEL_FIT;
     if (f != LEARNER_GO) optim_zero_grad(l->opt);           /* of a group that was cut short */
     optim_flush(l->opt);
@@ -424,6 +430,7 @@ void ag_learner_run(const char *at, learner *l, int epochs)
     join_ranks(l);
     nn_train(l->net, true);
     learner_flow f = tell(l, LEARNER_BEFORE_FIT);
+    ag_learner_replay_begin(l);
     ag_learner_memory_begin(l);             /* what callbacks hold (averages of weights) is there already */
     while (f == LEARNER_GO && l->epoch < epochs) {
         f = one_epoch(l);

@@ -83,6 +83,10 @@ typedef enum {
 typedef enum { LEARNER_GO, LEARNER_CANCEL_BATCH, LEARNER_CANCEL_TRAIN, LEARNER_CANCEL_EPOCH, LEARNER_CANCEL_FIT } learner_flow;
 typedef struct {
     learner_flow (*on)(learner *l, learner_event event, void *state);
+    /* It does nothing from AFTER_PRED to BEFORE_STEP and reads no batch_loss, so that on a GPU a step can be one graph: the loss
+     * is then read while the next step works, and what has seen it (train_loss) is a step behind until the epoch's training ends.
+     * A learner with another callback launches op by op. */
+    bool between_steps;
     void *state;
     void (*drop)(void *state);          /* when the learner ends; may be NULL */
     /* What checkpoints keep of it; both may be absent. tensors: names them in out, or counts them where out is NULL. */
@@ -135,6 +139,8 @@ typedef struct {
     const char *checkpoint;     /* saved here after every epoch and on Ctrl-C */
     const char *resume_hint;    /* the command line that goes on from the checkpoint, printed after Ctrl-C */
     const char *log;            /* CSV: epoch,train_loss,valid_loss,<metrics>,seconds; goes on where a resumed fit does */
+    bool eager;                 /* on a GPU: launches steps op by op, to look into them; else a step whose shapes were seen before
+                                 * is captured as one CUDA graph and replayed: the same numbers, without the time of launches */
     bool quiet;                 /* no progress, no table */
 } learner_opts;
 /* A learner in the innermost scope. valid may be NULL, and loss with .targets. Fails on an empty loader, on both .accumulate

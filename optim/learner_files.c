@@ -101,6 +101,7 @@ static int64_t callback_tensors(learner *l, ag_named *out)
 void ag_learner_save_(const char *at, learner *l, const char *path, int n_meta, const ag_meta *meta)
 {
     AG_SCOPE;
+    ag_learner_settle(l);
     const int64_t own = nn_named_count(l->net), state = optim_state_count(l->opt), more = callback_tensors(l, NULL);
     ag_named *all = ag_alloc(own + state + more, sizeof *all);
     ag_defer(ag_free, all);

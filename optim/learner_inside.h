@@ -27,6 +27,9 @@ struct learner_inside {
     /* The batch is mixed: its loss is share [N] times that for y and 1 - share that for mixed_y. NULL: it is not. (mixing.c) */
     ag_tensor *mixed_y, *mixed_share;
     bool last_backward, stop;           /* of the step, of this rank; a rank was told to stop */
+    bool eager;
+    struct ag_replay *replay;           /* replay.c; NULL: steps are not captured */
+    const bool *stepped;                /* the graph that was launched has taken the step of these parameters; NULL: it has not */
     /* memory.c */
     bool fit_memory;
     int64_t part;                       /* samples that fit at once; 0: not known yet */
@@ -61,6 +64,8 @@ double ag_learner_gradients(learner *l, data_batch *b);         /* forward and b
 void ag_learner_smooth(learner *l, double loss);
 double ag_learner_smoothed(const learner *l);
 
+/* Fails where batch_loss is no number. */
+void ag_learner_require_number(const learner *l);
 bool ag_learner_keeps_best(const learner *l);                  /* keep_best was added */
 
 /* The net's result, in the learner's precision. */
@@ -78,6 +83,12 @@ int64_t ag_learner_parts(learner *l);
 /* lost.c: from here to the end of the scope the failure of a GPU that is lost says where it was and how to go on. */
 void ag_learner_lost_begin(learner *l);
 void ag_learner_saved(learner *l, const char *path, int64_t step);
+
+/* replay.c: from here to the end of the scope steps may become graphs. */
+void ag_learner_replay_begin(learner *l);
+/* The batch, forward and backward, and where last_backward is set the step. False: it was not done. */
+bool ag_learner_replay(learner *l, double weight);
+void ag_learner_settle(learner *l);     /* waits for the loss that is not yet known; fails where it is no number */
 
 /* targets.c */
 void ag_learner_set_targets(const char *at, learner *l, const learner_opts *o);     /* and the metrics */

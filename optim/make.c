@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 #include "nn/nn.h"
+#include "core/device.h"
 #include "optim/state.h"
 
 /* What the public option structs come down to. */
@@ -89,6 +90,7 @@ static void drop(void *object)
     ag_free(o->by_rows);
     ag_free(o->clock);
     ag_free(o->segment);
+    if (o->live) ag_device_table(AG_CUDA)->free(o->live);
     ag_free(o->param);
     ag_owner_free(o->owner);
     ag_free(o);

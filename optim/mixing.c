@@ -104,7 +104,7 @@ static learner_callback make(mixing how, double alpha, double otherwise)
     mixer *m = ag_alloc(1, sizeof *m);
     *m = (mixer){ how, alpha == 0 ? otherwise : alpha };
     if (!(m->alpha > 0)) ag_fail(AG_HERE, "mixup, cutmix: .alpha = %g; it is positive", alpha);
-    return (learner_callback){ .on = on, .state = m, .drop = ag_free };
+    return (learner_callback){ .on = on, .between_steps = true, .state = m, .drop = ag_free };
 }
 
 learner_callback ag_learner_mixup(learner_mix_opts o) { return make(MIXUP, o.alpha, 0.4); }
@@ -141,5 +141,5 @@ learner_callback ag_learner_sizes(const data_loaders *dls, learner_sizes_opts o)
     if (o.first < 1 || o.last < 1 || !(o.share > 0 && o.share <= 1))
         ag_fail(AG_HERE, "learner_sizes: .first = %" PRId64 ", .last = %" PRId64 ", .share = %g; sides are positive, the share "
                 "is above 0 and at most 1", o.first, o.last, o.share);
-    return (learner_callback){ .on = grow, .state = g, .drop = ag_free };
+    return (learner_callback){ .on = grow, .between_steps = true, .state = g, .drop = ag_free };
 }

@@ -92,7 +92,8 @@ double *ag_optim_scratch(const char *at, int64_t count)
 
 /* Segments are one range of elements to the threads: many small tensors cost no more than one large one. They begin at
  * multiples of 16 elements, so that pieces are cut at whole vectors. */
-void ag_optim_pass(const char *at, const optim_rule *rule, ag_device device, int n, optim_segment *segment)
+void ag_optim_pass(const char *at, const optim_rule *rule, ag_device device, int n, optim_segment *segment,
+                   const optim_live *live)
 {
     int64_t total = 0;
     for (int i = 0; i < n; i++) {
@@ -102,7 +103,7 @@ void ag_optim_pass(const char *at, const optim_rule *rule, ag_device device, int
     if (n && device == AG_CPU) ag_parallel(total, 2048, 0.25, step_segments, &(dense_job){ segment, n, rule->kernel });
     if (!n || device == AG_CPU) return;
     AG_SCOPE;
-    rule->cuda(segment, n, rule->trust ? ag_optim_scratch(at, 2 * ag_optim_pieces(n, segment)) : NULL);
+    rule->cuda(segment, n, rule->trust ? ag_optim_scratch(at, 2 * ag_optim_pieces(n, segment)) : NULL, live);
 }
 
 /* Tables on the GPU are stepped together, in a few launches. */
@@ -129,7 +130,7 @@ static void dense_step_on(const char *at, optim *o, ag_device device)
         if (o->rule->trust && device == AG_CPU) ag_optim_trust_step(&s.scalars, s.n, s.w, s.g, s.s0, s.s1);
         else o->segment[n++] = s;
     }
-    ag_optim_pass(at, o->rule, device, n, o->segment);
+    ag_optim_pass(at, o->rule, device, n, o->segment, NULL);
 }
 
 /* ---- the public calls ---------------------------------------------------------------------------------- */
@@ -140,6 +141,12 @@ static void require_kernel(const char *at, const optim *o)
         if (o->param[i].t->device != AG_CPU && !(o->param[i].t->device == AG_CUDA && o->rule->cuda))
             ag_fail(at, "%s: no step on %s for parameter %s", o->rule->name, ag_device_name(o->param[i].t->device),
                     o->param[i].t->name);
+}
+
+static void count(const optim_param *p)
+{
+    ++*steps_of(p);
+    ag_touched(p->t);
 }
 
 void ag_optim_step_(const char *at, optim *o)
@@ -154,13 +161,72 @@ void ag_optim_step_(const char *at, optim *o)
     dense_step_on(at, o, AG_CUDA);
     if (o->n_clocks) ag_optim_clocks_advance(o);
     for (int i = 0; i < o->n_params; i++)
-        if (ag_optim_takes_part(&o->param[i])) {
-            ++*steps_of(&o->param[i]);
-            ag_touched(o->param[i].t);
-        }
+        if (ag_optim_takes_part(&o->param[i])) count(&o->param[i]);
     ag_optim_zero_grad(o);
     o->steps++;
     if (ag_profiling) ag_profile_other("optimizer step", start, 0);
+}
+
+/* ---- a step in a graph --------------------------------------------------------------------------------- */
+
+bool ag_optim_can_capture(optim *o)
+{
+    if (o->n_clocks || !o->rule->cuda || !o->n_params) return false;
+    for (int i = 0; i < o->n_params; i++)
+        if (o->param[i].t->device != AG_CUDA || o->param[i].t->rows) return false;
+    if (!o->live) o->live = ag_device_table(AG_CUDA)->alloc((size_t)o->n_params * sizeof *o->live);
+    return o->live;
+}
+
+/* Of all that a captured step relies on: which parameters are trained, where they lie, what is in the others. */
+uint64_t ag_optim_signature(const optim *o)
+{
+    uint64_t h = 0;
+    for (int i = 0; i < o->n_params; i++) {
+        const ag_tensor *t = o->param[i].t;
+        h = (h ^ (uint64_t)(uintptr_t)t->data ^ (t->requires_grad ? 1 : 2 + (uint64_t)ag_version(t))) * 0x9E3779B97F4A7C15u;
+        h ^= h >> 29;
+    }
+    return h;
+}
+
+void ag_optim_capture(const char *at, optim *o, double clip, bool *part)
+{
+    static void (*const norm)(const optim_segment *, int, double *) = AG_CUDA_FN(ag_optim_norm2_cuda);
+    static void (*const factor)(const double *, double, struct ag_step_state *) = AG_CUDA_FN(ag_optim_clip_cuda);
+    static struct ag_step_state *(*const state)(void) = AG_CUDA_FN(ag_cuda_step_state);
+    AG_SCOPE;
+    int n = 0;
+    for (int i = 0; i < o->n_params; i++) {
+        part[i] = ag_optim_takes_part(&o->param[i]);
+        if (part[i]) o->segment[n++] = segment_of(at, &o->param[i]);
+    }
+    if (!n) return;
+    if (clip > 0) {
+        double *sum = ag_optim_scratch(at, 1 + ag_optim_pieces(n, o->segment));
+        norm(o->segment, n, sum);
+        factor(sum, clip, state());
+    }
+    ag_optim_pass(at, o->rule, AG_CUDA, n, o->segment, &(optim_live){ o->live, state(), clip > 0 });
+}
+
+/* Copied in one piece; the graph reads them in the order of its segments. */
+void ag_optim_numbers(optim *o, const bool *part)
+{
+    optim_scalars *k = ag_alloc(o->n_params, sizeof *k);
+    int n = 0;
+    for (int i = 0; i < o->n_params; i++)
+        if (part[i]) k[n++] = ag_optim_scalars(&o->param[i]);
+    if (n) ag_device_table(AG_CUDA)->copy_in(o->live, k, (size_t)n * sizeof *k);
+    ag_free(k);
+}
+
+void ag_optim_count_step(optim *o, const bool *part)
+{
+    for (int i = 0; i < o->n_params; i++)
+        if (part[i]) count(&o->param[i]);
+    ag_optim_zero_grad(o);
+    o->steps++;
 }
 
 void ag_optim_zero_grad(optim *o)
@@ -251,9 +317,8 @@ double ag_optim_clip_norm_(const char *at, optim *o, double max)
         if (p->t->rows && ag_optim_has_dense_grad(p->t)) ag_rows_to_dense(p->t);
         sum += p->t->rows ? ag_optim_rows_norm2(p) : norm2(p->t->grad);
     }
-    const double norm = sqrt(sum);
-    o->clip = norm > max ? max / (norm + 1e-6) : 1;
-    return norm;
+    o->clip = ag_optim_clip_factor(sum, max);
+    return sqrt(sum);
 }
 
 /* ---- rates and momentum -------------------------------------------------------------------------------- */

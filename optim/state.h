@@ -3,6 +3,7 @@
 #define AG_OPTIM_STATE_H
 #include "core/memory.h"
 #include "core/thread.h"
+#include "ops/formulas.h"
 #include "optim/lazy.h"
 #include "optim/optim.h"
 AG_BEGIN_DECLS
@@ -78,14 +79,22 @@ typedef struct {
 } optim_touch;
 typedef struct { int n; real eps; optim_touch touch[OPTIM_TABLES]; } optim_touches;
 
+/* What a step in a graph (core/device.h) looks up on the device when it runs; all of it lies there. */
+typedef struct {
+    const optim_scalars *scalars;       /* of each segment, in the place of its own */
+    struct ag_step_state *state;        /* cuda/step.h */
+    bool clips;                         /* the state's clipping multiplies .scale */
+} optim_live;
+
 typedef struct { double lr, wd, beta1, beta2, eps; int64_t t; bool fastai; } optim_hyper;   /* t: this step, from 1 */
 
 typedef struct {
     const char *name;
     const char *slot[OPTIM_SLOTS];      /* PyTorch's names of the state; NULL: none */
     optim_kernel kernel;
-    /* The GPU's kernel over all of them; NULL: none. scratch: two numbers for each piece, for rules with .trust. */
-    void (*cuda)(const optim_segment *segment, int n, double *scratch);
+    /* The GPU's kernel over all of them; NULL: none. scratch: two numbers for each piece, for rules with .trust; live: in a
+     * graph, else NULL. */
+    void (*cuda)(const optim_segment *segment, int n, double *scratch, const optim_live *live);
     void (*rows)(const optim_tables *tables);                   /* and over rows of tables there */
     void (*scalars)(const optim_hyper *h, optim_scalars *s);    /* the last line of optim_scalars */
     bool by_rows, lazy;                 /* touches rows with a gradient only; lazily equal to the dense step */
@@ -134,6 +143,7 @@ struct optim {
     optim_number *number;                       /* of the clocks, then of the tables; on the host */
     ag_tensor *number_there;                    /* and on the GPU; NULL: no table is stepped there */
     optim_param **by_rows;                      /* [n_params]: scratch, those stepped by rows on the GPU */
+    optim_scalars *live;                        /* [n_params] on the GPU; NULL: no step was captured */
     real *values;                               /* scratch: several blocks of row gradients behind one another */
     int64_t values_cap;
 };
@@ -149,11 +159,20 @@ optim_hyper ag_optim_hyper(const optim_param *p);
 optim_scalars ag_optim_scalars(const optim_param *p);
 /* `count` numbers on the GPU, till the end of the innermost scope. */
 double *ag_optim_scratch(const char *at, int64_t count);
-/* The rule's kernel over the segments of one device; their `begin` is set here. */
-void ag_optim_pass(const char *at, const optim_rule *rule, ag_device device, int n, optim_segment *segment);
+/* The rule's kernel over the segments of one device; their `begin` is set here. live: as of optim_rule.cuda. */
+void ag_optim_pass(const char *at, const optim_rule *rule, ag_device device, int n, optim_segment *segment,
+                   const optim_live *live);
 /* Whether a gradient reached the parameter since the last step; a dense one. */
 bool ag_optim_takes_part(const optim_param *p);
 bool ag_optim_has_dense_grad(const ag_tensor *t);
+
+/* A step in two halves, for graphs: its launches (clip: the largest norm, 0: none), whose parameters are noted in part[n_params];
+ * and each time before they run, its numbers; afterwards all that a step changes on the host. */
+bool ag_optim_can_capture(optim *opt);
+uint64_t ag_optim_signature(const optim *opt);
+void ag_optim_capture(const char *at, optim *opt, double clip, bool *part);
+void ag_optim_numbers(optim *opt, const bool *part);
+void ag_optim_count_step(optim *opt, const bool *part);
 
 /* clocks.c */
 void ag_optim_clocks_start(optim *opt);         /* from the parameters' steps: every row is up to date */
@@ -190,6 +209,13 @@ void ag_optim_lazy_stop(optim_param *p);        /* brings every row up to date a
 void ag_optim_lazy_catch_up(optim_param *p);    /* every row, weights and moments */
 void ag_optim_lazy_touch(optim_param *p, int64_t n, const int64_t *ids, int64_t stride);    /* their weights */
 
+/* What gradients of norm sqrt(sum) are multiplied with. (torch.nn.utils.clip_grad_norm_) */
+AG_FORMULA double ag_optim_clip_factor(double sum, double max)
+{
+    const double norm = sqrt(sum);
+    return norm > max ? max / (norm + 1e-6) : 1;
+}
+
 /* cuda/optim.cu */
 enum { OPTIM_PIECE = 2048 };        /* elements of a thread block */
 static inline int64_t ag_optim_pieces(int n, const optim_segment *segment)
@@ -201,7 +227,9 @@ static inline int64_t ag_optim_pieces(int n, const optim_segment *segment)
 void ag_optim_norm2_cuda(const optim_segment *segment, int n, double *scratch);     /* of all g; [1 + pieces] */
 void ag_optim_exchange_cuda(const optim_segment *segment, int n);                   /* w and s0 */
 void ag_optim_copy_cuda(const optim_segment *segment, int n);       /* w = g, or 0 where g is NULL */
-void ag_optim_lamb_cuda(const optim_segment *segment, int n, double *scratch);
+struct ag_step_state *ag_cuda_step_state(void);                                 /* cuda/step.h */
+void ag_optim_clip_cuda(const double *sum, double max, struct ag_step_state *state);    /* sum: the squared norm */
+void ag_optim_lamb_cuda(const optim_segment *segment, int n, double *scratch, const optim_live *live);
 /* cuda/optim_rows.cu */
 void ag_optim_rows_sort_cuda(const char *at, optim_tables *tables);         /* sets n, lanes and key of the tables */
 void ag_optim_sgd_rows_cuda(const optim_tables *tables);
@@ -212,7 +240,7 @@ void ag_optim_row_start_cuda(optim_row *row, int64_t n, int64_t now);
 void ag_optim_clock_start_cuda(optim_clock *k, int64_t now, double beta2);
 void ag_optim_clocks_step_cuda(int n, optim_clock *const *k, const int *at, const optim_number *number);
 #define OPTIM_RULE(name, attributes, ...) \
-    void ag_optim_##name##_cuda(const optim_segment *segment, int n, double *scratch);
+    void ag_optim_##name##_cuda(const optim_segment *segment, int n, double *scratch, const optim_live *live);
 #include "optim/rules.def"
 #undef OPTIM_RULE
 

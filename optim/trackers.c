@@ -30,7 +30,7 @@ static learner_callback make(learner_tracker_opts o, learner_flow (*on)(learner 
     if (!o.monitor) t->o.monitor = "valid_loss";
     if (o.patience < 1) t->o.patience = 1;
     t->number[BEST] = NAN;
-    return (learner_callback){ .on = on, .state = t, .drop = drop, .numbers = t->number, .n_numbers = 2 };
+    return (learner_callback){ .on = on, .between_steps = true, .state = t, .drop = drop, .numbers = t->number, .n_numbers = 2 };
 }
 
 static double monitored(const learner *l, const tracker *t, bool *higher)

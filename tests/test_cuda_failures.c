@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "tests/cuda_cases.h"
@@ -61,6 +62,22 @@ static void load(void *arg)
     }
 }
 
+/* Four epochs of two batches: steps become a graph. */
+static void fit(void *arg)
+{
+    values *out = arg;
+    AG_SCOPE;
+    out->n = 0;
+    ag_init(.device = "cpu");
+    data_set *set = data_from_tensors(ag_full(0.5, 2 * BATCH, IN), ag_ones(2 * BATCH, 1));
+    ag_init(.device = "cuda", .seed = 3);
+    nn_module *net = nn_sequential(nn_linear(IN, 3), nn_dropout(0.3), nn_linear(3, 1));
+    learner *l = learner_new(data_loader_new(set, BATCH), NULL, net, learner_mse, .clip = 0.1, .quiet = true);
+    learner_fit(l, 4, 1e-2);
+    for (int64_t i = 0; i < nn_param_count(net); i++) take(out, nn_param_at(net, i));
+    out->v[out->n++] = l->train_loss;
+}
+
 static bool attempt(void (*fn)(void *), int64_t at, int64_t count, values *out)
 {
     ag_emulate_fail(at, count);
@@ -89,6 +106,7 @@ static void every_call_fails_once(void (*fn)(void *), int64_t least)
         for (k = 1; attempt(fn, k, together, &got); k++) {
             const ag_memory_stats g = ag_memory(AG_CUDA), c = ag_memory(AG_CPU);
             errors += got.n < want.n;
+            if (got.n == want.n) assert_memory_equal(got.v, want.v, (size_t)want.n * sizeof *want.v);
             if (g.in_use != gpu.in_use || c.in_use != cpu.in_use || c.tensors != cpu.tensors || c.nodes != cpu.nodes)
                 fail_msg("call %d: %d bytes of the GPU, %d of the CPU, %d tensors, %d nodes were left behind", (int)k,
                          (int)(g.in_use - gpu.in_use), (int)(c.in_use - cpu.in_use), (int)(c.tensors - cpu.tensors),
@@ -104,6 +122,18 @@ static void every_call_fails_once(void (*fn)(void *), int64_t least)
 
 static void test_every_call_of_training_fails_once(void **state) { (void)state, every_call_fails_once(work, 100); }
 static void test_every_call_of_loading_fails_once(void **state) { (void)state, every_call_fails_once(load, 50); }
+
+/* Of those of a recording the fit only says that it goes on op by op. */
+static void test_every_call_of_a_fit_fails_once(void **state)
+{
+    (void)state;
+    const int err = dup(2), nowhere = open("/dev/null", O_WRONLY);
+    dup2(nowhere, 2);
+    every_call_fails_once(fit, 150);
+    dup2(err, 2);
+    close(err);
+    close(nowhere);
+}
 
 /* In a process of its own each: the device is begun once. */
 static void test_a_device_that_cannot_be_begun_is_explained(void **state)
@@ -172,6 +202,7 @@ int main(void)
         cmocka_unit_test(test_what_a_driver_can_say), cmocka_unit_test(test_the_number_of_a_device),
         cmocka_unit_test(test_a_device_that_cannot_be_begun_is_explained),
         cmocka_unit_test(test_every_call_of_training_fails_once), cmocka_unit_test(test_every_call_of_loading_fails_once),
+        cmocka_unit_test(test_every_call_of_a_fit_fails_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 #else
