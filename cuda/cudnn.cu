@@ -68,9 +68,11 @@ static bool begin(const char *at)
     D.tried = true;
     if (D.works && !D.handle) {
         const int status = D.f.create(&D.handle);       /* a failure is tried again by the next convolution */
-        if (status && !incomplete(status))
+        if (status && !incomplete(status)) {
+            ag_cuda_check_lost("starting cuDNN");
             ag_fail(at, "cuda: cuDNN could not be started: %s. With AG_CUDNN=0 Agrad's own kernels do its work",
                     words(status));
+        }
     }
     return D.works;
 }
@@ -96,7 +98,10 @@ static const ag_dnn_plan *keep(const char *at, const char *what, const void *key
                                const ag_dnn_plan *plan)
 {
     if (status && incomplete(status)) return nullptr;
-    if (status && !ag_dnn_unsupported(status)) ag_fail(at, "cuda: cuDNN could not plan the %s: %s", what, words(status));
+    if (status && !ag_dnn_unsupported(status)) {
+        ag_cuda_check_lost("planning for cuDNN");
+        ag_fail(at, "cuda: cuDNN could not plan the %s: %s", what, words(status));
+    }
     entry *e = (entry *)ag_alloc(1, sizeof *e);
     e->next = *bin_of(key, size), e->size = size, e->plan = *plan;
     memcpy(&e->key, key, size);
@@ -152,7 +157,9 @@ void ag_cudnn_run(const ag_node *n, const ag_dnn_plan *plan, const void *x, cons
     if (ag_planning()) return;
     int status = enter_stream();
     if (!status) status = ag_dnn_plan_run(&D.f, D.handle, plan, x, w, y, workspace);
-    if (status) ag_fail(n->at, "cuda: cuDNN could not convolve: %s", words(status));
+    if (!status) return;
+    ag_cuda_check_lost("convolving");
+    ag_fail(n->at, "cuda: cuDNN could not convolve: %s", words(status));
 }
 
 void ag_cudnn_attend(const ag_node *n, const ag_dnn_attention *a, const ag_dnn_plan *plan, const ag_dnn_operands *at)
@@ -162,7 +169,9 @@ void ag_cudnn_attend(const ag_node *n, const ag_dnn_attention *a, const ag_dnn_p
     if (ag_planning()) return;
     int status = enter_stream();
     if (!status) status = ag_dnn_attention_run(&D.f, D.handle, a, plan, at, workspace);
-    if (status) ag_fail(n->at, "cuda: cuDNN could not attend: %s", words(status));
+    if (!status) return;
+    ag_cuda_check_lost("attending");
+    ag_fail(n->at, "cuda: cuDNN could not attend: %s", words(status));
 }
 
 void ag_cudnn_each(void (*conv)(void *arg, const ag_dnn_conv *c), void (*attention)(void *arg, const ag_dnn_attention *a),

@@ -208,6 +208,7 @@ static bool record_batch(learner *l, step_graph *g)
     outcome o = REHEARSED;
     for (int i = 0; i < ATTEMPTS && o == REHEARSED; i++) o = try_to_record(l, g);
     if (o == RECORDED) return true;
+    ag_device_table(l->opt->param[0].t->device)->sync();        /* if the device is lost, that is the error */
     l->in->replay->off = true;
     if (!l->in->quiet) ag_learner_clear_line(l);
     fprintf(stderr, "steps are launched op by op, not as one CUDA graph, because %s\n",

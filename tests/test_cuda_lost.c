@@ -106,6 +106,35 @@ static void test_a_fit_ends_with_one_error_and_goes_on_elsewhere(void **state)
     has("Nothing was saved; with .checkpoint = \"file\" that is done after each epoch");
 }
 
+/* What libraries are asked for: products, convolutions. */
+static void ask_libraries(void *unused)
+{
+    (void)unused;
+    AG_SCOPE;
+    ag_init(.device = "cuda", .seed = 2);
+    nn_module *net = nn_sequential(nn_conv2d(4, 8, 3, .pad = 1), nn_conv2d(8, 8, 3), nn_linear(8, 3));
+    ag_tensor *loss = ag_mean(ag_square(nn_call(net, ag_to(ag_randn(2, 6, 6, 4), AG_CUDA))));
+    ag_backward(loss);
+    ag_item(loss);
+    ag_init(.device = "cpu");
+}
+
+static void test_a_library_says_that_it_is_lost(void **state)
+{
+    (void)state;
+    ask_libraries(NULL);                    /* what is planned once is planned now */
+    ag_emulate_lose(INT64_MAX);
+    ask_libraries(NULL);
+    const int64_t calls = ag_emulate_calls();
+    for (int64_t k = 1; k <= calls; k++) {
+        ag_emulate_lose(k);
+        assert_int_equal(ag_try(ask_libraries, NULL), 1);
+        ag_emulate_lose(0), ag_emulate_error();
+        ag_init(.device = "cpu");
+        has_once("The GPU is lost to this process");
+    }
+}
+
 /* Without anybody who catches it: status 2, one message, nothing that hangs or crashes. */
 static void test_the_process_ends(void **state)
 {
@@ -237,6 +266,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hidden_devices), cmocka_unit_test(test_who_holds_the_memory),
         cmocka_unit_test(test_an_op_without_a_kernel), cmocka_unit_test(test_the_process_ends),
+        cmocka_unit_test(test_a_library_says_that_it_is_lost),
         cmocka_unit_test(test_a_fit_ends_with_one_error_and_goes_on_elsewhere),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
