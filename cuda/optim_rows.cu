@@ -5,6 +5,7 @@
 #include "cuda/embedding.h"
 #include "cuda/optim_rules.h"
 #include "cuda/rows.h"
+#include "cuda/step.h"
 
 /* ---- sorting ------------------------------------------------------------------------------------------- */
 
@@ -81,6 +82,8 @@ template <class Rule> static __global__ void rows_step(__grid_constant__ const o
     const ag_sorted s = { t.key, t.n };
     const row_place at = place_in(t, s);
     optim_scalars c = b.number[blockIdx.y].scalars;
+    if (b.state && b.state->bad) return;        /* a loss was no number: the weights stay */
+    if (b.clips) c.scale *= b.state->clip;
     row_gap gap = { false, 1, 1, {} };
     if (at.mine && t.clock) {
         gap = gap_of(t.clock, t.row[at.id], t.row[at.id].weights);
@@ -208,8 +211,9 @@ void ag_optim_clock_start_cuda(optim_clock *k, int64_t now, double beta2)
 struct clocks { optim_clock *k[OPTIM_TABLES]; int at[OPTIM_TABLES]; };
 
 /* ag_optim_clock_step, a block for each clock. */
-static __global__ void clocks_step(clocks c, const optim_number *number)
+static __global__ void clocks_step(clocks c, const optim_number *number, const ag_step_state *state)
 {
+    if (state && state->bad) return;
     AG_SHARED(int64_t, live, 1);
     optim_clock *k = c.k[blockIdx.x];
     const optim_tick tick = number[c.at[blockIdx.x]].tick;
@@ -233,9 +237,10 @@ static __global__ void clocks_step(clocks c, const optim_number *number)
     ag_optim_clock_enter(k, tick.beta2);
 }
 
-void ag_optim_clocks_step_cuda(int n, optim_clock *const *k, const int *at, const optim_number *number)
+void ag_optim_clocks_step_cuda(int n, optim_clock *const *k, const int *at, const optim_number *number,
+                               const ag_step_state *state)
 {
     clocks c = {};
     for (int i = 0; i < n; i++) c.k[i] = k[i], c.at[i] = at[i];
-    LAUNCH(clocks_step, (unsigned)n, AG_BLOCK, 0, c, number);
+    LAUNCH(clocks_step, (unsigned)n, AG_BLOCK, 0, c, number, state);
 }

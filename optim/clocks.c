@@ -105,10 +105,12 @@ void ag_optim_clocks_prepare(optim *o)
 }
 
 /* A parameter of clock k in this step; NULL: the clock stands still. */
-static const optim_param *user_of(const optim *o, int k)
+static const optim_param *user_of(const optim *o, int k, const bool *part)
 {
-    for (int i = 0; i < o->n_params; i++)
-        if (o->param[i].lazy && o->param[i].clock == o->clock[k] && ag_optim_takes_part(&o->param[i])) return &o->param[i];
+    for (int i = 0; i < o->n_params; i++) {
+        const optim_param *p = &o->param[i];
+        if (p->lazy && p->clock == o->clock[k] && (part ? part[i] : ag_optim_takes_part(p))) return p;
+    }
     return NULL;
 }
 
@@ -118,18 +120,25 @@ static optim_tick tick_of(const optim *o, const optim_param *p)
     return (optim_tick){ h.lr, o->l2 ? 1 : 1 - h.lr * h.wd, h.beta1, h.beta2 };
 }
 
-bool ag_optim_clock_tick(const optim *o, int k, optim_tick *tick)
+bool ag_optim_clock_tick(const optim *o, int k, const bool *part, optim_tick *tick)
 {
-    const optim_param *p = user_of(o, k);
+    const optim_param *p = user_of(o, k, part);
     if (p) *tick = tick_of(o, p);
     return p != NULL;
 }
 
-void ag_optim_clocks_advance(optim *o)
+void ag_optim_clocks_make_room(optim *o, const bool *part)
 {
-    if (o->number_there) ag_optim_clocks_gpu_step(o);
+    optim_tick tick;
+    for (int k = 0; k < o->n_clocks; k++)
+        if (ag_optim_clock_tick(o, k, part, &tick) && ag_optim_clock_full(o->clock[k], tick.decay)) restart_clock(o, o->clock[k]);
+}
+
+void ag_optim_clocks_advance(optim *o, const bool *part)
+{
+    if (o->number_there && !part) ag_optim_clocks_gpu_step(o, NULL);
     for (int k = 0; k < o->n_clocks; k++) {
         optim_tick tick;
-        if (ag_optim_clock_tick(o, k, &tick)) ag_optim_clock_step(o->clock[k], &tick);
+        if (ag_optim_clock_tick(o, k, part, &tick)) ag_optim_clock_step(o->clock[k], &tick);
     }
 }

@@ -159,7 +159,7 @@ void ag_optim_step_(const char *at, optim *o)
     step_rows(at, o);
     dense_step_on(at, o, AG_CPU);
     dense_step_on(at, o, AG_CUDA);
-    if (o->n_clocks) ag_optim_clocks_advance(o);
+    if (o->n_clocks) ag_optim_clocks_advance(o, NULL);
     for (int i = 0; i < o->n_params; i++)
         if (ag_optim_takes_part(&o->param[i])) count(&o->param[i]);
     ag_optim_zero_grad(o);
@@ -171,14 +171,24 @@ void ag_optim_step_(const char *at, optim *o)
 
 bool ag_optim_can_capture(optim *o)
 {
-    if (o->n_clocks || !o->rule->cuda || !o->n_params) return false;
-    for (int i = 0; i < o->n_params; i++)
+    if (!o->rule->cuda || !o->n_params) return false;
+    for (int i = 0; i < o->n_params; i++) {
         if (o->param[i].t->device != AG_CUDA || o->param[i].t->rows) return false;
+        if (o->param[i].t->sparse_grad) ag_optim_rows_gpu_ready(NULL, o);
+    }
     if (!o->live) o->live = ag_device_table(AG_CUDA)->alloc((size_t)o->n_params * sizeof *o->live);
     return o->live;
 }
 
-/* Of all that a captured step relies on: which parameters are trained, where they lie, what is in the others. */
+/* Whether a captured step of p is one of rows; the same when it is launched, without the gradients. */
+static bool captured_by_rows(const optim_param *p)
+{
+    const optim_rule *rule = p->opt->rule;
+    return p->t->sparse_grad && rule->by_rows && (rule->lazy ? p->lazy : ag_optim_hyper(p).wd == 0);
+}
+
+/* Of all that a captured step relies on: which parameters are trained, where they lie, what is in the others; which are
+ * stepped by rows, and where their clocks are. */
 uint64_t ag_optim_signature(const optim *o)
 {
     uint64_t h = 0;
@@ -186,6 +196,9 @@ uint64_t ag_optim_signature(const optim *o)
         const ag_tensor *t = o->param[i].t;
         h = (h ^ (uint64_t)(uintptr_t)t->data ^ (t->requires_grad ? 1 : 2 + (uint64_t)ag_version(t))) * 0x9E3779B97F4A7C15u;
         h ^= h >> 29;
+        if (!captured_by_rows(&o->param[i])) continue;
+        h = (h ^ 3 ^ (o->param[i].lazy ? (uint64_t)(uintptr_t)o->param[i].clock->there : 0)) * 0x9E3779B97F4A7C15u;
+        h ^= h >> 31;
     }
     return h;
 }
@@ -196,33 +209,47 @@ void ag_optim_capture(const char *at, optim *o, double clip, bool *part)
     static void (*const factor)(const double *, double, struct ag_step_state *) = AG_CUDA_FN(ag_optim_clip_cuda);
     static struct ag_step_state *(*const state)(void) = AG_CUDA_FN(ag_cuda_step_state);
     AG_SCOPE;
-    int n = 0;
+    int n = 0, rows = 0;
     for (int i = 0; i < o->n_params; i++) {
-        part[i] = ag_optim_takes_part(&o->param[i]);
-        if (part[i]) o->segment[n++] = segment_of(at, &o->param[i]);
+        optim_param *p = &o->param[i];
+        if (!(part[i] = ag_optim_takes_part(p))) continue;
+        const bool by_rows = captured_by_rows(p);
+        if (by_rows && !steps_by_rows(p)) ag_fail(at, "%s has a gradient of rows and a dense one", p->t->name);
+        if (p->t->rows && !by_rows) ag_rows_to_dense(p->t);
+        if (by_rows) o->by_rows[rows++] = p;
+        else o->segment[n++] = segment_of(at, p);
     }
-    if (!n) return;
+    if (!n && !rows) return;
     if (clip > 0) {
         double *sum = ag_optim_scratch(at, 1 + ag_optim_pieces(n, o->segment));
-        norm(o->segment, n, sum);
+        if (n) norm(o->segment, n, sum);
+        if (rows) ag_optim_rows_gpu_norm2(at, rows, o->by_rows, sum, n > 0);
         factor(sum, clip, state());
     }
-    ag_optim_pass(at, o->rule, AG_CUDA, n, o->segment, &(optim_live){ o->live, state(), clip > 0 });
+    if (rows) ag_optim_rows_gpu_capture(at, o, rows, o->by_rows, state(), clip > 0);
+    if (n) ag_optim_pass(at, o->rule, AG_CUDA, n, o->segment, &(optim_live){ o->live, state(), clip > 0 });
+    if (rows && o->n_clocks) ag_optim_clocks_gpu_step(o, state());
+    for (int i = 0; i < rows; i++) ag_zero_grad(o->by_rows[i]->t);          /* their memory is the graph's */
 }
 
-/* Copied in one piece; the graph reads them in the order of its segments. */
+/* Copied in one piece, and one for rows; the graph reads them in the order of its segments and tables. */
 void ag_optim_numbers(optim *o, const bool *part)
 {
     optim_scalars *k = ag_alloc(o->n_params, sizeof *k);
-    int n = 0;
-    for (int i = 0; i < o->n_params; i++)
-        if (part[i]) k[n++] = ag_optim_scalars(&o->param[i]);
+    int n = 0, rows = 0;
+    if (o->n_clocks) ag_optim_clocks_make_room(o, part);
+    for (int i = 0; i < o->n_params; i++) {
+        if (part[i] && captured_by_rows(&o->param[i])) o->by_rows[rows++] = &o->param[i];
+        else if (part[i]) k[n++] = ag_optim_scalars(&o->param[i]);
+    }
     if (n) ag_device_table(AG_CUDA)->copy_in(o->live, k, (size_t)n * sizeof *k);
+    if (rows) ag_optim_rows_gpu_numbers(o, part, rows, o->by_rows);
     ag_free(k);
 }
 
 void ag_optim_count_step(optim *o, const bool *part)
 {
+    if (o->n_clocks) ag_optim_clocks_advance(o, part);
     for (int i = 0; i < o->n_params; i++)
         if (part[i]) count(&o->param[i]);
     ag_optim_zero_grad(o);

@@ -173,6 +173,7 @@ static void record(void *p)
     if (g->key.last) ag_optim_capture(l->in->at, l->opt, l->in->clip, g->part);
     for (int i = 0; i < r->n_params && !g->key.last; i++) {
         const ag_tensor *t = l->opt->param[i].t;
+        if (t->rows) ag_fail(l->in->at, "rows of %s are gathered from several batches", t->name);
         g->part[i] = t->requires_grad && t->grad && !t->grad_fresh;
     }
     g->graph = r->device->end();
@@ -194,6 +195,7 @@ static outcome try_to_record(learner *l, step_graph *g)
     use(l, in);
     for (int i = 0; i < r->n_params; i++) {
         ag_tensor *t = l->opt->param[i].t;
+        if (t->rows) ag_zero_grad(t);                                       /* of a recording that failed */
         if (!g->graph && !had[i]) ag_release(t->grad), t->grad = NULL;      /* it may have no memory */
         t->grad_fresh = fresh[i];
     }

@@ -15,7 +15,7 @@ static const struct {
     void (*touch)(optim_touches *);
     void (*row_start)(optim_row *, int64_t, int64_t);
     void (*clock_start)(optim_clock *, int64_t, double);
-    void (*clocks_step)(int, optim_clock *const *, const int *, const optim_number *);
+    void (*clocks_step)(int, optim_clock *const *, const int *, const optim_number *, const struct ag_step_state *);
 } gpu = { AG_CUDA_FN(ag_optim_rows_sort_cuda), AG_CUDA_FN(ag_optim_rows_norm2_cuda), AG_CUDA_FN(ag_optim_touch_cuda),
           AG_CUDA_FN(ag_optim_row_start_cuda), AG_CUDA_FN(ag_optim_clock_start_cuda), AG_CUDA_FN(ag_optim_clocks_step_cuda) };
 
@@ -72,26 +72,37 @@ static optim_tables tables_of(const char *at, int n, optim_param *const *p)
     return b;
 }
 
-/* Clocks first, then the tables. */
-static void copy_numbers(const char *at, optim *o, int n, optim_param *const *p)
+void ag_optim_rows_gpu_ready(const char *at, optim *o)
 {
-    const int64_t size = (int64_t)sizeof *o->number;
-    if (!o->number_there)
-        o->number_there = ag_tensor_new(at, AG_CUDA, AG_MEM_OPTIM, AG_I64, AG_SHAPE((3 * o->n_params * size + 7) / 8));
-    for (int k = 0; k < o->n_clocks; k++) (void)ag_optim_clock_tick(o, k, &o->number[k].tick);
-    for (int i = 0; i < n; i++) o->number[o->n_clocks + i].scalars = ag_optim_scalars(p[i]);
-    ag_device_table(AG_CUDA)->copy_in(o->number_there->data, o->number, (size_t)((o->n_clocks + n) * size));
+    const int64_t bytes = 3 * o->n_params * (int64_t)sizeof *o->number;
+    if (!o->number_there) o->number_there = ag_tensor_new(at, AG_CUDA, AG_MEM_OPTIM, AG_I64, AG_SHAPE((bytes + 7) / 8));
 }
 
-void ag_optim_rows_gpu_step(const char *at, optim *o, int n, optim_param *const *p)
+/* Clocks first, then the tables. */
+void ag_optim_rows_gpu_numbers(optim *o, const bool *part, int n, optim_param *const *p)
 {
-    copy_numbers(at, o, n, p);
+    for (int k = 0; k < o->n_clocks; k++) (void)ag_optim_clock_tick(o, k, part, &o->number[k].tick);
+    for (int i = 0; i < n; i++) o->number[o->n_clocks + i].scalars = ag_optim_scalars(p[i]);
+    ag_device_table(AG_CUDA)->copy_in(o->number_there->data, o->number, (size_t)(o->n_clocks + n) * sizeof *o->number);
+}
+
+void ag_optim_rows_gpu_capture(const char *at, optim *o, int n, optim_param *const *p, const struct ag_step_state *state,
+                               bool clips)
+{
     for (int first = 0; first < n; first += OPTIM_TABLES) {
         AG_SCOPE;
         optim_tables b = tables_of(at, n - first < OPTIM_TABLES ? n - first : OPTIM_TABLES, p + first);
         b.number = (const optim_number *)o->number_there->data + o->n_clocks + first;
+        b.state = state, b.clips = clips;
         o->rule->rows(&b);
     }
+}
+
+void ag_optim_rows_gpu_step(const char *at, optim *o, int n, optim_param *const *p)
+{
+    ag_optim_rows_gpu_ready(at, o);
+    ag_optim_rows_gpu_numbers(o, NULL, n, p);
+    ag_optim_rows_gpu_capture(at, o, n, p, NULL, false);
 }
 
 void ag_optim_rows_gpu_norm2(const char *at, int n, optim_param *const *p, double *to, bool add)
@@ -149,15 +160,15 @@ void ag_optim_clock_gpu_start(optim_clock *k, double beta2)
 }
 
 /* Of the clocks that go on in this step; their numbers went in with those of the tables. */
-void ag_optim_clocks_gpu_step(optim *o)
+void ag_optim_clocks_gpu_step(optim *o, const struct ag_step_state *state)
 {
     optim_clock *k[OPTIM_TABLES];
     int at[OPTIM_TABLES], n = 0;
     optim_tick tick;
     for (int i = 0; i < o->n_clocks; i++) {
-        if (!o->clock[i]->there || !ag_optim_clock_tick(o, i, &tick)) continue;
+        if (!o->clock[i]->there || !ag_optim_clock_tick(o, i, NULL, &tick)) continue;
         k[n] = o->clock[i]->there, at[n++] = i;
-        if (n == OPTIM_TABLES) gpu.clocks_step(n, k, at, o->number_there->data), n = 0;
+        if (n == OPTIM_TABLES) gpu.clocks_step(n, k, at, o->number_there->data, state), n = 0;
     }
-    if (n) gpu.clocks_step(n, k, at, o->number_there->data);
+    if (n) gpu.clocks_step(n, k, at, o->number_there->data, state);
 }

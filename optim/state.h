@@ -64,6 +64,8 @@ typedef struct {
     int n, lists;
     real eps;
     const optim_number *number;                 /* of each table, on the GPU */
+    const struct ag_step_state *state;          /* of a step in a graph: whether it steps; else NULL */
+    bool clips;                                 /* its clip scales the gradients */
     optim_table table[OPTIM_TABLES];
     optim_list list[OPTIM_TABLES];
 } optim_tables;
@@ -177,8 +179,10 @@ void ag_optim_count_step(optim *opt, const bool *part);
 /* clocks.c */
 void ag_optim_clocks_start(optim *opt);         /* from the parameters' steps: every row is up to date */
 void ag_optim_clocks_prepare(optim *opt);       /* before the rows of a step: room on the clocks; who stays lazy */
-void ag_optim_clocks_advance(optim *opt);       /* after them */
-bool ag_optim_clock_tick(const optim *opt, int k, optim_tick *tick);        /* of clock k in this step; false: it has none */
+void ag_optim_clocks_advance(optim *opt, const bool *part);     /* after them; part: as in a graph, which did it on the GPU */
+/* Of clock k in this step, or one of the parameters `part`; false: none of its own takes part, so that it stands still. */
+bool ag_optim_clock_tick(const optim *opt, int k, const bool *part, optim_tick *tick);
+void ag_optim_clocks_make_room(optim *opt, const bool *part);   /* for a step of `part` */
 void ag_optim_clocks_free(optim *opt);
 
 /* ranks.c: gradients become the means over all ranks, once for each step. After arm, which comes before the last backward of a
@@ -194,12 +198,17 @@ void ag_optim_ranks_free(optim *opt);
 void ag_optim_rows_step(optim_param *p);
 /* rows_gpu.c: the same of n tables on the GPU, in a few launches; *to: on the GPU, overwritten or added to. */
 void ag_optim_rows_gpu_step(const char *at, optim *opt, int n, optim_param *const *p);
+/* In a graph: the numbers come from where rows_gpu_numbers copies them, in the same order. */
+void ag_optim_rows_gpu_ready(const char *at, optim *opt);
+void ag_optim_rows_gpu_capture(const char *at, optim *opt, int n, optim_param *const *p, const struct ag_step_state *state,
+                               bool clips);
+void ag_optim_rows_gpu_numbers(optim *opt, const bool *part, int n, optim_param *const *p);
 void ag_optim_rows_gpu_norm2(const char *at, int n, optim_param *const *p, double *to, bool add);
 void ag_optim_rows_gpu_touch(int n, ag_tensor *const *table, const int *column, const ag_tensor *ids);
 void ag_optim_rows_gpu_catch_up(optim_param *p);
 void ag_optim_rows_gpu_start(optim_param *p);   /* every row is at the clock's now */
 void ag_optim_clock_gpu_start(optim_clock *k, double beta2);
-void ag_optim_clocks_gpu_step(optim *opt);
+void ag_optim_clocks_gpu_step(optim *opt, const struct ag_step_state *state);
 double ag_optim_rows_norm2(optim_param *p);
 void ag_optim_rows_free(optim *opt);
 
@@ -238,7 +247,8 @@ void ag_optim_rows_norm2_cuda(const char *at, const optim_tables *tables, double
 void ag_optim_touch_cuda(optim_touches *touches);
 void ag_optim_row_start_cuda(optim_row *row, int64_t n, int64_t now);
 void ag_optim_clock_start_cuda(optim_clock *k, int64_t now, double beta2);
-void ag_optim_clocks_step_cuda(int n, optim_clock *const *k, const int *at, const optim_number *number);
+void ag_optim_clocks_step_cuda(int n, optim_clock *const *k, const int *at, const optim_number *number,
+                               const struct ag_step_state *state);
 #define OPTIM_RULE(name, attributes, ...) \
     void ag_optim_##name##_cuda(const optim_segment *segment, int n, double *scratch, const optim_live *live);
 #include "optim/rules.def"

@@ -32,6 +32,7 @@ typedef struct {
 } recipe;
 
 static nn_module *dot_bias(void) { return model_dot_bias(USERS, ITEMS, 5, .lo = 0, .hi = 5.5); }
+static nn_module *dot_bias_rows(void) { return model_dot_bias(USERS, ITEMS, 5, .lo = 0, .hi = 5.5, .sparse = true); }
 static nn_module *neural(void)
 {
     return model_embedding_nn(USERS, ITEMS, .user_width = 9, .item_width = 7, .layers = MODEL_LAYERS(40, 12), .dropout = 0.1,
@@ -45,6 +46,12 @@ static nn_module *small_net(void)
 }
 static optim *make_lamb(nn_module *net) { return optim_lamb(net, 1e-2, .weight_decay = 0.1); }
 static optim *make_nesterov(nn_module *net) { return optim_sgd(net, 1e-2, .momentum = 0.9, .nesterov = true); }
+
+static optim *make_lazy(nn_module *net) { return optim_lazy_adamw(net, 1e-2, .weight_decay = 0.1); }
+static optim *make_vanishing(nn_module *net) { return optim_lazy_adamw(net, 1e-2, .weight_decay = 20); }
+static optim *make_sparse_adam(nn_module *net) { return optim_sparse_adam(net, 1e-2); }
+static optim *make_sgd(nn_module *net) { return optim_sgd(net, 1e-2); }
+static optim *make_momentum(nn_module *net) { return optim_sgd(net, 1e-2, .momentum = 0.9); }
 
 static data_set *ratings(int n)
 {
@@ -133,6 +140,30 @@ static void test_recommenders(void **state)
     same_bits(&r, 18);
     r = (recipe){ .build = neural, .make = make_nesterov, .n = 90, .batch = 20, .epochs = 3, .clip = 0.1 };
     same_bits(&r, 13);
+}
+
+/* Steps of rows: lazy ones, clipped ones, ones whose clocks start anew on the way, ones that a rule takes as dense. */
+static void test_rows(void **state)
+{
+    (void)state;
+    recipe r = { .build = dot_bias_rows, .make = make_lazy, .n = 90, .batch = 20, .epochs = 4 };
+    same_bits(&r, 18);
+    r.clip = 0.05;
+    same_bits(&r, 18);
+    r.make = make_sparse_adam;
+    same_bits(&r, 18);
+    r.make = make_sgd, r.clip = 0;
+    same_bits(&r, 18);
+    r.make = make_momentum;
+    same_bits(&r, 18);
+    r.make = make_vanishing, r.epochs = 20;
+    same_bits(&r, 98);
+    r.make = make_lazy, r.epochs = 4;
+    ag_emulate_lazy(true);
+    same_bits(&r, 18);
+    ag_emulate_lazy(false);
+    r.accumulate = 2;                   /* rows of several batches are gathered op by op */
+    same_bits(&r, 0);
 }
 
 static void test_pictures(void **state)
@@ -227,12 +258,11 @@ static void fit_poisoned(void *p)
     learner_fit(((poison *)p)->l, 3, 1e-2);
 }
 
-static void test_a_loss_that_is_no_number_keeps_the_weights_before(void **state)
+static void keeps_the_weights_before(const recipe *r)
 {
-    (void)state;
     AG_SCOPE;
     poison p = { .when = 7 };
-    learner *l = p.l = learner_of(&bias, false);
+    learner *l = p.l = learner_of(r, false);
     l->loss = poisoned_loss;
     poisoned = ag_ones(1);
     for (int64_t i = 0; i < nn_param_count(l->net); i++) p.before[i] = ag_full_(AG_HERE, 0, ag_shape_of(nn_param_at(l->net, i)));
@@ -248,6 +278,13 @@ static void test_a_loss_that_is_no_number_keeps_the_weights_before(void **state)
     for (int64_t i = 0; i < nn_param_count(l->net); i++) take(&got, nn_param_at(l->net, i));
     assert_memory_not_equal(got.v, want.v, (size_t)want.n * sizeof *want.v);
     ag_init(.device = "cpu");
+}
+
+static void test_a_loss_that_is_no_number_keeps_the_weights_before(void **state)
+{
+    (void)state;
+    keeps_the_weights_before(&bias);
+    keeps_the_weights_before(&(recipe){ .build = dot_bias_rows, .make = make_sgd, .n = 90, .batch = 20, .epochs = 4 });
 }
 
 static learner_flow look(learner *l, learner_event e, void *state)
@@ -357,7 +394,8 @@ int main(void)
 {
     char why[512];
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_recommenders), cmocka_unit_test(test_pictures), cmocka_unit_test(test_accumulated_gradients),
+        cmocka_unit_test(test_recommenders), cmocka_unit_test(test_rows), cmocka_unit_test(test_pictures),
+        cmocka_unit_test(test_accumulated_gradients),
         cmocka_unit_test(test_the_same_with_lazy_streams), cmocka_unit_test(test_nothing_waits_in_the_steady_state),
         cmocka_unit_test(test_a_loss_that_is_no_number_keeps_the_weights_before),
         cmocka_unit_test(test_a_callback_that_looks_inside_sees_every_step),
