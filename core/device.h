@@ -43,8 +43,9 @@ typedef struct {
 typedef struct {
     void (*begin)(void);
     void *(*end)(void);                     /* NULL: some memory was missing, which drop gets: then it can be made again */
-    bool (*drop)(void);                     /* after a failure or a NULL, when nothing is held that was made in between. False:
-                                             * the device has no more memory. */
+    /* After a failure or a NULL, when nothing is held that was made in between: gets the memory that was missing, and returns
+     * how many bytes; -1: the device has no more. Where some was, a failure may be due to that. */
+    int64_t (*drop)(void);
     void (*launch)(void *graph);
     void (*free)(void *graph);
     /* The state of a training step, on the device: its loss, the clipping of its gradients, and whether a loss was no number,

@@ -154,10 +154,11 @@ bool ag_cuda_missing(void)
 }
 
 /* Idle, all of them: who made the graph holds none of its memory. */
-bool ag_cuda_find_missing(void)
+int64_t ag_cuda_find_missing(void)
 {
     bool found = true;
     pthread_mutex_lock(&A.lock);
+    const int64_t missing = (int64_t)A.missing;
     for (int i = 0; i < BINS; i++)
         for (block **at = &A.idle[i]; *at;) {
             block *b = *at;
@@ -177,7 +178,7 @@ bool ag_cuda_find_missing(void)
         }
     A.missing = 0;
     pthread_mutex_unlock(&A.lock);
-    return found;
+    return found ? missing : -1;
 }
 
 void ag_cuda_disown(const void *graph)

@@ -20,7 +20,7 @@ void ag_cuda_reset_peak(void);
 void ag_cuda_alloc_for(const void *graph);
 void ag_cuda_disown(const void *graph);     /* what is the graph's becomes everybody's */
 bool ag_cuda_missing(void);                 /* the graph's memory is not all there */
-bool ag_cuda_find_missing(void);            /* asks the driver for it; false: it has no more */
+int64_t ag_cuda_find_missing(void);         /* asks the driver for it; bytes, or -1: it has no more */
 
 /* graph.cu */
 extern const ag_device_graphs ag_cuda_graphs;

@@ -181,7 +181,7 @@ static void *end(void)
     return g;
 }
 
-static bool drop(void)
+static int64_t drop(void)
 {
     graph *g = G.making;
     cudaGraph_t recorded = nullptr;

@@ -15,7 +15,7 @@
 #include "optim/learner_inside.h"
 #include "optim/state.h"
 
-enum { GRAPHS = 8, INPUTS = 4, ATTEMPTS = 3 };
+enum { GRAPHS = 8, INPUTS = 4, ATTEMPTS = 16 };
 
 /* Batches with equal keys launch the same work. */
 typedef struct {
@@ -201,8 +201,8 @@ static outcome try_to_record(learner *l, step_graph *g)
     }
     for (int i = 0; i < r->n_counters; i++) g->count[i] += *r->counter[i], *r->counter[i] -= g->count[i];
     ag_free(fresh);
-    if (!r->device->drop()) return NO_ROOM;
-    return g->graph ? RECORDED : failed ? REFUSED : REHEARSED;
+    const int64_t missed = r->device->drop();
+    return g->graph ? RECORDED : missed < 0 ? NO_ROOM : failed && !missed ? REFUSED : REHEARSED;
 }
 
 static bool record_batch(learner *l, step_graph *g)

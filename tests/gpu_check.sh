@@ -6,9 +6,10 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 build=${BUILD:-release}
 bench=build/$build/tests/gpu_bench
+fits=build/$build/tests/gpu_fits
 tests=build/$build/tests/test_cuda
 others=$(ls tests/test_cuda_*.c | sed "s|^\(.*\)\.c$|build/$build/\1|")
-table=build/gpu_check.tsv
+table=build/gpu.tsv
 failed=0
 mkdir -p build
 : >"$table"
@@ -46,7 +47,7 @@ if [ "$build" != emu ] && ! command -v "${NVCC:-nvcc}" >/dev/null; then
 fi
 programs="build/paddy build/movielens"
 [ "$build" = release ] || programs="build/$build/paddy build/$build/movielens"
-step "build, nvcc" 240 make -s -j"$(nproc)" BUILD="$build" "$tests" $others "$bench" $programs || print_table
+step "build, nvcc" 240 make -s -j"$(nproc)" BUILD="$build" "$tests" $others "$bench" "$fits" $programs || print_table
 if ! why=$("$bench" --probe); then
     echo "gpu-check: no GPU here; everything was compiled and linked, nothing was run on one: $why"
     print_table
@@ -65,4 +66,18 @@ fi
 small=$([ "$build" = emu ] && echo --small)
 step "measurements" 60 sh -c "$bench $small >build/gpu_bench.tsv"
 cat build/gpu_bench.tsv >>"$table"
+step "measurements of training" 60 sh -c "$fits $small >build/gpu_fits.tsv"
+# PyTorch at its best beside it, where it is installed (PYTHON=path); --autotune takes minutes more.
+python=${PYTHON:-python3}
+: >build/gpu_peer.tsv
+if "$python" -c 'import torch, timm' 2>/dev/null; then
+    step "the same in PyTorch" 180 sh -c "$python tests/gpu_peer.py $small >build/gpu_peer.tsv"
+else
+    printf 'PyTorch and timm\tnot installed\t\n' >>"$table"
+fi
+# Times of a step: the less the better.
+awk -F '\t' 'NR == FNR { peer[$1] = $2; next }
+    { ratio = "" }
+    $1 in peer { ratio = sprintf("%s PyTorch %s: %.2fx", $3, peer[$1], $3 ~ /step|MB/ ? peer[$1] / $2 : $2 / peer[$1]) }
+    { printf "%s\t%s\t%s\n", $1, $2, ratio ? ratio : $3 }' build/gpu_peer.tsv build/gpu_fits.tsv >>"$table"
 print_table

@@ -170,11 +170,11 @@ static void test_pictures(void **state)
 {
     (void)state;
     const recipe rows[] = {
-        { .build = convnext, .pictures = true, .n = 4, .batch = 2, .epochs = 2, .clip = 1 },
         { .build = small_net, .pictures = true, .n = 10, .batch = 4, .epochs = 3, .mixes = true },
-        { .build = small_net, .pictures = true, .n = 8, .batch = 4, .epochs = 3, .precision = "bf16" },
+        { .build = small_net, .pictures = true, .n = 8, .batch = 4, .epochs = 3, .precision = "bf16", .clip = 0.5 },
+        { .build = convnext, .pictures = true, .n = 3, .batch = 1, .epochs = 1, .precision = "bf16", .clip = 1 },
     };
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) same_bits(&rows[i], 3);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) same_bits(&rows[i], 2);
 }
 
 /* Groups of 2 batches, the last of one; first, middle and last batches are graphs of their own. */
