@@ -113,7 +113,9 @@ int main(int argc, char **argv)
     static const ratings big[] = {
         { "bias model, ML-100K sizes, batch 64, AdamW", 944, 1683, 50, 64, false },
         { "bias model, ML-25M sizes, batch 65536, lazy AdamW", 162542, 59048, 50, 65536, true },
-    }, tiny[] = { { "bias model, batch 16, AdamW", 30, 20, 5, 16, false }, { "bias model, batch 16, lazy", 30, 20, 5, 16, true } };
+    }, tiny[] = {
+        { "bias model, batch 16, AdamW", 30, 20, 5, 16, false }, { "bias model, batch 16, lazy", 30, 20, 5, 16, true },
+    };
     char why[512];
     small = argc > 1 && !strcmp(argv[1], "--small");
     if (!ag_cuda_available(why, sizeof why)) {
