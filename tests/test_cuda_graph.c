@@ -44,6 +44,24 @@ static nn_module *small_net(void)
     return nn_sequential(nn_conv2d(3, 8, 3, .stride = 2), nn_batch_norm2d(8), nn_relu(), nn_conv2d(8, 8, 3), nn_batch_norm2d(8),
                          nn_relu(), nn_adaptive_avg_pool2d(1, 1), nn_flatten(), nn_dropout(0.2), nn_linear(8, CLASSES));
 }
+
+/* Attention over 8 x 8 pixels, with one head of 8 columns: what cuDNN takes in bf16. */
+typedef struct { nn_module base; nn_module *qkv, *last; } attender;
+static ag_tensor *attender_forward(nn_module *m, ag_tensor *x)
+{
+    const attender *s = NN_SELF(attender, m);
+    ag_tensor *qkv = nn_call(s->qkv, ag_interpolate(x, 8, 8));
+    ag_tensor *y = ag_attention_qkv(ag_reshape(qkv, x->shape[0], 64, 3, 1, 8));
+    return nn_call(s->last, ag_mean(ag_reshape(y, x->shape[0], 64, 8), .axes = AG_AXES(1)));
+}
+static nn_module *attending(void)
+{
+    attender *s = NN_NEW(attender, attender_forward);
+    NN_CHILD(s, qkv, nn_linear(3, 24));
+    NN_CHILD(s, last, nn_linear(8, CLASSES));
+    return &s->base;
+}
+
 static optim *make_lamb(nn_module *net) { return optim_lamb(net, 1e-2, .weight_decay = 0.1); }
 static optim *make_nesterov(nn_module *net) { return optim_sgd(net, 1e-2, .momentum = 0.9, .nesterov = true); }
 
@@ -173,6 +191,7 @@ static void test_pictures(void **state)
         { .build = small_net, .pictures = true, .n = 10, .batch = 4, .epochs = 3, .mixes = true },
         { .build = small_net, .pictures = true, .n = 8, .batch = 4, .epochs = 3, .precision = "bf16", .clip = 0.5 },
         { .build = convnext, .pictures = true, .n = 3, .batch = 1, .epochs = 1, .precision = "bf16", .clip = 1 },
+        { .build = attending, .pictures = true, .n = 8, .batch = 4, .epochs = 2, .precision = "bf16" },
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) same_bits(&rows[i], 2);
 }
