@@ -128,6 +128,11 @@ void ag_ranks_wait(void)
     n_pending = 0;
 }
 
+bool ag_ranks_pending(void)
+{
+    return n_pending > 0;
+}
+
 #else
 
 void ag_ranks_begin(const char *at)
@@ -146,5 +151,6 @@ void ag_ranks_barrier(void) {}
 void ag_ranks_start_sum(real *v, int64_t n) { (void)v, (void)n; }
 void ag_ranks_poll(void) {}
 void ag_ranks_wait(void) {}
+bool ag_ranks_pending(void) { return false; }
 
 #endif

@@ -44,6 +44,7 @@ enum { AG_RANKS_PENDING = 256 };
 void ag_ranks_start_sum(real *v, int64_t n);
 void ag_ranks_poll(void);
 void ag_ranks_wait(void);
+bool ag_ranks_pending(void);        /* some of them may be in use */
 
 AG_END_DECLS
 #endif

@@ -113,7 +113,8 @@ void ag_optim_ranks_free(optim *o)
     ag_free(o->ranks->member);
     ag_free(o->ranks->bucket);
     ag_free(o->ranks->segment);
-    if (!o->ranks->device) ag_free(o->ranks->sum);
+    /* In the midst of a failure sums may go on, which to wait for could be for ever: their memory stays. */
+    if (!o->ranks->device && !ag_ranks_pending()) ag_free(o->ranks->sum);
     ag_owner_free(o->ranks->owner);
     ag_free(o->ranks);
 }
@@ -174,6 +175,7 @@ static void arrived(void *arg, ag_tensor *t)
 void ag_optim_ranks_arm(const char *at, optim *o)
 {
     if (ag_ranks() == 1) return;
+    ag_ranks_wait();                        /* for what a step that failed has left */
     optim_ranks *r = ranks_of(at, o);
     for (int b = 0; b < r->n_buckets; b++) r->bucket[b].missing = 0;
     for (int i = 0; i < r->n; i++) {
