@@ -33,7 +33,7 @@ static double measured_peak(const work *w)
     return (double)ag_memory(AG_CUDA).peak - w->before;
 }
 
-/* Nothing of the net or the process changes; the parts make the peak; it is what is measured, to 5 %. */
+/* Nothing of the net or the process changes; the parts make the peak; it is what is measured. */
 static void assert_planned(const work *w)
 {
     const ag_memory_stats before = ag_memory(AG_CUDA);
@@ -48,7 +48,10 @@ static void assert_planned(const work *w)
     print_message("%-24s %-10s %s  planned %8.3f MB, measured %8.3f MB  %+.1f %%  (%s)\n", w->what,
                   w->train ? "training" : "evaluation", w->narrow ? "bf16" : "f32", (double)p.peak / 1e6, peak / 1e6, 100 * off,
                   p.where);
-    if (!(fabs(off) < 0.05)) fail_msg("%s: planned %lld, measured %.0f", w->what, (long long)p.peak, peak);
+    /* Of what changes from step to step; the clocks of lazy tables, half a megabyte, are in no plan. */
+    const double varies = w->rows ? peak : (double)(p.activations + p.workspace + p.packed + p.input);
+    if (!(fabs((double)p.peak - peak) < 0.05 * varies + 8192))
+        fail_msg("%s: planned %lld, measured %.0f", w->what, (long long)p.peak, peak);
 }
 
 static void test_plans_of_image_models(void **state)
