@@ -403,10 +403,47 @@ static void test_an_id_out_of_range_is_named(void **state)
 static void test_graphs_give_their_memory_back(void **state)
 {
     (void)state;
-    fit(&bias, false, &got);
-    const int64_t before = ag_memory(AG_CUDA).in_use;
+    ag_device_memory before, after;
+    for (int i = 0; i < 2; i++) fit(&bias, false, &got);
+    ag_device_table(AG_CUDA)->memory(&before);
     for (int i = 0; i < 3; i++) fit(&bias, false, &got);
-    assert_int_equal(ag_memory(AG_CUDA).in_use, before);
+    ag_device_table(AG_CUDA)->memory(&after);
+    assert_int_equal(after.in_use, before.in_use);
+    assert_int_equal(after.system_calls, before.system_calls);
+}
+
+/* What is allocated between steps is nobody's but the caller's: blocks of all sizes, held while graphs work. */
+enum { HELD = 400 };
+
+static learner_flow hold(learner *l, learner_event e, void *state)
+{
+    void **held = state;
+    const ag_device_ops *d = ag_device_table(AG_CUDA);
+    int32_t sevens[HELD];
+    for (int i = 0; i < HELD; i++) sevens[i] = 7;
+    for (int i = 1; i < HELD && e == LEARNER_AFTER_BATCH && l->epoch == 1 && l->batch == 2; i++) {
+        held[i] = d->alloc((size_t)i * sizeof *sevens);
+        d->copy_in(held[i], sevens, (size_t)i * sizeof *sevens);
+    }
+    return LEARNER_GO;
+}
+
+static void test_graphs_leave_the_memory_of_others_alone(void **state)
+{
+    (void)state;
+    AG_SCOPE;
+    void *held[HELD] = { NULL };
+    int32_t there[HELD];
+    const ag_device_ops *d = ag_device_table(AG_CUDA);
+    learner *l = learner_of(&bias, false);
+    learner_add(l, (learner_callback){ .on = hold, .between_steps = true, .state = held });
+    learner_fit(l, 3, 1e-2);
+    for (int i = 1; i < HELD; i++) {
+        d->copy_out(there, held[i], (size_t)i * sizeof *there);
+        for (int k = 0; k < i; k++) assert_int_equal(there[k], 7);
+        d->free(held[i]);
+    }
+    ag_init(.device = "cpu");
 }
 
 int main(void)
@@ -419,7 +456,7 @@ int main(void)
         cmocka_unit_test(test_a_loss_that_is_no_number_keeps_the_weights_before),
         cmocka_unit_test(test_a_callback_that_looks_inside_sees_every_step),
         cmocka_unit_test(test_what_waits_goes_on_op_by_op_and_says_why), cmocka_unit_test(test_an_id_out_of_range_is_named),
-        cmocka_unit_test(test_graphs_give_their_memory_back),
+        cmocka_unit_test(test_graphs_give_their_memory_back), cmocka_unit_test(test_graphs_leave_the_memory_of_others_alone),
     };
     if (!ag_cuda_available(why, sizeof why)) {
         print_message("SKIP: no step was captured on a GPU here: %s\n", why);
