@@ -10,6 +10,7 @@
 
 static ag_device default_device = AG_CPU;
 static atomic_int threads;
+static atomic_bool tf32;
 
 static int cores(void)                  /* of this process: taskset and containers are respected */
 {
@@ -51,7 +52,13 @@ void ag_init_(const char *at, ag_init_opts opts)
     ag_ranks_begin(at);
     if (opts.device) set_device(at, opts.device);
     atomic_store(&threads, opts.threads ? opts.threads : cores());
+    atomic_store(&tf32, opts.tf32);
     ag_manual_seed(opts.seed);
+}
+
+bool ag_tf32(void)
+{
+    return atomic_load_explicit(&tf32, memory_order_relaxed);
 }
 
 ag_device ag_default_device(void)

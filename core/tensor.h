@@ -166,11 +166,14 @@ double ag_gradcheck_(const char *at, ag_tensor *(*fn)(ag_tensor **in), int n, ag
 
 /* ---- the process --------------------------------------------------------------------------------------- */
 
-typedef struct { AG_NAMED_OPTIONS; const char *device; uint64_t seed; int threads; } ag_init_opts;
+typedef struct { AG_NAMED_OPTIONS; const char *device; uint64_t seed; int threads; bool tf32; } ag_init_opts;
 /* Optional. .device "cpu" (default), "cuda", "cuda:1" (the second GPU), "auto" (cuda when it works, else cpu and one line that
  * says why), "meta" (shapes without memory: models to plan with);
- * .seed of the default random stream (default 0); .threads for kernels (default: the cores of this process). */
+ * .seed of the default random stream (default 0); .threads for kernels (default: the cores of this process); .tf32: on a GPU the
+ * factors of f32 products and convolutions are rounded to 10 bits, for its tensor cores; sums stay f32
+ * (torch.backends.cuda.matmul.allow_tf32; default: exact f32). */
 void ag_init_(const char *at, ag_init_opts opts);
+bool ag_tf32(void);
 #define ag_init(...) ag_init_(AG_HERE, AG_OPTS0(ag_init_opts, __VA_ARGS__))
 ag_device ag_default_device(void);
 int ag_threads(void);

@@ -73,7 +73,7 @@ void ag_lt_describe(const ag_lt_functions *f, const ag_blas_plan *p, ag_lt_desc 
     const uint32_t epilogue = AG_LT_EPILOGUE_BIAS;
     const int32_t batch = p->batch;
     const ag_blas_matrix *m[3] = { &p->a, &p->b, &p->d };
-    check(f->desc_create(desc, AG_LT_COMPUTE_32F, AG_LT_R_32F), "describing a product");
+    check(f->desc_create(desc, p->tf32 ? AG_LT_COMPUTE_TF32 : AG_LT_COMPUTE_32F, AG_LT_R_32F), "describing a product");
     check(f->desc_set(*desc, AG_LT_DESC_TRANSA, &ta, sizeof ta), "transposing A");
     check(f->desc_set(*desc, AG_LT_DESC_TRANSB, &tb, sizeof tb), "transposing B");
     if (p->bias) check(f->desc_set(*desc, AG_LT_DESC_EPILOGUE, &epilogue, sizeof epilogue), "adding a bias");
@@ -182,6 +182,7 @@ void ag_blas_multiply(const char *at, const ag_blas_plan *want, const void *a, c
     key.trans_a = want->trans_a;
     key.trans_b = want->trans_b;
     key.narrow = want->narrow;
+    key.tf32 = ag_tf32() && !want->narrow;
     key.narrow_d = want->narrow_d;
     key.bias = bias != nullptr;
     key.align = alignment(a, b, d, bias);

@@ -13,7 +13,8 @@ typedef struct { int64_t rows, cols, ld, step; } ag_blas_matrix;
 typedef struct {
     bool trans_a, trans_b, add;               /* add: beta = 1 */
     bool narrow, narrow_d;                          /* A and B are bf16; D is */
-    bool bias;                                      /* this and the next are set by ag_blas_multiply */
+    bool tf32;                                      /* ag_tf32; this, bias and align are set by ag_blas_multiply */
+    bool bias;
     int align;                                      /* bytes, a power of two, that a, b and d are multiples of */
     int batch;
     int64_t m, n, k;
@@ -41,7 +42,7 @@ void ag_blas_run(const char *at, const ag_blas_product *p);
 
 /* ---- cuBLASLt's interface, CUDA 12 and 13 -------------------------------------------------------------- */
 enum {
-    AG_LT_COMPUTE_32F = 68, AG_LT_R_32F = 0, AG_LT_R_16BF = 14,
+    AG_LT_COMPUTE_32F = 68, AG_LT_COMPUTE_TF32 = 77, AG_LT_R_32F = 0, AG_LT_R_16BF = 14,
     AG_LT_DESC_TRANSA = 3, AG_LT_DESC_TRANSB = 4, AG_LT_DESC_EPILOGUE = 7, AG_LT_DESC_BIAS_POINTER = 8,
     AG_LT_LAYOUT_BATCH = 5, AG_LT_LAYOUT_STEP = 6, AG_LT_PREF_WORKSPACE = 1,
     AG_LT_PREF_ALIGN_A = 5,                             /* B, C, D: 6, 7, 8 */

@@ -79,7 +79,7 @@ bool ag_dnn_load(ag_dnn_functions *f, int driver, char *why, size_t size);
 /* One of the three products of a convolution without groups: letters as in ag_conv. x, y, the weight, as [O, kh, kw, I], and
  * their gradients are of `type`, sums f32. Every field is an int64_t, so that two can be compared as bytes. */
 typedef struct {
-    int64_t way, type, add, n, h, w, in, out, kh, kw, oh, ow;
+    int64_t way, type, add, tf32, n, h, w, in, out, kh, kw, oh, ow;
     int64_t stride[2], before[2], after[2], dilation[2];
 } ag_dnn_conv;
 ag_dnn_conv ag_dnn_conv_of(const ag_conv *c, ag_conv_way way, bool add);

@@ -180,7 +180,7 @@ int ag_dnn_attention_plan(const ag_dnn_functions *f, ag_dnn_place place, const a
     if (a->backward) backward(&g);
     else forward(&g);
     ag_dnn_desc d = ag_dnn_graph(&g.b, place, g.operation, g.count);
-    return ag_dnn_choose(&g.b, place, d, AG_BF16, most_workspace);
+    return ag_dnn_choose(&g.b, place, d, true, most_workspace);
 }
 
 int ag_dnn_attention_run(const ag_dnn_functions *f, ag_dnn_handle h, const ag_dnn_attention *a, const ag_dnn_plan *plan,

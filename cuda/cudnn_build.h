@@ -25,7 +25,7 @@ ag_dnn_desc ag_dnn_graph(ag_dnn_builder *b, ag_dnn_place place, const ag_dnn_des
 
 /* The first engine of the heuristics that keeps the promises of cuda/cudnn.h for factors of this type. Returns as
  * ag_dnn_plan_new, and on a failure drops what the plan holds. */
-int ag_dnn_choose(ag_dnn_builder *b, ag_dnn_place place, ag_dnn_desc graph, ag_dtype type, int64_t most_workspace);
+int ag_dnn_choose(ag_dnn_builder *b, ag_dnn_place place, ag_dnn_desc graph, bool tensor_cores, int64_t most_workspace);
 int ag_dnn_execute(const ag_dnn_functions *f, ag_dnn_handle h, const ag_dnn_plan *plan, int count, const int64_t *ids,
                    const void *const *pointers, void *workspace);
 

@@ -112,7 +112,8 @@ static ag_dnn_desc operation(ag_dnn_builder *b, const ag_dnn_conv *c)
 ag_dnn_conv ag_dnn_conv_of(const ag_conv *c, ag_conv_way way, bool add)
 {
     const ag_conv_arg *a = &c->at;
-    return (ag_dnn_conv){ .way = way, .type = c->type, .add = add, .n = c->n, .h = c->h, .w = c->w, .in = c->in, .out = c->out,
+    return (ag_dnn_conv){ .way = way, .type = c->type, .add = add,
+                          .tf32 = c->type == AG_F32 && ag_tf32(), .n = c->n, .h = c->h, .w = c->w, .in = c->in, .out = c->out,
                           .kh = c->kh, .kw = c->kw, .oh = c->oh, .ow = c->ow, .stride = { a->stride_h, a->stride_w },
                           .before = { a->pad_top, a->pad_left }, .after = { a->pad_bottom, a->pad_right },
                           .dilation = { a->dilation_h, a->dilation_w } };
@@ -121,14 +122,14 @@ ag_dnn_conv ag_dnn_conv_of(const ag_conv *c, ag_conv_way way, bool add)
 /* ---- the choice ------------------------------------------------------------------------------------------ */
 
 /* Other bits in another run; sums or factors of fewer bits than ours; transforms, whose errors are larger. On f32, tensor
- * cores round the factors to TF32's 10 bits; in bf16 our own products use them, so nothing slower shall. */
-static bool refused(ag_dtype type, uint32_t notes)
+ * cores round the factors to TF32's 10 bits, which is only done when asked for; in bf16 our own products use them, so nothing slower
+ * shall. */
+static bool refused(bool tensor_cores, uint32_t notes)
 {
     const uint32_t always = 1u << AG_DNN_NONDETERMINISTIC | 1u << AG_DNN_DOWN_CONVERTS | 1u << AG_DNN_REDUCED_SUMS |
                             1u << AG_DNN_FFT | 1u << AG_DNN_WINOGRAD | 1u << AG_DNN_WINOGRAD_4 | 1u << AG_DNN_WINOGRAD_6 |
                             1u << AG_DNN_WINOGRAD_13;
-    const bool tensor_cores = notes >> AG_DNN_TENSOR_CORE & 1;
-    return notes & always || tensor_cores != (type == AG_BF16);
+    return notes & always || (notes >> AG_DNN_TENSOR_CORE & 1) != tensor_cores;
 }
 
 /* The notes of a configuration's engine as bits, and its number. */
@@ -149,14 +150,15 @@ static int engine_of(const ag_dnn_functions *f, ag_dnn_desc config, uint32_t *no
 }
 
 /* Makes the plan of one configuration and takes that over. AG_DNN_UNSUPPORTED: it is none for us. */
-static int try_config(ag_dnn_builder *b, ag_dnn_place place, ag_dtype type, int64_t most_workspace, ag_dnn_desc config)
+static int try_config(ag_dnn_builder *b, ag_dnn_place place, bool tensor_cores, int64_t most_workspace,
+                      ag_dnn_desc config)
 {
     ag_dnn_plan *to = b->to;
     uint32_t notes;
     int64_t got = 0;
     int status = engine_of(b->f, config, &notes, &to->engine);
     if (status) return status;
-    if (refused(type, notes)) return AG_DNN_UNSUPPORTED;
+    if (refused(tensor_cores, notes)) return AG_DNN_UNSUPPORTED;
     ag_dnn_builder p = { b->f, to, 0 };
     ag_dnn_desc plan = ag_dnn_make(&p, AG_DNN_PLAN);
     if (place.handle) ag_dnn_set(&p, plan, AG_DNN_PLAN_HANDLE, AG_DNN_HANDLE, 1, &place.handle);
@@ -193,7 +195,7 @@ static int64_t configs_of(ag_dnn_builder *b, ag_dnn_place place, ag_dnn_desc gra
     return count;
 }
 
-int ag_dnn_choose(ag_dnn_builder *b, ag_dnn_place place, ag_dnn_desc graph, ag_dtype type, int64_t most_workspace)
+int ag_dnn_choose(ag_dnn_builder *b, ag_dnn_place place, ag_dnn_desc graph, bool tensor_cores, int64_t most_workspace)
 {
     static const int modes[] = { AG_DNN_MODE_A, AG_DNN_MODE_FALLBACK };
     ag_dnn_desc configs[MOST_CONFIGS];
@@ -204,7 +206,7 @@ int ag_dnn_choose(ag_dnn_builder *b, ag_dnn_place place, ag_dnn_desc graph, ag_d
         if (b->status) status = b->status;
         for (int64_t i = 0; i < count; i++) {
             const bool wanted = ag_dnn_unsupported(status);
-            if (wanted) status = try_config(b, place, type, most_workspace, configs[i]);
+            if (wanted) status = try_config(b, place, tensor_cores, most_workspace, configs[i]);
             if (status || !wanted) b->f->desc_destroy(configs[i]);
         }
     }
@@ -218,7 +220,7 @@ int ag_dnn_plan_new(const ag_dnn_functions *f, ag_dnn_place place, const ag_dnn_
     memset(plan, 0, sizeof *plan);
     ag_dnn_builder b = { f, plan, 0 };
     ag_dnn_desc d = operation(&b, c), graph = ag_dnn_graph(&b, place, &d, 1);
-    return ag_dnn_choose(&b, place, graph, (ag_dtype)c->type, most_workspace);
+    return ag_dnn_choose(&b, place, graph, c->type == AG_BF16 || c->tf32, most_workspace);
 }
 
 void ag_dnn_plan_drop(const ag_dnn_functions *f, ag_dnn_plan *plan)

@@ -8,7 +8,7 @@
 
 namespace {
 
-struct desc { int32_t trans_a, trans_b; uint32_t epilogue; const void *bias; };
+struct desc { int32_t trans_a, trans_b; uint32_t epilogue; const void *bias; bool tf32; };
 struct pref { uint32_t align[4]; };
 struct layout { int type; uint64_t rows, cols; int64_t ld, step; int32_t batch; };
 
@@ -22,7 +22,12 @@ template <class T> int make(T **slot, T value)
 
 size_t version(void) { return 0; }
 int create(ag_lt_handle *h) { return *h = nullptr, ag_emulate_fails() ? NOT_INITIALIZED : SUCCESS; }
-int desc_create(ag_lt_desc *d, int, int) { return make((desc **)d, desc{}); }
+int desc_create(ag_lt_desc *d, int compute, int)
+{
+    desc made = {};
+    made.tf32 = compute == AG_LT_COMPUTE_TF32;
+    return made.tf32 || compute == AG_LT_COMPUTE_32F ? make((desc **)d, made) : INVALID_VALUE;
+}
 int desc_destroy(ag_lt_desc d) { return delete (desc *)d, SUCCESS; }
 int layout_destroy(ag_lt_layout l) { return delete (layout *)l, SUCCESS; }
 int pref_create(ag_lt_pref *p) { return make((pref **)p, pref{ { 256, 256, 256, 256 } }); }
@@ -109,6 +114,17 @@ bool aligned(const void *p, uint32_t bytes)
     return (uintptr_t)p % bytes == 0;
 }
 
+/* To 10 bits behind the point, to nearest. */
+float factor(const desc *d, float v)
+{
+    uint32_t bits;
+    if (!d->tf32) return v;
+    memcpy(&bits, &v, sizeof bits);
+    bits = (bits + 0xFFF + (bits >> 13 & 1)) & ~0x1FFFu;
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+
 struct strided { int64_t row, col; };
 
 template <class T, class D>
@@ -124,7 +140,7 @@ void multiply(const desc *d, float scale, float keep, const T *a, const T *b, co
                 const T *x = a + batch * la->step + i * as.row, *y = b + batch * lb->step + j * bs.col;
                 const int64_t at = batch * lc->step + i + j * lc->ld;
                 float sum = 0;
-                for (int64_t k = 0; k < inner; k++) sum += ag_load(x[k * as.col]) * ag_load(y[k * bs.row]);
+                for (int64_t k = 0; k < inner; k++) sum += factor(d, ag_load(x[k * as.col])) * factor(d, ag_load(y[k * bs.row]));
                 sum *= scale;
                 if (keep != 0) sum += keep * ag_load(c[at]);
                 if (d->epilogue == AG_LT_EPILOGUE_BIAS) sum += ag_load(((const D *)d->bias)[i]);

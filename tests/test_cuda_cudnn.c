@@ -168,6 +168,40 @@ static void test_with_cudnn_as_on_the_cpu(void **state)
     compare_engines(halves, sizeof halves / sizeof *halves, 3e-2, true);
 }
 
+/* 1 + 2^-12 has two bits more than TF32 keeps. */
+static double sum_of_eight(bool tf32)
+{
+    AG_SCOPE;
+    AG_NO_GRAD;
+    ag_init(.device = "cuda", .tf32 = tf32);
+    ag_tensor *x = ag_full(1 + 0x1p-12, 4, 8), *w = ag_full(1 + 0x1p-12, 8, 4);
+    const double y = ag_item(ag_mean(ag_matmul(x, w)));
+    ag_init(.device = "cpu");
+    return y;
+}
+
+static int64_t engine_of_a_convolution(bool tf32)
+{
+    AG_SCOPE;
+    AG_NO_GRAD;
+    ag_init(.device = "cuda", .tf32 = tf32);
+    ag_emulate_cudnn(true, 0);
+    ag_emulate_cudnn_engine();
+    ag_tensor *y = ag_conv2d(ag_ones(2, 5, 6, 8), ag_ones(4, 8, 3, 3), .pad = 1);
+    (void)ag_item(ag_mean(y));
+    ag_init(.device = "cpu");
+    return ag_emulate_cudnn_engine();
+}
+
+static void test_tf32_is_an_option(void **state)
+{
+    (void)state;
+    assert_true(sum_of_eight(true) == 8);
+    assert_true(fabs(sum_of_eight(false) - 8 * (1 + 0x1p-12) * (1 + 0x1p-12)) < 1e-6);
+    assert_int_equal(engine_of_a_convolution(true), NARROW);
+    assert_int_equal(engine_of_a_convolution(false), WIDE);
+}
+
 /* ---- attention ------------------------------------------------------------------------------------------- */
 
 CASE(attend, wide(ag_attention(narrow(in[0]), narrow(in[1]), narrow(in[2]))))
@@ -313,7 +347,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_a_cudnn_of_another_version_is_named),
         cmocka_unit_test(test_a_cublas_of_another_version_is_named),
 #ifdef AG_EMULATE
-        cmocka_unit_test(test_with_cudnn_as_on_the_cpu),
+        cmocka_unit_test(test_with_cudnn_as_on_the_cpu), cmocka_unit_test(test_tf32_is_an_option),
         cmocka_unit_test(test_attention_with_cudnn_as_on_the_cpu),
         cmocka_unit_test(test_without_cudnn_as_on_the_cpu),
         cmocka_unit_test(test_a_plan_is_made_once),

@@ -15,7 +15,7 @@ static const option known[] = {
     OPTION("accumulate", COUNTS, AT(accumulate), 1, 1 << 20, NULL, "batches per step (1); of sizes several (1,2,4)", .room = 4),
     OPTION("lr", NUMBER, AT(lr), 1e-12, 1e3, NULL, "largest learning rate (3e-3; with --weights 0.01)"),
     OPTION("wd", NUMBER, AT(wd), 1e-12, 100, NULL, "weight decay (0.05)"),
-    OPTION("precision", TEXT, AT(precision), 0, 0, "auto f32 bf16", "f32, bf16, or bf16 where it is fast (auto)"),
+    OPTION("precision", TEXT, AT(precision), 0, 0, "auto f32 tf32 bf16", "f32, tf32 (on a GPU), bf16, or bf16 where it is fast (auto)"),
     OPTION("valid", NUMBER, AT(valid), 1e-9, 1 - 1e-9, NULL, "share of pictures held out (0.2)"),
     OPTION("valid-table", TEXT, AT(valid_table), 0, 0, NULL, "CSV whose image_id are held out instead"),
     OPTION("seed", COUNT, AT(seed), 1, 9e18, NULL, "of weights, split, order, augmentation (42)"),

@@ -10,6 +10,7 @@
 static const char *precision_of(const options *o)
 {
     char cpu[8192];
+    if (!strcmp(o->precision, "tf32")) return "f32";            /* main.c says so to ag_init */
     if (strcmp(o->precision, "auto")) return o->precision;
     const bool fast = ag_read_small("/proc/cpuinfo", cpu, sizeof cpu) && (strstr(cpu, "amx_bf16") || strstr(cpu, "avx512_bf16"));
     return fast ? "bf16" : "f32";
