@@ -8,7 +8,7 @@ CXX    ?= c++
 NVCC   ?= nvcc
 MPI    ?= 1
 
-out := build/$(BUILD)
+out := build/$(BUILD)$(if $(SANITIZE),-asan)
 
 wide_vectors   := $(if $(filter x86_64,$(shell uname -m)),-mprefer-vector-width=512)
 cflags.release := -O3 -march=native $(wide_vectors) -fno-math-errno -fno-trapping-math -ffp-contract=fast -g
@@ -55,7 +55,7 @@ tests    := $(patsubst tests/%.c,$(out)/tests/%,$(wildcard tests/test_*.c))
 programs := $(patsubst examples/%/main.c,build/%,$(wildcard examples/*/main.c))
 
 .DEFAULT_GOAL := all
-.PHONY: all lib setup demo test run-tests tests check bench parity asan tsan f64 cover install gpu-check help clean
+.PHONY: all lib setup demo test run-tests tests check bench parity asan asan-kernels tsan f64 cover install gpu-check help clean
 
 all: lib $(programs)    ## the library and the programs (build/movielens, build/model, build/paddy ...)
 lib: $(lib)
@@ -116,6 +116,11 @@ asan:                   ## all tests and the program under the address and undef
 	@$(MAKE) --no-print-directory BUILD=asan -j tests build/asan/movielens build/asan/model build/asan/paddy
 	@$(MAKE) --no-print-directory BUILD=asan run-tests && tests/movielens.sh build/asan/movielens && tests/model.sh build/asan/model && \
 	    tests/paddy.sh build/asan/paddy
+
+asan-kernels: kernels := $(patsubst %,build/emu-asan/tests/test_cuda%,$(empty) _norms _conv _attention _augment _rows)
+asan-kernels:           ## the GPU's kernels in the emulation under the same, in one order of their threads
+	@$(MAKE) --no-print-directory BUILD=emu SANITIZE=1 -j $(kernels)
+	@for t in $(kernels); do echo "== $$t"; ASAN_OPTIONS=detect_leaks=0 $$t || exit 1; done
 
 define variant
 $(out)/$(1): $$(patsubst %.c,$(out)/%.c.o,$$(wildcard examples/$(1)/*.c examples/common/*.c)) $(lib)

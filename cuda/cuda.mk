@@ -7,8 +7,12 @@
 CUDA      ?= $(if $(shell command -v $(NVCC)),1,0)
 
 cflags.emu := -O2 -g -DAG_EMULATE
-# A pack read from where it is not aligned is an error on a GPU; here it traps.
-aligned.emu := -fsanitize=alignment -fsanitize-undefined-trap-on-error
+# A pack read from where it is not aligned is an error on a GPU; here it traps, as all undefined behaviour does.
+# SANITIZE=1: and kernels that read or write beside their memory are stopped by the address sanitizer.
+aligned.emu := -fsanitize=undefined -fno-sanitize=vptr,float-cast-overflow -fsanitize-undefined-trap-on-error
+ifdef SANITIZE
+  cflags.emu  += -fsanitize=address
+endif
 CXXFLAGS   := -std=c++17 -Wall -Wextra -Werror -fPIC $(cflags.$(BUILD)) $(aligned.$(BUILD))
 LINK       := $(CC)
 comma      := ,
@@ -36,23 +40,23 @@ else
 endif
 
 ifeq ($(BUILD),emu)
-build/emu/tests/test_cuda build/emu/tests/test_cuda_emulation: build/emu/tests/cuda_planted.cu.o
-build/emu/tests/test_cuda_lost: | build/emu/tests/nvml/lib64/libnvidia-ml.so.1
-build/emu/tests/test_cuda_ranks: | build/emu/tests/nccl/lib64/libnccl.so.2
+$(out)/tests/test_cuda $(out)/tests/test_cuda_emulation: $(out)/tests/cuda_planted.cu.o
+$(out)/tests/test_cuda_lost: | $(out)/tests/nvml/lib64/libnvidia-ml.so.1
+$(out)/tests/test_cuda_ranks: | $(out)/tests/nccl/lib64/libnccl.so.2
 
-build/emu/tests/nvml/lib64/libnvidia-ml.so.1: tests/fake_nvml.c
-build/emu/tests/nccl/lib64/libnccl.so.2: tests/fake_nccl.c
-build/emu/tests/nvml/lib64/libnvidia-ml.so.1 build/emu/tests/nccl/lib64/libnccl.so.2:
+$(out)/tests/nvml/lib64/libnvidia-ml.so.1: tests/fake_nvml.c
+$(out)/tests/nccl/lib64/libnccl.so.2: tests/fake_nccl.c
+$(out)/tests/nvml/lib64/libnvidia-ml.so.1 $(out)/tests/nccl/lib64/libnccl.so.2:
 	@mkdir -p $(@D)
 	@echo "  cc    $@"
 	@$(CC) -std=c11 -D_GNU_SOURCE $(warnings) -fPIC -shared $< -o $@
 
-build/emu/%.cu.o: %.cu Makefile cuda/cuda.mk
+$(out)/%.cu.o: %.cu Makefile cuda/cuda.mk
 	@mkdir -p $(@D)
 	@echo "  c++   $@"
 	@$(CXX) -x c++ $(CPPFLAGS) $(CXXFLAGS) -c $< -o $@
 
-build/emu/%.cpp.o: %.cpp Makefile cuda/cuda.mk
+$(out)/%.cpp.o: %.cpp Makefile cuda/cuda.mk
 	@mkdir -p $(@D)
 	@echo "  c++   $@"
 	@$(CXX) $(CPPFLAGS) $(CXXFLAGS) -c $< -o $@

@@ -26,6 +26,7 @@ struct fiber {
     bool begun = false;
     std::vector<char> stack = std::vector<char>(STACK);
     unsigned thread = 0;
+    void *shadow = nullptr;                     /* the sanitizer's, as below */
 };
 
 struct thread {
@@ -46,6 +47,9 @@ struct {
     std::vector<fiber *> idle;
     std::deque<shared_array> shared;            /* of the running block; the first is the dynamic one */
     jmp_buf scheduler;
+    const void *scheduler_stack = nullptr;      /* for the address sanitizer, which follows who runs on which stack */
+    size_t scheduler_size = 0;
+    void *scheduler_shadow = nullptr;
     unsigned current = 0;
     int order = AG_FORWARD;
     uint32_t dice = 1;
@@ -56,13 +60,18 @@ struct {
 
 void back_to_scheduler(fiber *self)
 {
-    if (!_setjmp(self->jump)) _longjmp(E.scheduler, 1);
+    if (!_setjmp(self->jump)) {
+        __sanitizer_start_switch_fiber(&self->shadow, E.scheduler_stack, E.scheduler_size);
+        _longjmp(E.scheduler, 1);
+    }
+    __sanitizer_finish_switch_fiber(self->shadow, &E.scheduler_stack, &E.scheduler_size);
 }
 
 /* A fiber runs thread after thread: contexts are made once, not per CUDA thread. */
 void fiber_main(unsigned high, unsigned low)
 {
     fiber *self = (fiber *)(uintptr_t)((uint64_t)high << 32 | low);
+    __sanitizer_finish_switch_fiber(nullptr, &E.scheduler_stack, &E.scheduler_size);
     for (;;) {
         E.body(E.arg);
         E.threads[self->thread].done = true;
@@ -102,10 +111,12 @@ bool step(unsigned t)
     E.current = t;
     threadIdx = dim3(t % blockDim.x, t / blockDim.x % blockDim.y, t / blockDim.x / blockDim.y);
     if (!_setjmp(E.scheduler)) {
+        __sanitizer_start_switch_fiber(&E.scheduler_shadow, me.on->stack.data(), STACK);
         if (me.on->begun) _longjmp(me.on->jump, 1);
         me.on->begun = true;
         setcontext(&me.on->context);
     }
+    __sanitizer_finish_switch_fiber(E.scheduler_shadow, nullptr, nullptr);
     if (me.done) {
         E.idle.push_back(me.on);
         me.on = nullptr;

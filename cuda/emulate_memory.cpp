@@ -119,9 +119,12 @@ void *ag_emulate_take(size_t bytes)
     listen_for_touches();
     char *const raw = find_room(&range_of(bytes), room_for(bytes));
     ag_emulate_at_work now;                     /* opens what is new as well */
+    ASAN_UNPOISON_MEMORY_REGION(raw, room_for(bytes));
     if (!ag_emulate_is_dry()) memset(raw, POISON, bytes + 2 * GUARD);
     if (!ag_emulate_is_dry()) M.held += bytes;
     M.used[raw + GUARD] = bytes;
+    ASAN_POISON_MEMORY_REGION(raw, GUARD);
+    ASAN_POISON_MEMORY_REGION(raw + GUARD + bytes, GUARD);
     return raw + GUARD;
 }
 
@@ -130,6 +133,7 @@ bool ag_emulate_give(void *p)
     const auto b = M.used.find((char *)p);
     if (b == M.used.end()) return false;
     if (!ag_emulate_is_dry()) M.held -= b->second;
+    ASAN_POISON_MEMORY_REGION(b->first, b->second);
     range_of(b->second).idle.insert({ room_for(b->second), b->first - GUARD });
     M.used.erase(b);
     return true;
@@ -138,6 +142,7 @@ bool ag_emulate_give(void *p)
 std::string ag_emulate_check_guards(void)
 {
     std::string found;
+    if (AG_EMULATE_SANITIZED) return found;     /* it has said so */
     for (auto &b : M.used) {
         const bool before = !ag_emulate_intact(b.first - GUARD, GUARD), behind = !ag_emulate_intact(b.first + b.second, GUARD);
         if (!before && !behind) continue;

@@ -12,7 +12,7 @@
 #ifdef AG_HAVE_CUDA
 #include "cuda/blas.h"
 #endif
-#ifdef AG_EMULATE
+#if defined AG_EMULATE && !defined __SANITIZE_ADDRESS__
 #include "tests/cuda_planted.h"
 #endif
 
@@ -288,7 +288,7 @@ static void test_operands_on_two_devices_are_an_error(void **state)
 
 /* ---- defects that the emulation must show -------------------------------------------------------------- */
 
-#ifdef AG_EMULATE
+#if defined AG_EMULATE && !defined __SANITIZE_ADDRESS__
 static bool bits_agree(void (*launch)(int, const float *, float *, bool), bool barrier, int n_out)
 {
     AG_SCOPE;
@@ -421,7 +421,7 @@ int main(void)
         cmocka_unit_test(test_memory_is_reused_and_its_end_is_an_error),
         cmocka_unit_test(test_what_backward_does_not_read_is_let_go),
         cmocka_unit_test(test_operands_on_two_devices_are_an_error),
-#ifdef AG_EMULATE
+#if defined AG_EMULATE && !defined __SANITIZE_ADDRESS__
         cmocka_unit_test(test_a_missing_barrier_shows),
         cmocka_unit_test(test_wrong_writes_and_parted_waits_show),
         cmocka_unit_test(test_what_was_not_written_is_nan),
