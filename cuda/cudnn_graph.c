@@ -122,8 +122,8 @@ ag_dnn_conv ag_dnn_conv_of(const ag_conv *c, ag_conv_way way, bool add)
 /* ---- the choice ------------------------------------------------------------------------------------------ */
 
 /* Other bits in another run; sums or factors of fewer bits than ours; transforms, whose errors are larger. On f32, tensor
- * cores round the factors to TF32's 10 bits, which is only done when asked for; in bf16 our own products use them, so nothing slower
- * shall. */
+ * cores round the factors to TF32's 10 bits, which is done only when asked for; in bf16 our own products use them, so nothing
+ * slower shall. */
 static bool refused(bool tensor_cores, uint32_t notes)
 {
     const uint32_t always = 1u << AG_DNN_NONDETERMINISTIC | 1u << AG_DNN_DOWN_CONVERTS | 1u << AG_DNN_REDUCED_SUMS |
