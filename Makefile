@@ -117,7 +117,7 @@ asan:                   ## all tests and the program under the address and undef
 	@$(MAKE) --no-print-directory BUILD=asan run-tests && tests/movielens.sh build/asan/movielens && tests/model.sh build/asan/model && \
 	    tests/paddy.sh build/asan/paddy
 
-asan-kernels: kernels := $(patsubst %,build/emu-asan/tests/test_cuda%,$(empty) _norms _conv _attention _augment _rows)
+asan-kernels: kernels := $(patsubst %,build/emu-asan/tests/test_%,cuda cuda_norms cuda_conv cuda_attention cuda_augment cuda_rows)
 asan-kernels:           ## the GPU's kernels in the emulation under the same, in one order of their threads
 	@$(MAKE) --no-print-directory BUILD=emu SANITIZE=1 -j $(kernels)
 	@for t in $(kernels); do echo "== $$t"; ASAN_OPTIONS=detect_leaks=0 $$t || exit 1; done

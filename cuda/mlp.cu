@@ -143,18 +143,18 @@ template <class T> struct hidden_gradient {
 };
 
 /* kept = keep dy (and its sums), scaled = scale keep dy, for rows from `first` on; both only where they are wanted */
-template <class T> struct branch_gradient {
+template <class T> struct mlp_branch_gradient {
     mlp m;
     int64_t first;
     const T *dy;
     T *kept, *scaled;
     template <int V> struct at {
         float scale[V];
-        __device__ inline at(const branch_gradient &b, int64_t, int64_t c)
+        __device__ inline at(const mlp_branch_gradient &b, int64_t, int64_t c)
         {
             for (int k = 0; k < V; k++) scale[k] = b.m.scale ? b.m.scale[c + k] : 1;
         }
-        __device__ inline void operator()(const branch_gradient &b, int64_t i, float (&s)[1][V])
+        __device__ inline void operator()(const mlp_branch_gradient &b, int64_t i, float (&s)[1][V])
         {
             const float keep = b.m.keep ? b.m.keep[(b.first + i / b.m.out) / b.m.sample] : 1;
             float g[V];
@@ -238,7 +238,7 @@ template <class T> static void chunk_gradients(const mlp &m, const desk &d, int6
 {
     ag_node *n = m.n;
     if (branch) {
-        const branch_gradient<T> b = { m, first, (const T *)at_row(m, n->out->grad->data, first, m.out), (T *)d.kept,
+        const mlp_branch_gradient<T> b = { m, first, (const T *)at_row(m, n->out->grad->data, first, m.out), (T *)d.kept,
                                        (T *)d.scaled };
         ag_columns_sum<1, T>(n, ag_columns_of<T>(1, rows, m.out, ag_aligned(b.dy) && ag_aligned(d.kept) && ag_aligned(d.scaled)),
                              b, ag_put_only{ { d.sums, first > 0 } });

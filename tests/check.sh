@@ -34,6 +34,9 @@ done
 for f in $(git ls-files '*.c'); do
     awk -v f="$f" '/^\{/ {start = NR} /^\}/ {if (start && NR - start > 80) {print "check: " f ":" start ": a function of " NR - start " lines"; bad = 1} start = 0} END {exit bad}' "$f" || bad=1
 done
+# Two structs of one name in two files of C++ are one to the linker.
+twice=$(grep -ohE '^(template <[^>]*> )?struct [a-z_0-9]+' cuda/*.cu | sed 's/.*struct //' | sort | uniq -d)
+[ -z "$twice" ] || complain "structs of cuda/*.cu have one name: $twice"
 git grep -nE 'TODO|FIXME' -- '*.c' '*.h' '*.md' '*.py' && complain "unfinished work"
 git grep -n -- '-Ofast' -- Makefile | grep -v grep && complain "-Ofast"
 
