@@ -8,16 +8,14 @@
 
 static bool fits(const ag_lt_functions *f, int driver, char *why, size_t size)
 {
-    const unsigned version = (unsigned)f->version(), cudart = (unsigned)f->cudart(), major = version / 10000;
+    const unsigned version = (unsigned)f->version(), major = version / 10000;
     if (major != 12 && major != 13)
         snprintf(why, size, "the libcublasLt that was found is of version %u.%u.%u, and versions 12.x and 13.x are understood; "
                  "put one of them first in LD_LIBRARY_PATH; " GOES_ON, major, version / 100 % 100,
                  version % 100);
-    else if (driver && cudart / 1000 > (unsigned)driver / 1000)
-        snprintf(why, size, "the libcublasLt that was found, %u.%u.%u, was made for CUDA %u.%u, and the NVIDIA driver is for "
-                 "CUDA %d.%d; put the one for CUDA %d first in LD_LIBRARY_PATH, or install a newer driver; " GOES_ON, major,
-                 version / 100 % 100, version % 100, cudart / 1000, cudart / 10 % 100, driver / 1000, driver / 10 % 100,
-                 driver / 1000);
+    else if (ag_library_too_new("libcublasLt", version, (int)f->cudart(), driver, why, size))
+        snprintf(why + strlen(why), size - strlen(why), "; put the one for CUDA %d first in LD_LIBRARY_PATH, or install a newer "
+                 "driver; " GOES_ON, driver / 1000);
     else return true;
     return false;
 }

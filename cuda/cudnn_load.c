@@ -8,17 +8,14 @@
 
 static bool fits(const ag_dnn_functions *f, int driver, char *why, size_t size)
 {
-    const unsigned version = (unsigned)f->version(), cudart = (unsigned)f->cudart();
-    const unsigned major = version / 10000;
+    const unsigned version = (unsigned)f->version(), major = version / 10000;
     if (major != 9)
         snprintf(why, size, "the libcudnn.so.9 that was found is of version %u.%u.%u, and versions 9.0 to 9.x are understood; "
                  "put one of them first in LD_LIBRARY_PATH (pip install nvidia-cudnn-cu13, or -cu12); " GOES_ON,
                  major ? major : version / 1000, major ? version / 100 % 100 : version / 100 % 10, version % 100);
-    else if (driver && cudart / 1000 > (unsigned)driver / 1000)
-        snprintf(why, size, "the libcudnn.so.9 that was found, %u.%u.%u, was made for CUDA %u.%u, and the NVIDIA driver is for "
-                 "CUDA %d.%d; install the one for CUDA %d (pip install nvidia-cudnn-cu%d), or a newer driver; " GOES_ON, major,
-                 version / 100 % 100, version % 100, cudart / 1000, cudart / 10 % 100, driver / 1000, driver / 10 % 100,
-                 driver / 1000, driver / 1000);
+    else if (ag_library_too_new("libcudnn.so.9", version, (int)f->cudart(), driver, why, size))
+        snprintf(why + strlen(why), size - strlen(why), "; install the one for CUDA %d (pip install nvidia-cudnn-cu%d), or a "
+                 "newer driver; " GOES_ON, driver / 1000, driver / 1000);
     else return true;
     return false;
 }

@@ -62,3 +62,12 @@ bool ag_library_functions(void *library, const ag_library_function *list, char *
     }
     return true;
 }
+
+bool ag_library_too_new(const char *name, unsigned version, int cudart, int driver, char *why, size_t size)
+{
+    if (!driver || cudart / 1000 <= driver / 1000) return false;
+    snprintf(why, size, "the %s that was found, %u.%u.%u, was made for CUDA %d.%d, and the NVIDIA driver is for CUDA %d.%d", name,
+             version / 10000, version / 100 % 100, version % 100, cudart / 1000, cudart / 10 % 100, driver / 1000,
+             driver / 10 % 100);
+    return true;
+}

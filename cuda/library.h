@@ -13,5 +13,10 @@ void *ag_cuda_library(const char *const *sonames);
 typedef struct { const char *name; void *pointer; } ag_library_function;
 bool ag_library_functions(void *library, const ag_library_function *list, char *why, size_t size);
 
+/* Whether the library was made for a CUDA newer than the driver's (both as 12040 is 12.4; driver 0: any will do); `why` then
+ * says so: "the libcudnn.so.9 that was found, 9.19.0, was made for CUDA 13.0, and the NVIDIA driver is for CUDA 12.4". version:
+ * major x 10000 + minor x 100 + patch. */
+bool ag_library_too_new(const char *name, unsigned version, int cudart, int driver, char *why, size_t size);
+
 AG_END_DECLS
 #endif
