@@ -9,6 +9,7 @@
 #include "core/safetensors.h"
 #include "data/packed.h"
 #include "tests/cuda_cases.h"
+#include "tests/painted.h"
 
 /* A GPU rounds a product and a sum at once: places differ by 1e-5 of a pixel, and numbers from one pixel to the next by up
  * to 4.4. */
@@ -56,17 +57,6 @@ typedef struct {
     float w, h, pad, size, width, dihedral, degrees, zoom, zoom_x, zoom_y, warp_x, warp_y, brightness, contrast, saturation, hue;
     float left, top, part_width, part_height;
 } how;
-
-static data_image painted(int64_t width, int64_t height)
-{
-    data_image image = { .width = width, .height = height, .pixels = ag_alloc(width * height, 3) };
-    uint8_t *p = image.pixels;
-    for (int64_t y = 0; y < height; y++)
-        for (int64_t x = 0; x < width; x++)
-            for (int64_t c = 0; c < 3; c++)
-                *p++ = (uint8_t)(x * (5 + c) + y * (9 - 2 * c) + x * y * (c + 1) / 8 + (x / 5 + y / 7) % 2 * 60);
-    return image;
-}
 
 static data_map map_of(const how *p)
 {

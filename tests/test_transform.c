@@ -14,17 +14,7 @@
 #include "core/memory.h"
 #include "core/safetensors.h"
 #include "data/transform.h"
-
-static data_image picture(int64_t width, int64_t height)
-{
-    data_image image = { .width = width, .height = height, .pixels = ag_alloc(width * height, 3) };
-    uint8_t *p = image.pixels;
-    for (int64_t y = 0; y < height; y++)
-        for (int64_t x = 0; x < width; x++)
-            for (int64_t c = 0; c < 3; c++)
-                *p++ = (uint8_t)(x * (5 + c) + y * (9 - 2 * c) + x * y * (c + 1) / 8 + (x / 5 + y / 7) % 2 * 60);
-    return image;
-}
+#include "tests/painted.h"
 
 /* The cases of a kind: of each a row of numbers, and its result behind those before. */
 typedef struct { int64_t n, columns; const float *how; const void *out; } fixture;
@@ -44,7 +34,7 @@ static fixture fixture_of(const char *kind)
 /* Returns the numbers compared. */
 static int64_t apply_and_compare(const data_transform *t, int64_t width, int64_t height, const uint8_t *want)
 {
-    data_image image = picture(width, height);
+    data_image image = painted(width, height);
     data_random r = ag_data_random_of(1, 0, false);
     t->apply(t, &image, &r);
     assert_true(image.height == t->height && image.width == t->width);
@@ -112,7 +102,7 @@ static void test_augmentation(void **state)
         const data_drawn d = drawn_of(p);
         data_map map = ag_data_augment_map(&a, &d, (int64_t)p->w, (int64_t)p->h);
         map.stats = DATA_IMAGENET_STATS;
-        data_image image = picture((int64_t)p->w, (int64_t)p->h);
+        data_image image = painted((int64_t)p->w, (int64_t)p->h);
         float *got = ag_alloc(3 * map.width * map.height, sizeof *got);
         ag_data_map_apply(&image, &map, got);
         for (int64_t i = 0; i < 3 * map.width * map.height; i++, want++)
@@ -205,7 +195,7 @@ static void test_nothing_is_drawn_in_validation(void **state)
     assert_true(d.dihedral == 0 && d.degrees == 0 && d.zoom == 1 && d.warp_x == 0 && d.warp_y == 0);
     assert_true(d.left == 5 && d.top == 0 && d.part_width == 40 && d.part_height == 40);
     assert_true(none.left == 0 && none.part_width == 50 && none.part_height == 40);
-    data_image image = picture(24, 18);
+    data_image image = painted(24, 18);
     float *to = ag_alloc(24 * 18, 3 * sizeof *to);
     ag_data_augment_sample(NULL, &image, NULL, &r, to);
     for (int i = 0; i < 3 * 24 * 18; i++) assert_true(fabsf(to[i] - (float)image.pixels[i] / 255) < 1e-6f);
@@ -218,7 +208,7 @@ static void test_by_key_alone(void **state)
 {
     (void)state;
     const data_transform t = data_random_resized_crop(12);
-    data_image a = picture(40, 28), b = picture(40, 28), c = picture(40, 28);
+    data_image a = painted(40, 28), b = painted(40, 28), c = painted(40, 28);
     data_random r = ag_data_random_of(5, 2, true), other = ag_data_random_of(6, 2, true), again = ag_data_random_of(5, 2, true);
     t.apply(&t, &a, &r);
     t.apply(&t, &c, &other);
@@ -264,7 +254,7 @@ static void test_own(void **state)
     (void)state;
     float one = 1, plain[3 * 6 * 4], own[3 * 6 * 4];
     const data_augment a = data_aug_transforms(.own = negative, .own_arg = &one), b = data_aug_transforms();
-    data_image image = picture(6, 4);
+    data_image image = painted(6, 4);
     data_random r = ag_data_random_of(3, 0, true), s = r;
     ag_data_augment_sample(&a, &image, NULL, &r, own);
     ag_data_augment_sample(&b, &image, NULL, &s, plain);
@@ -280,7 +270,7 @@ static void test_any_map_is_safe(void **state)
     float to[3 * 5 * 3];
     for (int64_t w = 1; w < 4; w++)
         for (uint64_t k = 0; k < 3000; k++) {
-            data_image image = picture(w, w == 2 ? 1 : 2);
+            data_image image = painted(w, w == 2 ? 1 : 2);
             data_random r = ag_data_random_of(k, 9, true);
             data_map map = { .width = 5, .height = 3, .pad = (data_pad_mode)(k % 3) };
             for (int i = 0; i < 9; i++) map.to_source[i] = v[data_below(&r, 8)];
@@ -312,7 +302,7 @@ static void test_what_a_transform_needs(void **state)
 
 static void write_picture(const char *path, int64_t width, int64_t height)
 {
-    data_image image = picture(width, height);
+    data_image image = painted(width, height);
     data_image_write(path, &image);
     ag_free(image.pixels);
 }
