@@ -3,25 +3,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include "agrad.h"
 #include "core/device.h"
 #include "core/memory.h"
 #include "data/packed.h"
+#include "tests/gpu_rows.h"
 #ifdef AG_HAVE_CUDA
 #include "cuda/cudnn.h"
 #else
 static void ag_cudnn_forget(void) { }
 #endif
-
-static bool small;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* Seconds of one call: the best of three runs of as many calls as take about 0.2 s. */
 static double seconds(void (*work)(void *), void *arg)
@@ -40,12 +31,6 @@ static double seconds(void (*work)(void *), void *arg)
         else if (!round || each < best) best = each;
     }
     return best;
-}
-
-static void row(const char *work, double value, const char *unit)
-{
-    printf("%s\t%.4g\t%s\n", work, value, unit);
-    fflush(stdout);
 }
 
 static void copying(void *arg)
@@ -100,36 +85,6 @@ static void matmul_rows(void)
         snprintf(name, sizeof name, "matmul %d^3, f32", (int)n);
         row(name, 2e-12 * (double)n * (double)n * (double)n / seconds(multiplying, t), "TFLOP/s");
     }
-}
-
-typedef struct { nn_module *net; optim *opt; ag_tensor *ids, *y; } training;
-
-static void step(void *arg)
-{
-    AG_SCOPE;
-    training *t = arg;
-    ag_backward(ag_mse_loss(nn_call(t->net, t->ids), t->y));
-    optim_step(t->opt);
-}
-
-static void recommender_row(int64_t users, int64_t items, int64_t factors, int64_t batch)
-{
-    AG_SCOPE;
-    char name[96];
-    ag_tensor *ids = ag_to(ag_empty(AG_I64, batch, 2), AG_CPU);
-    ag_rng r = { .seed = 1, .stream = 2 };
-    for (int64_t i = 0; i < batch; i++) {
-        ((int64_t *)ids->data)[2 * i] = ag_rng_below(&r, users);
-        ((int64_t *)ids->data)[2 * i + 1] = ag_rng_below(&r, items);
-    }
-    training t = { .net = model_dot_bias(users, items, factors, .lo = 0, .hi = 5.5), .ids = ag_to(ids, AG_CUDA),
-                   .y = ag_full(3, batch) };
-    t.opt = optim_adamw(t.net, 1e-3);
-    const double s = seconds(step, &t);
-    snprintf(name, sizeof name, "dot_bias + AdamW, %d x %d x %d, batch %d", (int)users, (int)items, (int)factors,
-             (int)batch);
-    row(name, 1e6 * s, "us/step");
-    row(name, 1e-6 * (double)batch / s, "M ratings/s");
 }
 
 static void adamw_row(void)
@@ -198,28 +153,6 @@ static void layer_rows(const char *what, layer fn, const ag_shape *shapes, int n
     }
 }
 
-typedef struct { nn_module *net; optim *opt; ag_tensor *x, *classes; } classifier;
-
-static void image_step(void *arg)
-{
-    AG_AUTOCAST(bf16);
-    classifier *c = arg;
-    ag_backward(ag_cross_entropy(nn_call(c->net, c->x), c->classes));
-    optim_step(c->opt);
-}
-
-static void model_row(const char *model, int64_t batch, int64_t size)
-{
-    AG_SCOPE;
-    char name[96];
-    classifier c = { .net = model_create(model, .classes = 10), .x = ag_randn(batch, size, size, 3),
-                     .classes = ag_empty(AG_I64, batch) };
-    ag_fill(c.classes, 0);
-    c.opt = optim_adamw(c.net, 1e-4);
-    snprintf(name, sizeof name, "%s %d, batch %d, training in bf16", model, (int)size, (int)batch);
-    row(name, (double)batch / seconds(image_step, &c), "images/s");
-}
-
 static void image_rows(void)
 {
     const int64_t n = small ? 1 : 64, side = small ? 9 : 56, c = small ? 8 : 96, pixels = n * side * side;
@@ -239,10 +172,6 @@ static void image_rows(void)
     unsetenv("AG_CUDNN");
     ag_cudnn_forget();
     layer_rows("MLP, 200,704 x 96", mlp, hidden, 5, (double)(pixels * c * c * 8));
-    if (small) return;
-    model_row("convnext_tiny", 128, 224);
-    model_row("resnet50", 128, 224);
-    model_row("vit_small_patch16_224", 128, 224);
 }
 
 /* ---- batches on their way in ----------------------------------------------------------------------------- */
@@ -293,23 +222,14 @@ static void input_rows(void)
 
 int main(int argc, char **argv)
 {
-    char why[512];
-    small = argc > 1 && !strcmp(argv[1], "--small");
-    if (!ag_cuda_available(why, sizeof why)) {
-        printf("%s\n", why);
-        return 3;
-    }
-    if (argc > 1 && !strcmp(argv[1], "--probe")) return 0;
+    const int status = begin_rows(argc, argv);
+    if (status >= 0) return status;
     ag_init(.device = "cuda");
     if (small) puts("measured at small sizes, for the path only\t\t");
     memory_rows();
     matmul_rows();
     adamw_row();
     input_rows();
-    recommender_row(944, 1683, 50, 64);
     image_rows();
-    if (small) return 0;
-    recommender_row(944, 1683, 50, 8192);
-    recommender_row(69878, 10677, 48, 8192);
     return 0;
 }

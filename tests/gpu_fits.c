@@ -3,25 +3,10 @@
  * emulation. */
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include "agrad.h"
 #include "core/device.h"
 #include "core/memory.h"
-
-static bool small;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static void row(const char *work, const char *what, double value, const char *unit)
-{
-    printf("%s%s\t%.4g\t%s\n", work, what, value, unit);
-    fflush(stdout);
-}
+#include "tests/gpu_rows.h"
 
 /* Time is taken from the end of batch `warm` on: plans are chosen, memory is there, the step is a graph. */
 enum { WARM = 4 };
@@ -74,12 +59,12 @@ static void image_fit(const char *model, int64_t batch, int64_t side, bool eager
     ag_memory_reset_peak();
     learner *l = learner_new(train, NULL, net, learner_cross_entropy, .opt = optim_adamw(net, 1e-4), .precision = "bf16",
                              .quiet = true, .eager = eager);
-    row(name, eager ? ", op by op" : "", (double)batch / seconds_a_step(l), "images/s");
+    row_of(name, eager ? ", op by op" : "", (double)batch / seconds_a_step(l), "images/s");
     if (eager || batch < 128) return;
     const ag_plan p = ag_memory_plan(net, AG_SHAPE(batch, side, side, 3), .train = true, .precision = AG_BF16,
                                      .input_type = AG_BF16, .optimizer = AG_PLAN_ADAMW);
-    row(name, ", peak memory", 1e-6 * (double)ag_memory(AG_CUDA).peak, "MB");
-    row(name, ", planned", 1e-6 * (double)p.peak, "MB");
+    row_of(name, ", peak memory", 1e-6 * (double)ag_memory(AG_CUDA).peak, "MB");
+    row_of(name, ", planned", 1e-6 * (double)p.peak, "MB");
 }
 
 /* ---- ratings ------------------------------------------------------------------------------------------ */
@@ -104,8 +89,8 @@ static void ratings_fit(const ratings *r, bool eager)
     learner *l = learner_new(data_loader_new(set, r->batch, .shuffle = true, .workers = small ? 0 : 2), NULL, net, learner_mse,
                              .opt = opt, .quiet = true, .eager = eager);
     const double s = seconds_a_step(l);
-    row(r->name, eager ? ", op by op" : "", 1e6 * s, "us/step");
-    row(r->name, eager ? ", op by op, rate" : ", rate", 1e-6 * (double)r->batch / s, "M ratings/s");
+    row_of(r->name, eager ? ", op by op" : "", 1e6 * s, "us/step");
+    row_of(r->name, eager ? ", op by op, rate" : ", rate", 1e-6 * (double)r->batch / s, "M ratings/s");
 }
 
 int main(int argc, char **argv)
@@ -116,12 +101,8 @@ int main(int argc, char **argv)
     }, tiny[] = {
         { "bias model, batch 16, AdamW", 30, 20, 5, 16, false }, { "bias model, batch 16, lazy", 30, 20, 5, 16, true },
     };
-    char why[512];
-    small = argc > 1 && !strcmp(argv[1], "--small");
-    if (!ag_cuda_available(why, sizeof why)) {
-        printf("%s\n", why);
-        return 3;
-    }
+    const int status = begin_rows(argc, argv);
+    if (status >= 0) return status;
     ag_init(.device = "cuda");
     for (int i = 0; i < 2; i++)
         for (int eager = 0; eager < 2; eager++) ratings_fit(small ? &tiny[i] : &big[i], eager);
