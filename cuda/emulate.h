@@ -93,8 +93,8 @@ template <class F> static inline void ag_emulate_call(void *f)
 }
 
 typedef struct ag_emulate_stream *cudaStream_t;
-/* Queues work in the stream, or adds it to the graph that is captured there. False: it was refused. */
-bool ag_emulate_queue(cudaStream_t s, std::function<void()> work);
+/* Queues work in the stream, or adds it to the graph that is captured there. */
+void ag_emulate_queue(cudaStream_t s, std::function<void()> work);
 /* Whether the launch can be, and is not planned to fail. */
 bool ag_emulate_launches(const char *kernel, dim3 grid, dim3 block);
 

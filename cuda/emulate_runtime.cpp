@@ -102,19 +102,18 @@ cudaError_t after_waiting()
 
 } // namespace
 
-bool ag_emulate_queue(cudaStream_t s, work w)
+void ag_emulate_queue(cudaStream_t s, work w)
 {
     guarded g(lock);
-    if (dry) return true;
+    if (dry) return;
     if (s->capture) {
         s->joined = s->origin;
         s->capture->work_.push_back(w);
-        return true;
+        return;
     }
     counts[AG_EMULATE_QUEUED]++;
     s->waiting.push_back(w);
     if (!lazy) drain(s);
-    return true;
 }
 
 int64_t ag_emulate_count(int kind)
