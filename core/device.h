@@ -98,6 +98,7 @@ const ag_device_ops *ag_device_table(ag_device device);
 /* Whether AG_CUDA can be used; when not, `why` (may be NULL) says what is missing. */
 bool ag_cuda_available(char *why, size_t size);
 
+/* The table's .processes; 0 where it has none. */
 int ag_device_processes(ag_device device, ag_device_process *p, int n);
 
 /* A line for the message of a GPU that is lost in the midst of work: what it was doing, how to go on. { NULL }: none. It may

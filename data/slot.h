@@ -48,5 +48,6 @@ void ag_data_slot_take(const char *at, data_slot *s, data_way *w, const data_set
 /* The loop is done with batch k, which was sent, and its slot may be written to again after this. */
 void ag_data_way_done(data_way *w, int64_t k);
 
+/* Of n samples of a field: [n, its axes]. */
 ag_shape ag_data_batch_shape_of(const data_field *f, int64_t n);
 #endif

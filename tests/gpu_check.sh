@@ -1,5 +1,5 @@
 #!/bin/sh
-# make gpu-check: everything that a GPU is needed for, in one call under ten minutes: builds with nvcc, runs the tests,
+# make gpu-check: everything that a GPU is needed for, in one call: builds with nvcc, runs the tests,
 # compute-sanitizer's four tools where it is installed, the measurements; the last thing printed is one table.
 # Without a GPU it says so, after having compiled and linked everything that can be. Status 1: something failed.
 set -u
